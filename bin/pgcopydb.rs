@@ -1,0 +1,5 @@
+//! The executable: hands over to `pgcopydb::cli` and nothing else.
+
+fn main() -> std::process::ExitCode {
+    pgcopydb::cli::main()
+}

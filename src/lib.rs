@@ -1,0 +1,8 @@
+//! pgcopydb: copy a PostgreSQL database to another server.
+
+pub mod cli;
+pub mod error;
+pub mod ident;
+pub mod lsn;
+pub mod pg;
+pub mod sys;
