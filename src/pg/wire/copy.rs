@@ -144,7 +144,7 @@ impl CopyOut<'_> {
                 return Ok(count);
             }
             // Not data, or a header that is not complete yet.
-            let Some(frame) = self.connection.input.next()? else {
+            let Some(frame) = self.connection.input.next_frame()? else {
                 self.connection.fill(READ_BYTES)?;
                 continue;
             };
@@ -283,7 +283,7 @@ impl CopyIn<'_> {
             return Ok(());
         }
         self.connection.fill(0)?;
-        while let Some(frame) = self.connection.input.next()? {
+        while let Some(frame) = self.connection.input.next_frame()? {
             match frame.tag {
                 b'E' => {
                     let error = self.connection.frame_error(frame);

@@ -71,7 +71,7 @@ impl FrameBuffer {
     }
 
     /// The next complete message, consumed, or `None` when bytes are missing.
-    pub fn next(&mut self) -> Result<Option<Frame>> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>> {
         let Some(length) = frame_length(self.available())? else {
             return Ok(None);
         };
@@ -87,7 +87,7 @@ impl FrameBuffer {
         Ok(Some(frame))
     }
 
-    /// The body of the frame that `next` returned last; valid until the next call of `room`.
+    /// The body of the frame that `next_frame` returned last; valid until the next call of `room`.
     pub fn body(&self, frame: Frame) -> &[u8] {
         &self.bytes[frame.start..frame.end]
     }
@@ -212,13 +212,13 @@ mod tests {
     fn hands_out_whole_messages_only() {
         let mut buffer = FrameBuffer::new();
         feed(&mut buffer, b"Z\0\0\0\x05");
-        assert_eq!(buffer.next().unwrap(), None);
+        assert_eq!(buffer.next_frame().unwrap(), None);
         feed(&mut buffer, b"IC\0\0\0\x04");
-        let frame = buffer.next().unwrap().unwrap();
+        let frame = buffer.next_frame().unwrap().unwrap();
         assert_eq!((frame.tag, buffer.body(frame)), (b'Z', &b"I"[..]));
-        let frame = buffer.next().unwrap().unwrap();
+        let frame = buffer.next_frame().unwrap().unwrap();
         assert_eq!((frame.tag, buffer.body(frame).len()), (b'C', 0));
-        assert_eq!(buffer.next().unwrap(), None);
+        assert_eq!(buffer.next_frame().unwrap(), None);
     }
 
     #[test]
@@ -234,7 +234,7 @@ mod tests {
             let _ = parse_server_error(&bytes);
             let mut buffer = FrameBuffer::new();
             feed(&mut buffer, &bytes);
-            while let Ok(Some(frame)) = buffer.next() {
+            while let Ok(Some(frame)) = buffer.next_frame() {
                 let _ = parse_server_error(buffer.body(frame));
             }
         }
@@ -253,7 +253,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in stream.chunks(cut) {
                 feed(&mut buffer, part);
-                while let Some(frame) = buffer.next().unwrap() {
+                while let Some(frame) = buffer.next_frame().unwrap() {
                     seen.push(buffer.body(frame).to_vec());
                 }
             }

@@ -169,7 +169,7 @@ impl Connection {
     /// The next message that is not asynchronous chatter.
     pub(super) fn read_frame(&mut self) -> Result<Frame> {
         loop {
-            match self.input.next() {
+            match self.input.next_frame() {
                 Ok(Some(frame)) => match frame.tag {
                     b'N' => self.log_notice(frame),
                     b'S' => self.note_parameter(frame)?,
@@ -236,7 +236,7 @@ impl Connection {
             }
             self.input.filled(count);
         }
-        while let Ok(Some(frame)) = self.input.next() {
+        while let Ok(Some(frame)) = self.input.next_frame() {
             if frame.tag == b'E' {
                 let error = self.frame_error(frame);
                 self.is_broken = true;
