@@ -2,8 +2,11 @@
 
 pub mod catalog;
 pub mod cli;
+pub mod copy;
 pub mod error;
 pub mod ident;
 pub mod lsn;
 pub mod pg;
+pub mod snapshot;
 pub mod sys;
+pub mod workdir;
