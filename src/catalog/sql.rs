@@ -156,9 +156,9 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::tests::{index, table};
-    use super::super::objects::{Constraint, ConstraintKind};
-    use super::super::split::{Part, PartRange};
+    use crate::catalog::objects::tests::{index, table};
+    use crate::catalog::objects::{Constraint, ConstraintKind};
+    use crate::catalog::split::{Part, PartRange};
 
     fn constraint(kind: ConstraintKind, is_deferrable: bool, is_deferred: bool) -> Constraint {
         Constraint {
