@@ -180,10 +180,10 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::tests::{index, table};
-    use super::super::objects::{Constraint, ConstraintKind};
-    use super::super::split::{Part, PartRange};
     use super::{CopyFormat, copy_encoding};
+    use crate::catalog::objects::tests::{index, table};
+    use crate::catalog::objects::{Constraint, ConstraintKind};
+    use crate::catalog::split::{Part, PartRange};
 
     const BINARY: CopyFormat<'static> = CopyFormat {
         is_binary: true,
