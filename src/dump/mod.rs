@@ -1,0 +1,3 @@
+//! Drives pg_dump and pg_restore, and reads and rewrites the archive between them.
+
+pub mod archive;
