@@ -36,7 +36,7 @@ pub(crate) const GOLDEN: [(&str, &[u8]); 7] = [
     ),
 ];
 
-fn golden(name: &str) -> Archive {
+pub(crate) fn golden(name: &str) -> Archive {
     let (_, bytes) = GOLDEN
         .iter()
         .find(|(known, _)| *known == name)
