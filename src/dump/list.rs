@@ -123,7 +123,7 @@ fn description(text: &str) -> Option<&'static str> {
 }
 
 /// Every `.description` of an ArchiveEntry call in pg_dump.c, 10 to 18.
-const DESCRIPTIONS: [&str; 67] = [
+const DESCRIPTIONS: [&str; 65] = [
     "ACCESS METHOD",
     "ACL",
     "AGGREGATE",
@@ -147,12 +147,10 @@ const DESCRIPTIONS: [&str; 67] = [
     "EXTENSION",
     "FK CONSTRAINT",
     "FOREIGN DATA WRAPPER",
-    "FOREIGN SERVER",
     "FOREIGN TABLE",
     "FUNCTION",
     "INDEX",
     "INDEX ATTACH",
-    "LARGE OBJECT",
     "MATERIALIZED VIEW",
     "MATERIALIZED VIEW DATA",
     "OPERATOR",

@@ -9,18 +9,18 @@ use crate::dump::archive::{Archive, Text};
 use crate::dump::option_lists::{FoundOption, OptionKind, drop_options, find_options};
 use crate::error::Result;
 use crate::ident::quote_ident;
+use crate::pg::wire::Connection;
 
 /// `invalid_parameter_value`: what a server answers to `unrecognized parameter` (src/backend/access/common/reloptions.c).
 /// Any other error is about something else, such as an access method of an extension that is not there yet.
-pub const UNKNOWN_OPTION_SQLSTATE: &str = "22023";
+const UNKNOWN_OPTION_SQLSTATE: &str = "22023";
 
 /// The names that the target does not know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnknownOptions(BTreeSet<(OptionKind, String)>);
 
 impl UnknownOptions {
-    /// Ask about every distinct name that the archive uses, with a value it uses. `is_known` runs
-    /// `probe_statements` on the target.
+    /// Ask about every distinct name that the archive uses, with a value it uses; `is_known_on` asks a server.
     pub fn find(
         archive: &Archive,
         is_known: &mut dyn FnMut(&FoundOption) -> Result<bool>,
@@ -73,11 +73,35 @@ fn used_options(archive: &Archive) -> BTreeMap<(OptionKind, String), FoundOption
     used
 }
 
+/// Ask the target, in a transaction that leaves nothing behind. Only a plain "unknown" counts: a target that refuses
+/// for another reason (no right to make temporary tables) keeps the option, and the restore will tell.
+pub fn is_known_on(target: &mut Connection, option: &FoundOption) -> Result<bool> {
+    let Some(statements) = probe_statements(option) else {
+        return Ok(true);
+    };
+    target.execute("BEGIN")?;
+    let asked = statements
+        .iter()
+        .try_for_each(|statement| target.execute(statement).map(drop));
+    match asked {
+        Err(error) if error.sqlstate().is_none() || error.is_connection_lost() => Err(error),
+        Err(error) => {
+            target.execute("ROLLBACK")?;
+            log::debug!("asked about option \"{}\": {error}", option.name);
+            Ok(error.sqlstate() != Some(UNKNOWN_OPTION_SQLSTATE))
+        }
+        Ok(()) => {
+            target.execute("ROLLBACK")?;
+            Ok(true)
+        }
+    }
+}
+
 /// The statements that fail with `UNKNOWN_OPTION_SQLSTATE` if the target does not know the option; to be run in a
 /// transaction that is rolled back. `None`: the value is nothing that may be sent again, take the option for known.
 ///
 /// Servers check options before operator classes, so an integer column will do for every access method.
-pub fn probe_statements(option: &FoundOption) -> Option<Vec<String>> {
+fn probe_statements(option: &FoundOption) -> Option<Vec<String>> {
     let setting = match option.value.as_str() {
         "" => option_name(&option.name),
         value => format!("{}={}", option_name(&option.name), plain_value(value)?),

@@ -8,19 +8,10 @@ use std::process::Command;
 
 use crate::dump::messages::{MessageReader, RestoreFailure};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pg::conninfo::ChildConnection;
 use crate::sys::child_program::{self, Output};
 use crate::sys::process::ExitReason;
 use crate::sys::signal::Shutdown;
-
-/// The connection as libpq's variables, and how the session is called on the server.
-#[derive(Clone, Default)]
-pub struct ProgramEnvironment {
-    /// Such as PGPASSWORD: a password never goes into the arguments, which everybody on the host can read.
-    pub set: Vec<(OsString, OsString)>,
-    /// Variables of ours that must not reach the program.
-    pub remove: Vec<OsString>,
-    pub application_name: String,
-}
 
 /// What a program did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,22 +46,22 @@ impl ProgramOutcome {
     }
 }
 
-/// Run to the end. An error only when it could not be run, or was stopped because `shutdown` says so.
+/// Run to the end, with the connection's variables; its `dbname_argument` must be among the arguments. An error only
+/// when the program could not be run, or was stopped because `shutdown` says so.
 pub fn run(
     program: &Path,
     arguments: &[OsString],
-    environment: &ProgramEnvironment,
+    connection: &ChildConnection,
     shutdown: &Shutdown,
 ) -> Result<ProgramOutcome> {
     let mut command = Command::new(program);
     command.args(arguments);
-    for (name, value) in &environment.set {
-        command.env(name, value);
-    }
-    for name in &environment.remove {
+    for name in &connection.env_remove {
         command.env_remove(name);
     }
-    command.env("PGAPPNAME", &environment.application_name);
+    for (name, value) in &connection.env_set {
+        command.env(name, value);
+    }
     // The archive is in the encoding of the source database, whatever our user's terminal has.
     command.env_remove("PGCLIENTENCODING");
     use_plain_messages(&mut command);
