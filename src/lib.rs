@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod copy;
+pub mod dump;
 pub mod error;
 pub mod ident;
 pub mod lsn;
