@@ -1,6 +1,7 @@
 //! pgcopydb: copy a PostgreSQL database to another server.
 
 pub mod cli;
+pub mod clone;
 pub mod error;
 pub mod ident;
 pub mod lsn;
