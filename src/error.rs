@@ -281,3 +281,15 @@ impl<T> Context<T> for std::io::Result<T> {
         self.map_err(|error| Error::io(what(), error))
     }
 }
+
+impl Error {
+    /// Log this error, DETAIL and HINT first: the last error line is the cause.
+    pub fn log(&self, prefix: &str) {
+        for (label, text) in [("DETAIL", self.detail()), ("HINT", self.hint())] {
+            if let Some(text) = text {
+                log::error!("{prefix}{label}: {text}");
+            }
+        }
+        log::error!("{prefix}{self}");
+    }
+}

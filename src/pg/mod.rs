@@ -1,1 +1,3 @@
 //! Talks to a server; knows no work directory.
+
+pub mod wire;

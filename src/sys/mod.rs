@@ -1,1 +1,7 @@
 //! Safe words for the operating system: the only folder with `unsafe`; knows no SQL.
+
+pub mod msgq;
+pub mod process;
+pub mod signal;
+pub mod supervisor;
+pub mod title;

@@ -1,0 +1,216 @@
+//! Authentication as a state machine over the server's requests; no I/O. SCRAM, md5 and password come from
+//! postgres-protocol. The password leaves this file only as the protocol wants it.
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding as SaslBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
+use postgres_protocol::message::frontend;
+
+use super::frame::Body;
+use super::startup::{ChannelBinding, Login};
+use crate::error::{Error, ErrorKind, Result, Side};
+
+enum State {
+    Start,
+    Sasl(Box<ScramSha256>),
+    SaslFinished,
+    Finished,
+}
+
+/// Answers the server's authentication requests.
+pub struct Authentication<'a> {
+    login: &'a Login<'a>,
+    side: Side,
+    state: State,
+    is_channel_bound: bool,
+}
+
+impl<'a> Authentication<'a> {
+    pub fn new(login: &'a Login<'a>, side: Side) -> Authentication<'a> {
+        Authentication {
+            login,
+            side,
+            state: State::Start,
+            is_channel_bound: false,
+        }
+    }
+
+    /// One AuthenticationXxx message in, the message to send back out, if any.
+    pub fn step(&mut self, body: &[u8]) -> Result<Option<BytesMut>> {
+        let mut body = Body::new(body);
+        match body.i32()? {
+            0 => self.ok().map(|()| None),
+            3 => self.password("password", |login, out| {
+                frontend::password_message(login.password.unwrap_or_default().as_bytes(), out)
+            }),
+            5 => {
+                let salt = body.take(4)?;
+                let salt = [salt[0], salt[1], salt[2], salt[3]];
+                self.password("md5", move |login, out| {
+                    let password = login.password.unwrap_or_default();
+                    let hash = md5_hash(login.user.as_bytes(), password.as_bytes(), salt);
+                    frontend::password_message(hash.as_bytes(), out)
+                })
+            }
+            10 => self.begin_sasl(&mut body).map(Some),
+            11 => self.continue_sasl(body.rest()).map(Some),
+            12 => self.finish_sasl(body.rest()).map(|()| None),
+            2 | 7 | 8 => {
+                Err(self.refuse("the server asks for GSS authentication, which is not supported"))
+            }
+            9 => {
+                Err(self.refuse("the server asks for SSPI authentication, which is not supported"))
+            }
+            method => Err(self.refuse(format!(
+                "the server asks for unknown authentication method {method}"
+            ))),
+        }
+    }
+
+    /// At ReadyForQuery: nothing may have been left out.
+    pub fn check_finished(&self) -> Result<()> {
+        match self.state {
+            State::Finished => Ok(()),
+            _ => Err(self.refuse("the server skipped authentication")),
+        }
+    }
+
+    fn ok(&mut self) -> Result<()> {
+        match self.state {
+            State::Start => {
+                if !(self.login.is_method_allowed)("none") {
+                    return Err(self.refuse(
+                        "the server asked for no authentication, which \"require_auth\" does not allow",
+                    ));
+                }
+                self.check_channel_binding()?;
+            }
+            // A server that never proved that it knows the password is not the one we want.
+            State::Sasl(_) => {
+                return Err(self.refuse("the server ended SCRAM authentication early"));
+            }
+            State::SaslFinished | State::Finished => {}
+        }
+        self.state = State::Finished;
+        Ok(())
+    }
+
+    fn check_channel_binding(&self) -> Result<()> {
+        if self.login.channel_binding == ChannelBinding::Require && !self.is_channel_bound {
+            return Err(
+                self.refuse("channel binding is required, but the server authenticated without it")
+            );
+        }
+        Ok(())
+    }
+
+    fn need_password(&self) -> Result<&'a str> {
+        self.login.password.ok_or_else(|| {
+            self.refuse(format!(
+                "a password is needed for user \"{}\" and none was given",
+                self.login.user
+            ))
+            .with_hint("Put it into the password file, PGPASSWORD, or the connection string.")
+        })
+    }
+
+    fn password(
+        &mut self,
+        method: &str,
+        write: impl FnOnce(&Login<'_>, &mut BytesMut) -> std::io::Result<()>,
+    ) -> Result<Option<BytesMut>> {
+        if !(self.login.is_method_allowed)(method) {
+            return Err(
+                self.refuse(format!("the server asked for {method} authentication, which \"require_auth\" does not allow"))
+            );
+        }
+        self.check_channel_binding()?;
+        self.need_password()?;
+        let mut out = BytesMut::new();
+        write(self.login, &mut out).map_err(|_| self.refuse("the password holds a zero byte"))?;
+        // The server confirms with AuthenticationOk, which must not count as "no authentication".
+        self.state = State::SaslFinished;
+        Ok(Some(out))
+    }
+
+    fn begin_sasl(&mut self, body: &mut Body<'_>) -> Result<BytesMut> {
+        let mut offered = Vec::new();
+        loop {
+            let mechanism = body.string()?;
+            if mechanism.is_empty() {
+                break;
+            }
+            offered.push(mechanism);
+        }
+        if !(self.login.is_method_allowed)("scram-sha-256") {
+            return Err(self.refuse(
+                "the server asked for SCRAM authentication, which \"require_auth\" does not allow",
+            ));
+        }
+        let has = |name: &str| offered.iter().any(|mechanism| mechanism == name);
+        let binding = match self.login.channel_binding {
+            ChannelBinding::Disable => None,
+            ChannelBinding::Prefer | ChannelBinding::Require => self.login.server_end_point.clone(),
+        };
+        let (mechanism, sasl_binding) = match binding {
+            Some(hash) if has(SCRAM_SHA_256_PLUS) => {
+                self.is_channel_bound = true;
+                (SCRAM_SHA_256_PLUS, SaslBinding::tls_server_end_point(hash))
+            }
+            // "We could have, but you did not offer": the server can then detect a downgrade.
+            Some(_) if has(SCRAM_SHA_256) => (SCRAM_SHA_256, SaslBinding::unrequested()),
+            None if has(SCRAM_SHA_256) => (SCRAM_SHA_256, SaslBinding::unsupported()),
+            _ => {
+                return Err(self.refuse(format!(
+                    "the server offers no SASL mechanism that is supported (it offers {})",
+                    offered.join(", ")
+                )));
+            }
+        };
+        self.check_channel_binding()?;
+        let scram = ScramSha256::new(self.need_password()?.as_bytes(), sasl_binding);
+        let mut out = BytesMut::new();
+        frontend::sasl_initial_response(mechanism, scram.message(), &mut out).map_err(|error| {
+            self.refuse(format!("could not start SCRAM authentication: {error}"))
+        })?;
+        self.state = State::Sasl(Box::new(scram));
+        Ok(out)
+    }
+
+    fn continue_sasl(&mut self, data: &[u8]) -> Result<BytesMut> {
+        let State::Sasl(scram) = &mut self.state else {
+            return Err(self.refuse("the server continued a SCRAM exchange that never began"));
+        };
+        let mut out = BytesMut::new();
+        scram
+            .update(data)
+            .and_then(|()| frontend::sasl_response(scram.message(), &mut out))
+            .map_err(|error| scram_error(self.side, &error))?;
+        Ok(out)
+    }
+
+    fn finish_sasl(&mut self, data: &[u8]) -> Result<()> {
+        let State::Sasl(scram) = &mut self.state else {
+            return Err(self.refuse("the server finished a SCRAM exchange that never began"));
+        };
+        scram
+            .finish(data)
+            .map_err(|error| scram_error(self.side, &error))?;
+        self.state = State::SaslFinished;
+        Ok(())
+    }
+
+    fn refuse(&self, message: impl Into<String>) -> Error {
+        Error::on(self.side, message)
+    }
+}
+
+fn scram_error(side: Side, error: &std::io::Error) -> Error {
+    let kind = match side {
+        Side::Source => ErrorKind::Source,
+        Side::Target => ErrorKind::Target,
+    };
+    Error::new(kind, format!("SCRAM authentication failed: {error}"))
+}

@@ -1,0 +1,121 @@
+//! From a socket to a connection that is ready for a query: startup message, authentication, parameters. Runs in the
+//! process that will own the connection. Decides nothing about which host or which TLS mode to try.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+
+use super::auth::Authentication;
+use super::cancel::CancelKey;
+use super::frame::Body;
+use super::socket::{Address, Transport};
+use super::{Connection, FrameBuffer, TransactionStatus};
+use crate::error::{Error, Result, Side};
+use crate::sys::signal::Shutdown;
+
+/// libpq's `channel_binding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChannelBinding {
+    Disable,
+    #[default]
+    Prefer,
+    Require,
+}
+
+/// Who connects to what, and how it may prove that.
+pub struct Login<'a> {
+    pub user: &'a str,
+    pub dbname: &'a str,
+    pub password: Option<&'a str>,
+    /// Further startup parameters: application_name, options, replication, ...
+    pub parameters: Vec<(String, String)>,
+    pub channel_binding: ChannelBinding,
+    /// The server certificate's hash for SCRAM channel binding, when TLS is on and the hash is known.
+    pub server_end_point: Option<Vec<u8>>,
+    /// libpq's `require_auth`: whether a method named as there is acceptable.
+    pub is_method_allowed: &'a dyn Fn(&str) -> bool,
+}
+
+impl Connection {
+    /// Introduce ourselves on a fresh transport and wait until the server is ready.
+    pub fn start(
+        side: Side,
+        address: Address,
+        transport: Transport,
+        login: &Login<'_>,
+        shutdown: &Shutdown,
+        deadline: Option<Instant>,
+    ) -> Result<Connection> {
+        let mut connection = Connection {
+            side,
+            transport,
+            input: FrameBuffer::new(),
+            output: BytesMut::new(),
+            shutdown: *shutdown,
+            opened_in: std::process::id(),
+            address,
+            cancel_key: None,
+            parameters: HashMap::new(),
+            status: TransactionStatus::Idle,
+            is_broken: false,
+            deadline,
+        };
+        connection.send_startup(login)?;
+        connection.wait_until_ready(login)?;
+        connection.deadline = None;
+        Ok(connection)
+    }
+
+    fn send_startup(&mut self, login: &Login<'_>) -> Result<()> {
+        let fixed = [("user", login.user), ("database", login.dbname)];
+        let others = login
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        frontend::startup_message(fixed.into_iter().chain(others), &mut self.output).map_err(
+            |_| Error::usage("a connection parameter holds a zero byte").with_side(self.side),
+        )?;
+        self.flush_output()
+    }
+
+    fn wait_until_ready(&mut self, login: &Login<'_>) -> Result<()> {
+        let mut authentication = Authentication::new(login, self.side);
+        loop {
+            let frame = self.read_frame()?;
+            match frame.tag {
+                b'R' => {
+                    let step = authentication.step(self.input.body(frame));
+                    match step {
+                        Ok(Some(answer)) => {
+                            self.output.extend_from_slice(&answer);
+                            self.flush_output()?;
+                        }
+                        Ok(None) => {}
+                        Err(error) => {
+                            self.is_broken = true;
+                            return Err(error.with_side(self.side));
+                        }
+                    }
+                }
+                b'K' => {
+                    let mut body = Body::new(self.input.body(frame));
+                    self.cancel_key = Some(CancelKey {
+                        backend_pid: body.i32()?,
+                        secret: body.i32()?,
+                    });
+                }
+                // NegotiateProtocolVersion: 3.0 is all we use.
+                b'v' => {}
+                b'E' => return Err(self.frame_error(frame)),
+                b'Z' => {
+                    authentication.check_finished()?;
+                    self.note_ready(frame);
+                    return Ok(());
+                }
+                tag => return Err(self.unexpected(tag, "the server to be ready")),
+            }
+        }
+    }
+}

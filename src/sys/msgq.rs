@@ -1,0 +1,289 @@
+//! System V message queues: work items between processes. The creator removes the queue; everybody else inherits the
+//! id across fork. Taking an item is the claim on it. Knows nothing of what the items mean.
+//!
+//! Removing a queue is a race-free "everybody stop": every blocked msgrcv and msgsnd returns EIDRM.
+
+use std::io;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::signal::Shutdown;
+use crate::error::{Error, Result};
+
+/// Bytes of one item on the queue; fixed, so that a message of another program cannot be taken for ours.
+pub const ITEM_BYTES: usize = 16;
+
+/// How often a blocked call looks at the stop flag. A signal that arrives just before the system call would not wake
+/// it, so a timer does.
+const ALARM: Duration = Duration::from_millis(200);
+
+/// What travels on a queue: an enum coded to fixed bytes, in one place.
+pub trait QueueItem: Sized {
+    fn encode(&self) -> [u8; ITEM_BYTES];
+    fn decode(bytes: &[u8; ITEM_BYTES]) -> Option<Self>;
+}
+
+/// The outcome of waiting for an item.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received<M> {
+    Item(M),
+    /// Nothing there (only from `try_recv`).
+    Empty,
+    /// The queue was removed: stop.
+    Closed,
+}
+
+/// What is needed to recognise a queue of a run that died: ids are reused, so the id alone proves nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueNote {
+    pub id: i32,
+    pub uid: u32,
+    pub created_at: i64,
+    pub boot_id: String,
+}
+
+/// A queue of `M`. Dropped in the process that created it, it is removed.
+#[derive(Debug)]
+pub struct MessageQueue<M> {
+    id: i32,
+    owner: u32,
+    items: PhantomData<fn(M) -> M>,
+}
+
+#[repr(C)]
+struct Buffer {
+    mtype: libc::c_long,
+    mtext: [u8; ITEM_BYTES],
+}
+
+impl<M: QueueItem> MessageQueue<M> {
+    pub fn create() -> Result<MessageQueue<M>> {
+        let id = sys_create().map_err(|error| {
+            Error::io("could not create a System V message queue", error)
+                .with_hint("See ipcs -q and the kernel settings kernel.msgmni and kernel.msgmnb.")
+        })?;
+        Ok(MessageQueue {
+            id,
+            owner: std::process::id(),
+            items: PhantomData,
+        })
+    }
+
+    pub fn note(&self) -> Result<QueueNote> {
+        let (uid, created_at) = sys_stat(self.id)
+            .map_err(|error| Error::io("could not inspect a message queue", error))?;
+        Ok(QueueNote {
+            id: self.id,
+            uid,
+            created_at,
+            boot_id: boot_id(),
+        })
+    }
+
+    /// Put an item if there is room; `Ok(false)` when the queue is full.
+    pub fn try_send(&self, item: &M) -> Result<bool> {
+        match sys_send(self.id, &item.encode(), libc::IPC_NOWAIT) {
+            Ok(()) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) => Err(queue_error("send to", error)),
+        }
+    }
+
+    /// Put an item, waiting for room.
+    pub fn send(&self, item: &M, shutdown: &Shutdown) -> Result<()> {
+        if self.try_send(item)? {
+            return Ok(());
+        }
+        let bytes = item.encode();
+        let _alarm = Alarm::start();
+        loop {
+            shutdown.check()?;
+            match sys_send(self.id, &bytes, 0) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(queue_error("send to", error)),
+            }
+        }
+    }
+
+    /// Take an item if there is one.
+    pub fn try_recv(&self) -> Result<Received<M>> {
+        loop {
+            match sys_recv(self.id, libc::IPC_NOWAIT) {
+                Ok(bytes) => return decode(&bytes),
+                Err(error) if error.raw_os_error() == Some(libc::ENOMSG) => {
+                    return Ok(Received::Empty);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_removed(&error) => return Ok(Received::Closed),
+                Err(error) => return Err(queue_error("receive from", error)),
+            }
+        }
+    }
+
+    /// Take an item, waiting for one.
+    pub fn recv(&self, shutdown: &Shutdown) -> Result<Received<M>> {
+        let _alarm = Alarm::start();
+        loop {
+            shutdown.check()?;
+            match sys_recv(self.id, 0) {
+                Ok(bytes) => return decode(&bytes),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_removed(&error) => return Ok(Received::Closed),
+                Err(error) => return Err(queue_error("receive from", error)),
+            }
+        }
+    }
+}
+
+impl<M> Drop for MessageQueue<M> {
+    fn drop(&mut self) {
+        // A child's copy must not take the queue away from the others.
+        if self.owner == std::process::id() {
+            let _ = sys_remove(self.id);
+        }
+    }
+}
+
+/// Remove the queue of a dead run; only if boot, owner and creation time are those of the note. `Ok(false)` when it is
+/// gone or somebody else's.
+pub fn remove_noted(note: &QueueNote) -> Result<bool> {
+    if note.boot_id != boot_id() {
+        return Ok(false);
+    }
+    match sys_stat(note.id) {
+        Ok((uid, created_at)) if uid == note.uid && created_at == note.created_at => {
+            sys_remove(note.id)
+                .map_err(|error| Error::io("could not remove a message queue", error))?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_string()
+}
+
+fn decode<M: QueueItem>(bytes: &[u8; ITEM_BYTES]) -> Result<Received<M>> {
+    M::decode(bytes)
+        .map(Received::Item)
+        .ok_or_else(|| Error::internal(format!("unknown item {bytes:?} in a message queue")))
+}
+
+fn is_removed(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIDRM) | Some(libc::EINVAL))
+}
+
+fn queue_error(what: &str, error: io::Error) -> Error {
+    if is_removed(&error) {
+        // Whoever removes a queue has told everybody to stop.
+        Error::interrupted()
+    } else {
+        Error::io(format!("could not {what} a message queue"), error)
+    }
+}
+
+fn sys_create() -> io::Result<i32> {
+    // SAFETY: no pointers are involved.
+    #[expect(unsafe_code, reason = "msgget(2)")]
+    let id = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600 | libc::IPC_CREAT) };
+    if id < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(id)
+    }
+}
+
+fn sys_stat(id: i32) -> io::Result<(u32, i64)> {
+    // SAFETY: msqid_ds is plain data that the kernel fills.
+    #[expect(unsafe_code, reason = "msgctl(2)")]
+    let (code, stat) = unsafe {
+        let mut stat: libc::msqid_ds = std::mem::zeroed();
+        (libc::msgctl(id, libc::IPC_STAT, &mut stat), stat)
+    };
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok((stat.msg_perm.cuid, stat.msg_ctime))
+    }
+}
+
+fn sys_remove(id: i32) -> io::Result<()> {
+    // SAFETY: IPC_RMID takes no buffer.
+    #[expect(unsafe_code, reason = "msgctl(2)")]
+    let code = unsafe { libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn sys_send(id: i32, bytes: &[u8; ITEM_BYTES], flags: i32) -> io::Result<()> {
+    let buffer = Buffer {
+        mtype: 1,
+        mtext: *bytes,
+    };
+    // SAFETY: the buffer starts with a positive long and holds ITEM_BYTES after it, as msgsnd expects.
+    #[expect(unsafe_code, reason = "msgsnd(2)")]
+    let code = unsafe { libc::msgsnd(id, (&raw const buffer).cast(), ITEM_BYTES, flags) };
+    if code < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn sys_recv(id: i32, flags: i32) -> io::Result<[u8; ITEM_BYTES]> {
+    let mut buffer = Buffer {
+        mtype: 0,
+        mtext: [0; ITEM_BYTES],
+    };
+    // SAFETY: the kernel writes a long and at most ITEM_BYTES into the buffer; a longer message is E2BIG.
+    #[expect(unsafe_code, reason = "msgrcv(2)")]
+    let count = unsafe { libc::msgrcv(id, (&raw mut buffer).cast(), ITEM_BYTES, 0, flags) };
+    if count < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(buffer.mtext)
+    }
+}
+
+/// A repeating SIGALRM while it lives, so that a blocked call returns EINTR and the stop flag is seen.
+struct Alarm;
+
+impl Alarm {
+    fn start() -> Alarm {
+        set_alarm(ALARM);
+        Alarm
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        set_alarm(Duration::ZERO);
+    }
+}
+
+fn set_alarm(every: Duration) {
+    let interval = libc::timeval {
+        tv_sec: 0,
+        tv_usec: every.subsec_micros() as libc::suseconds_t,
+    };
+    let timer = libc::itimerval {
+        it_interval: interval,
+        it_value: interval,
+    };
+    // SAFETY: the timer is a valid value, the old one is not asked for.
+    #[expect(unsafe_code, reason = "setitimer(2)")]
+    unsafe {
+        libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+    }
+}
