@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::options::ConnectionArgs;
 use crate::error::{Error, Result, Side};
+use crate::pg::connect::StartupSettings;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::wire::{Connection, StartupSettings};
+use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
 
 /// Wait until the servers answer

@@ -37,6 +37,7 @@ pub fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString])
         ErrorKind::InvalidSubcommand => {
             let unknown = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             later::command(unknown, &words)
+                .or_else(|| misplaced_conninfo(unknown))
                 .unwrap_or_else(|| format!("unknown command \"{unknown}\""))
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => invalid_value(
@@ -62,19 +63,22 @@ fn unknown_argument(unknown: &str) -> String {
     if let Some(message) = later::option(unknown) {
         return message;
     }
-    match unknown.starts_with('-') {
-        true => format!(
+    if unknown.starts_with('-') {
+        // Without its value, which may be a connection string.
+        return format!(
             "unknown option {}",
             unknown.split('=').next().unwrap_or(unknown)
-        ),
-        // A misplaced connection string may hold a password.
-        false if unknown.contains(['=', '@', ':']) => {
-            "an argument is not expected here: a connection string needs \
-             --source or --target"
-                .to_owned()
-        }
-        false => format!("unexpected argument \"{unknown}\""),
+        );
     }
+    misplaced_conninfo(unknown).unwrap_or_else(|| format!("unexpected argument \"{unknown}\""))
+}
+
+/// A connection string without its option must not be repeated: it may hold a password.
+fn misplaced_conninfo(word: &str) -> Option<String> {
+    word.contains(['=', '@', ':']).then(|| {
+        "unexpected argument that looks like a connection string: put --source or --target before it"
+            .to_owned()
+    })
 }
 
 /// `arg` is as clap shows it: `--table-jobs <N>`.
