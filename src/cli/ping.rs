@@ -6,10 +6,9 @@ use std::thread;
 use clap::Args;
 
 use super::options::ConnectionArgs;
-use crate::error::{Error, Result, Side};
-use crate::pg::connect::StartupSettings;
+use crate::error::{Context, Error, Result, Side};
+use crate::pg::connect::connect;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
 
 /// Wait until the servers answer
@@ -48,8 +47,8 @@ pub fn run(args: PingArgs) -> Result<()> {
 }
 
 fn ping(side: Side, info: &ConnInfo, shutdown: &Shutdown) -> Result<()> {
-    let connection = Connection::connect(info, &StartupSettings::default(), shutdown)
-        .map_err(|error| error.context(format_args!("could not connect to {side} database")))?;
+    let connection = connect(info, "pgcopydb ping", shutdown)
+        .with_context(|| format!("could not connect to {side} database"))?;
     log::info!(
         "{side} database {info} answers, PostgreSQL {}",
         connection
