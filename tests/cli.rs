@@ -108,6 +108,8 @@ fn mistakes_end_with_code_1_and_one_cause() {
         (&["clone", "--roles"], "option --roles is not built yet"),
         (&["clone", "--sideways"], "unknown option --sideways"),
         (&["clone", "--table-jobs", "0"], "--table-jobs"),
+        (&["clone", "--table-jobs", "-3"], "--table-jobs"),
+        (&["clone", "--split-max-parts", "-1"], "--split-max-parts"),
         (
             &["clone", "--split-at", "many"],
             "--split-tables-larger-than",

@@ -166,22 +166,22 @@ fn parse_dir(text: &str) -> std::result::Result<PathBuf, String> {
 #[command(next_help_heading = "Concurrency")]
 pub struct JobArgs {
     /// Processes that copy tables [default: 4]
-    #[arg(short = 'J', long, value_name = "N", env = "PGCOPYDB_TABLE_JOBS", hide_env_values = true, value_parser = parse_jobs)]
+    #[arg(short = 'J', long, value_name = "N", env = "PGCOPYDB_TABLE_JOBS", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_jobs)]
     pub table_jobs: Option<u32>,
     /// Processes that build indexes [default: 4]
-    #[arg(short = 'I', long, value_name = "N", env = "PGCOPYDB_INDEX_JOBS", hide_env_values = true, value_parser = parse_jobs)]
+    #[arg(short = 'I', long, value_name = "N", env = "PGCOPYDB_INDEX_JOBS", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_jobs)]
     pub index_jobs: Option<u32>,
     /// Both of the above
-    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_jobs)]
     pub jobs: Option<u32>,
     /// Jobs given to pg_restore [default: as --index-jobs]
-    #[arg(long, value_name = "N", env = "PGCOPYDB_RESTORE_JOBS", hide_env_values = true, value_parser = parse_jobs)]
+    #[arg(long, value_name = "N", env = "PGCOPYDB_RESTORE_JOBS", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_jobs)]
     pub restore_jobs: Option<u32>,
     /// Processes that copy large objects
-    #[arg(short = 'b', long, value_name = "N", env = "PGCOPYDB_LARGE_OBJECTS_JOBS", hide_env_values = true, value_parser = parse_jobs, default_value_t = 4)]
+    #[arg(short = 'b', long, value_name = "N", env = "PGCOPYDB_LARGE_OBJECTS_JOBS", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_jobs, default_value_t = 4)]
     pub large_objects_jobs: u32,
     /// Processes that run VACUUM ANALYZE [default: as --table-jobs]
-    #[arg(long, value_name = "N", value_parser = parse_jobs)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_jobs)]
     pub vacuum_jobs: Option<u32>,
 }
 
@@ -190,7 +190,7 @@ pub struct JobArgs {
 #[command(next_help_heading = "Splitting large tables")]
 pub struct SplitArgs {
     /// Copy tables above this size in parts, such as "10 GB"; 0 never does
-    #[arg(long, visible_alias = "split-at", value_name = "SIZE", env = "PGCOPYDB_SPLIT_TABLES_LARGER_THAN", hide_env_values = true, value_parser = parse_size, default_value = "0")]
+    #[arg(long, visible_alias = "split-at", value_name = "SIZE", env = "PGCOPYDB_SPLIT_TABLES_LARGER_THAN", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_size, default_value = "0")]
     pub split_tables_larger_than: u64,
     /// Make no more parts than this of one table; 0 sets no limit
     #[arg(
@@ -198,6 +198,7 @@ pub struct SplitArgs {
         value_name = "N",
         env = "PGCOPYDB_SPLIT_MAX_PARTS",
         hide_env_values = true,
+        allow_negative_numbers = true,
         default_value = "0"
     )]
     pub split_max_parts: u32,
