@@ -1,5 +1,6 @@
 //! pgcopydb: copy a PostgreSQL database to another server.
 
+pub mod catalog;
 pub mod cli;
 pub mod clone;
 pub mod error;

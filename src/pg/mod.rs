@@ -1,3 +1,6 @@
 //! Talks to a server; knows no work directory.
 
+pub mod connect;
+pub mod conninfo;
+pub mod session;
 pub mod wire;

@@ -17,6 +17,12 @@ const READ_BYTES: usize = 256 * 1024;
 /// How many bytes are written before the target is asked, without waiting, whether it has failed.
 const CHECK_EVERY_BYTES: usize = 1 << 20;
 
+/// How long taking back a copy may take before the connection is given up instead.
+const TAKE_BACK_WAIT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A row of more than this is not worth filling up.
+const MAX_PADDING_BYTES: usize = 1 << 20;
+
 /// COPY TO STDOUT under way on the source.
 pub struct CopyOut<'a> {
     connection: &'a mut Connection,
@@ -240,8 +246,8 @@ fn data_prefix(bytes: &[u8], missing: usize) -> Result<(usize, usize)> {
     Ok((count, 0))
 }
 
-/// COPY FROM STDIN under way on the target. Dropped before `finish`, it breaks the connection, so that the server
-/// rolls back: no half of a copy can ever be committed.
+/// COPY FROM STDIN under way on the target. Dropped before `finish`, it is taken back, or the connection is broken so
+/// that the server rolls back: no half of a copy can ever be committed.
 pub struct CopyIn<'a> {
     connection: &'a mut Connection,
     /// Bytes still missing to the end of the current frame.
@@ -261,13 +267,18 @@ impl CopyIn<'_> {
     }
 
     fn forward(&mut self, bytes: &[u8]) -> Result<()> {
-        self.missing = data_prefix(bytes, self.missing)?.1;
         self.unchecked += bytes.len();
         if self.unchecked >= CHECK_EVERY_BYTES {
             self.unchecked = 0;
             self.check_target()?;
         }
-        self.connection.write_all(bytes)
+        let missing = data_prefix(bytes, self.missing)?.1;
+        // Written in full or the connection is broken, so that `missing` is always true of what was sent.
+        self.connection
+            .write_all(bytes)
+            .inspect_err(|_| self.connection.is_broken = true)?;
+        self.missing = missing;
+        Ok(())
     }
 
     /// The server has nothing to say during a COPY unless it failed: then it discards what we send, and gigabytes
@@ -285,11 +296,7 @@ impl CopyIn<'_> {
         self.connection.fill(0)?;
         while let Some(frame) = self.connection.input.next_frame()? {
             match frame.tag {
-                b'E' => {
-                    let error = self.connection.frame_error(frame);
-                    self.connection.is_broken = true;
-                    return Err(error);
-                }
+                b'E' => return Err(self.connection.frame_error(frame)),
                 b'N' | b'S' | b'A' => {}
                 tag => return Err(self.connection.unexpected(tag, "COPY to go on")),
             }
@@ -344,13 +351,53 @@ impl CopyIn<'_> {
     }
 }
 
+impl CopyIn<'_> {
+    /// Take back a copy that will not be finished, so that the connection (whose earlier commits may still wait for
+    /// their flush) stays usable. The frame under way is filled up with zeros to get back to a message boundary; the
+    /// server either still copies, and CopyFail ends that, or has failed already and ignores both.
+    fn take_back(&mut self) -> Result<()> {
+        if self.missing > MAX_PADDING_BYTES {
+            return Err(Error::internal("too far from the end of a row"));
+        }
+        let connection = &mut *self.connection;
+        connection.shutdown = Shutdown::deaf();
+        connection.set_deadline(Some(TAKE_BACK_WAIT));
+        connection.output.extend_from_slice(&vec![0; self.missing]);
+        frontend::copy_fail("the copy was given up", &mut connection.output)
+            .and_then(|()| frontend::query("ROLLBACK", &mut connection.output))
+            .map_err(|error| Error::internal(error.to_string()))?;
+        connection.flush_output()?;
+        let mut is_rolled_back = false;
+        loop {
+            let frame = connection.read_frame()?;
+            match frame.tag {
+                b'C' => is_rolled_back = connection.input.body(frame).starts_with(b"ROLLBACK"),
+                b'Z' => {
+                    connection.note_ready(frame);
+                    if is_rolled_back {
+                        return Ok(());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 impl Drop for CopyIn<'_> {
     fn drop(&mut self) {
-        if !self.is_finished {
-            // No CopyDone, no Terminate: the server sees the end of the stream and rolls back.
+        if self.is_finished || self.connection.is_broken {
+            return;
+        }
+        let shutdown = self.connection.shutdown;
+        // When everything stops anyway, the end of the stream makes the server roll back just as well.
+        if shutdown.is_requested() || self.take_back().is_err() {
             self.connection.is_broken = true;
             self.connection.transport.forget_tls();
+            return;
         }
+        self.connection.shutdown = shutdown;
+        self.connection.deadline = None;
     }
 }
 

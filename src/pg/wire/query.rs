@@ -74,6 +74,12 @@ impl Connection {
         self.execute("COMMIT").map(|_| ())
     }
 
+    /// After an error: whether the connection can go on, with no transaction open.
+    pub fn recover(&mut self) -> bool {
+        !self.is_broken
+            && (self.status == TransactionStatus::Idle || self.execute("ROLLBACK").is_ok())
+    }
+
     fn run(&mut self, sql: &str, on_event: &mut dyn FnMut(Event<'_>) -> Result<()>) -> Result<()> {
         let result = self
             .send_query(sql)

@@ -1,0 +1,343 @@
+//! An index worker: builds indexes, attaches their constraints when the last index of a table stands, and hands the
+//! table on to vacuum. Runs in its own process with one connection to the target; it never talks to the source.
+//!
+//! A large table's indexes are separate items, so that they are built at the same time; the worker that finishes the
+//! last one (decided by creating a claim file) does what needs the table alone: constraints, CLUSTER ON, REPLICA
+//! IDENTITY. A small table's indexes and constraints are one item and one transaction.
+
+use std::time::Instant;
+
+use super::ledger::Ledger;
+use super::work::Work;
+use super::{CopyContext, with_retry};
+use crate::catalog::{Index, Table};
+use crate::error::{Error, Result, Side};
+use crate::ident::{quote_ident, quote_literal};
+use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
+use crate::sys::msgq::{MessageQueue, Received};
+use crate::sys::signal::Shutdown;
+use crate::workdir::done::{ConstraintDone, IndexDone, now_ms};
+
+/// Queues an index worker touches.
+pub struct Queues<'a> {
+    pub indexes: &'a MessageQueue<Work>,
+    pub vacuum: &'a MessageQueue<Work>,
+}
+
+struct Worker<'a> {
+    context: &'a CopyContext<'a>,
+    queues: &'a Queues<'a>,
+    process: String,
+    shutdown: Shutdown,
+    target: Option<Connection>,
+    ledger: Ledger<'a>,
+}
+
+/// The body of index worker `number`.
+pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown: &Shutdown) -> Result<()> {
+    let mut worker = Worker {
+        context,
+        queues,
+        process: format!("index worker {number}"),
+        shutdown: *shutdown,
+        target: None,
+        ledger: Ledger::new(),
+    };
+    loop {
+        match worker.next()? {
+            Some(Work::BuildIndex(index)) => worker.build_one(index)?,
+            Some(Work::BuildIndexesOf(table)) => worker.build_all(table)?,
+            Some(Work::Stop) | None => return worker.settle(),
+            Some(other) => return Err(Error::internal(format!("an index worker was given {other:?}"))),
+        }
+    }
+}
+
+impl Worker<'_> {
+    fn next(&mut self) -> Result<Option<Work>> {
+        if self.ledger.is_due() {
+            self.settle()?;
+        }
+        let received = match self.queues.indexes.try_recv()? {
+            Received::Empty => {
+                self.settle()?;
+                self.queues.indexes.recv(&self.shutdown)?
+            }
+            received => received,
+        };
+        match received {
+            Received::Item(work) => Ok(Some(work)),
+            Received::Empty | Received::Closed => Ok(None),
+        }
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        if self.ledger.is_empty() {
+            return Ok(());
+        }
+        match &mut self.target {
+            Some(target) => self.ledger.settle(target),
+            None => Err(Error::connection_lost(
+                Side::Target,
+                "the connection to the target was lost before its last commits were known to be durable",
+            )
+            .with_hint("Run again with --resume.")),
+        }
+    }
+
+    /// Run statements on the target, with fresh connections when one is lost.
+    fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
+        with_retry(
+            self,
+            what,
+            |worker| {
+                if worker.target.is_none() {
+                    worker.settle()?;
+                    worker.target = Some(worker.context.open_target(&worker.process, &worker.shutdown)?);
+                }
+                match &mut worker.target {
+                    Some(target) => target.execute(sql).map(|_| ()),
+                    None => Err(Error::internal("a connection vanished")),
+                }
+            },
+            |worker| {
+                worker.target.take_if(|target| !target.recover());
+            },
+        )
+    }
+
+    /// A small table: everything in one transaction and one round trip; item by item only if that fails, so that one
+    /// bad index does not take the others with it.
+    fn build_all(&mut self, table: u32) -> Result<()> {
+        let context = self.context;
+        let started = Instant::now();
+        let indexes = context.plan.indexes_to_build(table);
+        let constraints = context.plan.constraints_to_attach(table);
+        if !indexes.is_empty() || !constraints.is_empty() {
+            let mut statements: Vec<String> =
+                indexes.iter().map(|index| self.create_sql(&context.catalog.indexes[*index as usize])).collect();
+            for index in &constraints {
+                statements.extend(context.catalog.indexes[*index as usize].attach_sql());
+            }
+            let name = context.catalog.tables[table as usize].qualified_name();
+            let what = format!("indexes of table {name}");
+            match self.run_sql(&what, &statements.join("; ")) {
+                Ok(()) => {
+                    for index in indexes {
+                        self.built(index, started);
+                    }
+                    for index in constraints {
+                        self.attached(index, started);
+                    }
+                }
+                Err(error) if error.is_interrupted() || error.is_connection_lost() => return Err(error),
+                Err(error) => {
+                    log::debug!("building the indexes of table {name} one by one: {error}");
+                    for index in indexes {
+                        self.build(index)?;
+                    }
+                    self.attach_constraints(table)?;
+                }
+            }
+        }
+        self.queue_vacuum(table)
+    }
+
+    /// One index of a large table; the last one to be ready brings the rest with it.
+    fn build_one(&mut self, index: u32) -> Result<()> {
+        self.build(index)?;
+        // Others decide by our done-file whether they are the last, so it cannot wait.
+        self.settle()?;
+        let table = self.context.plan.table_of(index);
+        let oid = self.context.catalog.tables[table as usize].oid;
+        let siblings = self.context.plan.indexes_of(table);
+        let workdir = self.context.workdir;
+        let is_last = siblings
+            .iter()
+            .all(|sibling| workdir.is_index_settled(self.context.catalog.indexes[*sibling as usize].oid));
+        if is_last && workdir.claim_constraints(oid)? {
+            self.attach_constraints(table)?;
+            self.settle()?;
+            self.queue_vacuum(table)?;
+        }
+        Ok(())
+    }
+
+    fn build(&mut self, position: u32) -> Result<()> {
+        let context = self.context;
+        let index = &context.catalog.indexes[position as usize];
+        let started = Instant::now();
+        let name = index.qualified_name().to_string();
+        failpoint("index.before_build")?;
+        let result = match self.run_sql(&name, &self.create_sql(index)) {
+            Err(error) if error.sqlstate() == Some("42P07") => self.adopt(index, error),
+            Err(error) if is_name_not_found(&error) => self.build_with_search_path(index, error),
+            result => result,
+        };
+        failpoint("index.after_build")?;
+        match result {
+            Ok(()) => {
+                self.built(position, started);
+                Ok(())
+            }
+            Err(error) => {
+                let table = context.catalog.tables[context.plan.table_of(position) as usize].qualified_name();
+                context.workdir.mark_index_failed(index.oid)?;
+                context.object_failed(
+                    "index",
+                    &name,
+                    error.context(format!("could not build index {name} on target table {table}")),
+                )
+            }
+        }
+    }
+
+    /// An index of that name stands already: from a run that was killed between commit and done-file, or left invalid.
+    fn adopt(&mut self, index: &Index, error: Error) -> Result<()> {
+        let Some(target) = &mut self.target else {
+            return Err(error);
+        };
+        let name = index.qualified_name().to_string();
+        let rows = target.query(&format!(
+            "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid) FROM pg_catalog.pg_index i \
+             WHERE i.indexrelid = pg_catalog.to_regclass({})",
+            quote_literal(&name)
+        ))?;
+        let Some(row) = rows.first() else {
+            return Err(error);
+        };
+        if row.bool(0)? && row.text(1)? == &*index.definition {
+            log::info!("index {name} was built by an earlier run");
+            return Ok(());
+        }
+        if row.bool(0)? {
+            return Err(error.with_detail(format!("the target's index is: {}", row.text(1)?)));
+        }
+        log::info!("index {name} was left invalid: building it again");
+        let again = format!("DROP INDEX {name}; {}", self.create_sql(index));
+        self.run_sql(&name, &again)
+    }
+
+    /// pg_restore's empty search_path is right, unless a function of the index relies on the database's own: then the
+    /// index exists on the source only because of that setting.
+    fn build_with_search_path(&mut self, index: &Index, error: Error) -> Result<()> {
+        let path = &self.context.catalog.search_path;
+        let name = index.qualified_name().to_string();
+        log::debug!("index {name}: {error}; trying with the source's search_path {path}");
+        let sql = format!(
+            "BEGIN; SELECT pg_catalog.set_config('search_path', {}, true); {}; COMMIT",
+            quote_literal(path),
+            self.create_sql(index)
+        );
+        self.run_sql(&name, &sql).map_err(|_| error)
+    }
+
+    fn create_sql(&self, index: &Index) -> String {
+        let tablespace = match &index.tablespace {
+            Some(name) if !self.context.spec.no_tablespaces => quote_ident(name),
+            _ => "''".to_string(),
+        };
+        format!("SET default_tablespace = {tablespace}; {}", index.create_sql())
+    }
+
+    fn built(&mut self, position: u32, started: Instant) {
+        let context = self.context;
+        let index = &context.catalog.indexes[position as usize];
+        let done = IndexDone {
+            oid: index.oid,
+            name: index.qualified_name().to_string(),
+            table_oid: index.table_oid,
+            duration_ms: started.elapsed().as_millis() as u64,
+            finished_at_ms: now_ms(),
+        };
+        log::info!("built index {} in {} ms", done.name, done.duration_ms);
+        let workdir = context.workdir;
+        self.ledger.committed(move || workdir.write_index_done(&done));
+    }
+
+    fn attach_constraints(&mut self, table: u32) -> Result<()> {
+        let context = self.context;
+        for position in context.plan.constraints_to_attach(table) {
+            let index = &context.catalog.indexes[position as usize];
+            if context.workdir.is_index_failed(index.oid) {
+                continue;
+            }
+            let started = Instant::now();
+            match self.attach(index) {
+                Ok(()) => self.attached(position, started),
+                Err(error) => context.object_failed(
+                    "constraint",
+                    &index.qualified_name().to_string(),
+                    error.context(format!("could not attach constraint {}", index.qualified_name())),
+                )?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The statements one by one: the first makes the constraint, which an earlier run may have done.
+    fn attach(&mut self, index: &Index) -> Result<()> {
+        failpoint("constraint.before_attach")?;
+        let name = index.qualified_name().to_string();
+        for sql in index.attach_sql() {
+            match self.run_sql(&name, &sql) {
+                Err(error) if self.is_attached(index, &error)? => {
+                    log::info!("constraint {name} was attached by an earlier run");
+                }
+                result => result?,
+            }
+        }
+        failpoint("constraint.after_attach")
+    }
+
+    /// Whether the constraint stands already, on this very index.
+    fn is_attached(&mut self, index: &Index, error: &Error) -> Result<bool> {
+        let (Some(constraint), Some(target)) = (&index.constraint, &mut self.target) else {
+            return Ok(false);
+        };
+        if error.is_interrupted() || error.is_connection_lost() {
+            return Ok(false);
+        }
+        let row = target.query_one(&format!(
+            "SELECT count(*) FROM pg_catalog.pg_constraint \
+             WHERE conindid = pg_catalog.to_regclass({}) AND conname = {} AND contype IN ('p', 'u')",
+            quote_literal(&index.qualified_name().to_string()),
+            quote_literal(&constraint.name),
+        ))?;
+        Ok(row.text(0)? == "1")
+    }
+
+    fn attached(&mut self, position: u32, started: Instant) {
+        let context = self.context;
+        let index = &context.catalog.indexes[position as usize];
+        let done = ConstraintDone {
+            index_oid: index.oid,
+            name: index.constraint.as_ref().map_or(&index.name, |constraint| &constraint.name).to_string(),
+            duration_ms: started.elapsed().as_millis() as u64,
+            finished_at_ms: now_ms(),
+        };
+        let workdir = context.workdir;
+        self.ledger.committed(move || workdir.write_constraint_done(&done));
+    }
+
+    fn queue_vacuum(&self, table: u32) -> Result<()> {
+        if self.context.plan.wants_vacuum(table) {
+            self.queues.vacuum.send(&Work::Vacuum(table), &self.shutdown)?;
+        }
+        Ok(())
+    }
+}
+
+/// Undefined function, table, object, schema: what a missing search_path looks like.
+fn is_name_not_found(error: &Error) -> bool {
+    matches!(error.sqlstate(), Some("42883" | "42P01" | "42704" | "3F000" | "42703"))
+}
+
+/// What the plan needs to know of a table to choose between one item and several.
+pub fn is_small(table: &Table) -> bool {
+    table.bytes < SMALL_TABLE_BYTES
+}
+
+/// Below this, building an index takes less time than handing it to another worker.
+const SMALL_TABLE_BYTES: u64 = 8 << 20;

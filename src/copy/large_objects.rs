@@ -1,0 +1,314 @@
+//! A large-object worker: contents, owner, ACL and comment of large objects, a batch of them at a time. Runs in its own
+//! process with one connection to each server. pg_dump has no part in it, since before and after 17 it writes them
+//! differently; `lo_get` and `lo_put` are the same everywhere and need no superuser.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::Ledger;
+use super::work::Work;
+use super::{CopyContext, with_retry};
+use crate::error::{Context, Error, Result, Side};
+use crate::ident::{Oid, quote_ident, quote_literal};
+use crate::pg::wire::{Connection, Row};
+use crate::snapshot::begin_sql;
+use crate::sys::failpoint::failpoint;
+use crate::sys::msgq::{MessageQueue, Received};
+use crate::sys::signal::Shutdown;
+use crate::workdir::done::{BlobsDone, now_ms};
+
+/// Large objects of one batch: few enough to repeat after a crash, enough that round trips do not matter.
+const BATCH_OBJECTS: u32 = 1000;
+
+/// Bytes read of each object with the batch; what is longer is fetched piece by piece.
+const HEAD_BYTES: usize = 64 * 1024;
+
+/// Bytes of one piece of a long object.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A statement for the target is sent when it has grown to this.
+const STATEMENT_BYTES: usize = 1 << 20;
+
+/// A range of object ids, both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    pub first: Oid,
+    pub last: Oid,
+}
+
+/// Cut the large objects of the snapshot into batches; one query, one row a batch.
+pub fn fetch_batches(source: &mut Connection) -> Result<Vec<Batch>> {
+    let rows = source
+        .query(&format!(
+            "SELECT min(oid), max(oid) FROM ( \
+                 SELECT oid, (row_number() OVER (ORDER BY oid) - 1) / {BATCH_OBJECTS} AS batch \
+                 FROM pg_catalog.pg_largeobject_metadata) AS numbered \
+             GROUP BY batch ORDER BY batch"
+        ))
+        .context("could not list large objects")?;
+    rows.iter().map(|row| Ok(Batch { first: row.parse(0)?, last: row.parse(1)? })).collect()
+}
+
+struct Worker<'a> {
+    context: &'a CopyContext<'a>,
+    process: String,
+    shutdown: Shutdown,
+    source: Option<Connection>,
+    target: Option<Connection>,
+    ledger: Ledger<'a>,
+}
+
+/// The body of large-object worker `number`.
+pub fn run(
+    context: &CopyContext<'_>,
+    queue: &MessageQueue<Work>,
+    number: u32,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let mut worker = Worker {
+        context,
+        process: format!("large-object worker {number}"),
+        shutdown: *shutdown,
+        source: None,
+        target: None,
+        ledger: Ledger::new(),
+    };
+    loop {
+        match queue.recv(shutdown)? {
+            Received::Item(Work::CopyLargeObjects(batch)) => worker.copy(batch)?,
+            Received::Item(Work::Stop) | Received::Closed => return Ok(()),
+            Received::Item(other) => {
+                return Err(Error::internal(format!("a large-object worker was given {other:?}")));
+            }
+            Received::Empty => {}
+        }
+    }
+}
+
+/// What was copied of a batch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Copied {
+    objects: u64,
+    bytes: u64,
+}
+
+impl Worker<'_> {
+    fn copy(&mut self, number: u32) -> Result<()> {
+        let context = self.context;
+        let batch = &context.plan.batches[number as usize];
+        let started = Instant::now();
+        let name = format!("large objects {} to {}", batch.first, batch.last);
+        let result = with_retry(
+            self,
+            &name,
+            |worker| worker.copy_batch(batch),
+            |worker| {
+                worker.source.take_if(|source| !source.recover());
+                worker.target.take_if(|target| !target.recover());
+            },
+        );
+        let copied = match result {
+            Ok(copied) => copied,
+            Err(error) => {
+                let error = error.context(format!("could not copy {name}"));
+                return context.object_failed("large objects", &name, error);
+            }
+        };
+        let done = BlobsDone {
+            batch: number,
+            first: batch.first,
+            last: batch.last,
+            count: copied.objects,
+            bytes: copied.bytes,
+            duration_ms: started.elapsed().as_millis() as u64,
+            finished_at_ms: now_ms(),
+        };
+        log::info!("copied {name}: {} objects, {} bytes in {} ms", done.count, done.bytes, done.duration_ms);
+        self.ledger.committed(move || context.workdir.write_blobs_done(&done));
+        match &mut self.target {
+            // A batch is a second's work: it pays its own flush.
+            Some(target) => self.ledger.settle(target),
+            None => Err(Error::connection_lost(Side::Target, "the connection to the target was lost")),
+        }
+    }
+
+    /// One batch in one transaction on the target. What an earlier run left of it is removed first, so that doing it
+    /// again is the same as doing it once.
+    fn copy_batch(&mut self, batch: &Batch) -> Result<Copied> {
+        let context = self.context;
+        if self.source.is_none() {
+            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
+        }
+        if self.target.is_none() {
+            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
+        }
+        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
+            return Err(Error::internal("a connection vanished"));
+        };
+        source.execute(&begin_sql(context.snapshot))?;
+        target.execute(&format!(
+            "BEGIN; SELECT count(pg_catalog.lo_unlink(oid)) FROM pg_catalog.pg_largeobject_metadata \
+             WHERE oid BETWEEN {} AND {}",
+            batch.first, batch.last
+        ))?;
+        let mut writer = Writer::new(target);
+        let mut long = Vec::new();
+        let heads = format!(
+            "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
+             WHERE oid BETWEEN {} AND {} ORDER BY oid",
+            batch.first, batch.last
+        );
+        source.query_each(&heads, &mut |row| {
+            let (oid, hex) = (row.parse::<Oid>(0)?, row.text(1)?);
+            // Two digits a byte after "\x": a full head may have more behind it.
+            if hex.len() >= 2 + 2 * HEAD_BYTES {
+                long.push(oid);
+            }
+            writer.create(oid, hex)
+        })?;
+        writer.send()?;
+        for oid in long {
+            copy_rest(source, &mut writer, oid)?;
+        }
+        copy_properties(context, source, &mut writer, batch)?;
+        let copied = writer.copied;
+        failpoint("blobs.before_commit")?;
+        target.commit()?;
+        source.execute("COMMIT")?;
+        Ok(copied)
+    }
+}
+
+/// Collects the statements of a batch and sends them in pieces of bounded size.
+struct Writer<'a> {
+    target: &'a mut Connection,
+    values: String,
+    copied: Copied,
+}
+
+impl<'a> Writer<'a> {
+    fn new(target: &'a mut Connection) -> Writer<'a> {
+        Writer { target, values: String::new(), copied: Copied::default() }
+    }
+
+    fn create(&mut self, oid: Oid, hex: &str) -> Result<()> {
+        let separator = if self.values.is_empty() { "" } else { ", " };
+        self.values.push_str(&format!("{separator}({oid}, '{hex}')"));
+        self.copied.objects += 1;
+        self.copied.bytes += (hex.len() as u64).saturating_sub(2) / 2;
+        if self.values.len() >= STATEMENT_BYTES { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        if self.values.is_empty() {
+            return Ok(());
+        }
+        let sql = format!(
+            "SELECT count(pg_catalog.lo_from_bytea(v.oid, v.content::pg_catalog.bytea)) \
+             FROM (VALUES {}) AS v (oid, content)",
+            self.values
+        );
+        self.values.clear();
+        self.target.execute(&sql).map(|_| ())
+    }
+
+    fn append(&mut self, oid: Oid, offset: usize, hex: &str) -> Result<usize> {
+        let length = hex.len().saturating_sub(2) / 2;
+        if length > 0 {
+            self.target.execute(&format!("SELECT pg_catalog.lo_put({oid}, {offset}, '{hex}')"))?;
+            self.copied.bytes += length as u64;
+        }
+        Ok(length)
+    }
+}
+
+/// The rest of an object that is longer than what came with the batch.
+fn copy_rest(source: &mut Connection, writer: &mut Writer<'_>, oid: Oid) -> Result<()> {
+    let mut offset = HEAD_BYTES;
+    loop {
+        let row = source.query_one(&format!("SELECT pg_catalog.lo_get({oid}, {offset}, {PIECE_BYTES})"))?;
+        let length = writer.append(oid, offset, row.text(0)?)?;
+        offset += length;
+        if length < PIECE_BYTES {
+            return Ok(());
+        }
+    }
+}
+
+/// Owners, privileges and comments, for the few objects where they are not what a fresh object has.
+fn copy_properties(
+    context: &CopyContext<'_>,
+    source: &mut Connection,
+    writer: &mut Writer<'_>,
+    batch: &Batch,
+) -> Result<()> {
+    let target_role = writer.target.query_one("SELECT current_user")?.text(0)?.to_string();
+    let mut statements = Vec::new();
+    let spec = context.spec;
+    let rows = format!(
+        "SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner), m.lomacl IS NOT NULL, \
+             pg_catalog.obj_description(m.oid, 'pg_largeobject'), \
+             g.is_public, g.grantee, g.privilege_type, g.is_grantable \
+         FROM pg_catalog.pg_largeobject_metadata m \
+         LEFT JOIN LATERAL ( \
+             SELECT a.grantee = 0 AS is_public, pg_catalog.pg_get_userbyid(a.grantee) AS grantee, \
+                 a.privilege_type, a.is_grantable \
+             FROM pg_catalog.aclexplode(m.lomacl) a) g ON true \
+         WHERE m.oid BETWEEN {} AND {} ORDER BY m.oid",
+        batch.first, batch.last
+    );
+    let mut previous = None;
+    source.query_each(&rows, &mut |row| {
+        let oid: Oid = row.parse(0)?;
+        let owner = row.text(1)?;
+        if previous.replace(oid) != Some(oid) {
+            if !spec.no_acl && row.bool(2)? {
+                // The stored list is the whole truth: what the owner may do by default is in it, or was taken away.
+                statements.push(format!("REVOKE ALL ON LARGE OBJECT {oid} FROM {}", quote_ident(&target_role)));
+            }
+            if let (false, Some(comment)) = (spec.no_comments, row.opt_text(3)?) {
+                statements.push(format!("COMMENT ON LARGE OBJECT {oid} IS {}", quote_literal(comment)));
+            }
+        }
+        if !spec.no_acl && row.opt_text(6)?.is_some() {
+            statements.push(grant_sql(oid, owner, &target_role, spec.no_owner, row)?);
+        }
+        Ok(())
+    })?;
+    if !spec.no_owner {
+        // Last: whoever gives an object away may not grant on it any more.
+        source.query_each(
+            &format!(
+                "SELECT oid, pg_catalog.pg_get_userbyid(lomowner) FROM pg_catalog.pg_largeobject_metadata \
+                 WHERE oid BETWEEN {} AND {} AND pg_catalog.pg_get_userbyid(lomowner) <> {}",
+                batch.first,
+                batch.last,
+                quote_literal(&target_role)
+            ),
+            &mut |row| {
+                let (oid, owner) = (row.parse::<Oid>(0)?, quote_ident(row.text(1)?));
+                statements.push(format!("ALTER LARGE OBJECT {oid} OWNER TO {owner}"));
+                Ok(())
+            },
+        )?;
+    }
+    for chunk in statements.chunks(1000) {
+        writer.target.execute(&chunk.join("; "))?;
+    }
+    Ok(())
+}
+
+/// One entry of an ACL. The owner's own entry is given to the role that owns the object now; ALTER OWNER passes it on.
+fn grant_sql(oid: Oid, owner: &str, target_role: &str, no_owner: bool, row: &Row) -> Result<String> {
+    let grantee = row.text(5)?;
+    let grantee = if row.bool(4)? {
+        "PUBLIC".to_string()
+    } else if grantee == owner && !no_owner {
+        quote_ident(target_role)
+    } else {
+        quote_ident(grantee)
+    };
+    let option = if row.bool(7)? { " WITH GRANT OPTION" } else { "" };
+    Ok(format!("GRANT {} ON LARGE OBJECT {oid} TO {grantee}{option}", row.text(6)?))
+}

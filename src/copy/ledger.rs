@@ -1,0 +1,65 @@
+//! Done-files that wait for the target's flush. Runs in each worker that commits on the target. Commits are
+//! asynchronous inside a step; a done-file is written only after one flush that covers its commit, and one flush serves
+//! all that gathered within half a second.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::pg::session::flush_commits;
+use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
+
+/// Long enough that thousands of small tables share a flush, short enough that a crash repeats little.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// What is to be written once the target has flushed.
+type Announcement<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
+
+/// Announcements in the order of their commits.
+#[derive(Default)]
+pub struct Ledger<'a> {
+    waiting: Vec<Announcement<'a>>,
+    since: Option<Instant>,
+}
+
+impl<'a> Ledger<'a> {
+    pub fn new() -> Ledger<'a> {
+        Ledger { waiting: Vec::new(), since: None }
+    }
+
+    /// Something was committed; `announce` writes its done-file.
+    pub fn committed(&mut self, announce: impl FnOnce() -> Result<()> + 'a) {
+        self.since.get_or_insert_with(Instant::now);
+        self.waiting.push(Box::new(announce));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether what waits has waited long enough.
+    pub fn is_due(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= GATHER)
+    }
+
+    /// Flush the target, then announce everything.
+    pub fn settle(&mut self, target: &mut Connection) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        failpoint("copy.before_flush")?;
+        flush_commits(target)?;
+        failpoint("copy.before_done_file")?;
+        for announce in self.waiting.drain(..) {
+            announce()?;
+        }
+        self.since = None;
+        failpoint("copy.after_done_file")
+    }
+
+    /// Give up what waits: it will be done again by the next run.
+    pub fn forget(&mut self) {
+        self.waiting.clear();
+        self.since = None;
+    }
+}

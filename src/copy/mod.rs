@@ -1,0 +1,109 @@
+//! The data section: tables, indexes, constraints, vacuum, large objects, sequences. The parent plans and supervises;
+//! everything that takes time runs in forked workers that take work from System V queues. Knows nothing of change data
+//! capture, and never talks to pg_dump.
+
+mod indexes;
+mod large_objects;
+mod ledger;
+mod plan;
+mod relay;
+mod sequences;
+mod supervise;
+mod tables;
+mod vacuum;
+mod work;
+
+use crate::catalog::Catalog;
+use crate::catalog::target::TargetCatalog;
+use crate::error::{Error, Result};
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
+use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
+use crate::workdir::WorkDir;
+use crate::workdir::done::Failure;
+
+pub use large_objects::Batch as LargeObjectBatch;
+pub use plan::{CopyPlan, CopyProgress, plan};
+pub use sequences::copy_sequences;
+pub use supervise::run;
+
+/// What the data section was asked to do.
+#[derive(Debug, Clone)]
+pub struct CopySpec {
+    pub source: ConnInfo,
+    pub target: ConnInfo,
+    pub run: RunName,
+    pub target_settings: TargetSettings,
+    pub table_jobs: u32,
+    pub index_jobs: u32,
+    pub vacuum_jobs: u32,
+    pub large_objects_jobs: u32,
+    pub use_copy_binary: bool,
+    pub no_owner: bool,
+    pub no_acl: bool,
+    pub no_comments: bool,
+    pub no_tablespaces: bool,
+    pub skip_vacuum: bool,
+    pub skip_analyze: bool,
+    pub fail_fast: bool,
+}
+
+/// Everything a worker reads; made by the parent, inherited across fork, never changed.
+pub struct CopyContext<'a> {
+    pub spec: &'a CopySpec,
+    pub catalog: &'a Catalog,
+    pub target: &'a TargetCatalog,
+    pub workdir: &'a WorkDir,
+    /// Empty when nothing is left to read from the source.
+    pub snapshot: &'a str,
+    pub snapshot_lsn: Option<crate::lsn::Lsn>,
+    pub plan: &'a CopyPlan,
+}
+
+impl CopyContext<'_> {
+    fn open_source(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
+        open_source(&self.spec.source, &self.spec.run.of(process), shutdown)
+    }
+
+    fn open_target(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
+        open_target(&self.spec.target, &self.spec.run.of(process), &self.spec.target_settings, shutdown)
+    }
+
+    /// One object failed. It is listed and the rest goes on, unless the user asked otherwise or the failure is not
+    /// the object's own: a stop request, a lost server.
+    fn object_failed(&self, kind: &str, name: &str, error: Error) -> Result<()> {
+        if error.is_interrupted() || error.is_connection_lost() || self.spec.fail_fast {
+            return Err(error);
+        }
+        error.log("");
+        self.workdir.record_failure(&Failure::new(kind, name, &error))
+    }
+}
+
+/// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
+/// is restarting, so a few attempts are enough.
+const ATTEMPTS: u32 = 3;
+
+/// Run one piece of work, again with fresh connections when a connection was lost. `reset` drops the old ones.
+fn with_retry<W, T>(
+    worker: &mut W,
+    what: &str,
+    mut work: impl FnMut(&mut W) -> Result<T>,
+    mut reset: impl FnMut(&mut W),
+) -> Result<T> {
+    let mut attempt = 1;
+    loop {
+        let error = match work(worker) {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        // Whatever happened, the protocol state of both connections is not worth guessing at.
+        reset(worker);
+        if !error.is_connection_lost() || attempt == ATTEMPTS {
+            return Err(error);
+        }
+        log::warn!("{error}; trying again ({what}, attempt {} of {ATTEMPTS})", attempt + 1);
+        attempt += 1;
+    }
+}

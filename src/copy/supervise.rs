@@ -1,0 +1,163 @@
+//! The copy supervisor: makes the queues, forks the workers, feeds them, and ends them. Runs in the parent, which is
+//! blocked here for the whole data section; it moves no data itself.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::work::Work;
+use super::{CopyContext, indexes, large_objects, tables, vacuum};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::msgq::MessageQueue;
+use crate::sys::signal::Shutdown;
+use crate::sys::supervisor::{Ended, WorkerSet};
+
+/// The groups of workers, in the order in which a table passes through them.
+const COPY: &str = "copy worker";
+const LARGE_OBJECTS: &str = "large-object worker";
+const INDEX: &str = "index worker";
+const VACUUM: &str = "vacuum worker";
+
+/// How long a full queue is left alone; a child's end wakes the parent earlier.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A queue with what the parent still has to put on it.
+struct Feed {
+    queue: MessageQueue<Work>,
+    waiting: VecDeque<Work>,
+    /// Workers that get a Stop once everything was fed and nobody else feeds this queue.
+    workers: u32,
+    is_closed: bool,
+}
+
+impl Feed {
+    fn new(first: impl IntoIterator<Item = Work>, workers: u32) -> Result<Feed> {
+        Ok(Feed {
+            queue: MessageQueue::create()?,
+            waiting: first.into_iter().collect(),
+            workers,
+            is_closed: false,
+        })
+    }
+
+    /// Put on the queue what fits, never waiting.
+    fn feed(&mut self) -> Result<()> {
+        while let Some(work) = self.waiting.front() {
+            if !self.queue.try_send(work)? {
+                return Ok(());
+            }
+            self.waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// No more work will come: tell each worker, once.
+    fn close(&mut self) {
+        if !self.is_closed {
+            self.is_closed = true;
+            self.waiting.extend((0..self.workers).map(|_| Work::Stop));
+        }
+    }
+}
+
+/// Run the whole data section. `on_source_read` is called as soon as nothing is left to read from the source.
+pub fn run(
+    context: &CopyContext<'_>,
+    shutdown: &Shutdown,
+    on_source_read: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let plan = context.plan;
+    let spec = context.spec;
+    let (first_vacuum, first_index): (Vec<Work>, Vec<Work>) =
+        plan.first.iter().copied().partition(|work| matches!(work, Work::Vacuum(_)));
+    let copies = (0..plan.items.len() as u32).map(Work::Copy);
+    let batches = plan.batches_left.iter().copied().map(Work::CopyLargeObjects);
+    // No more workers than items: a connection costs the server a process.
+    let copy_workers = spec.table_jobs.min(plan.items.len() as u32);
+    let blob_workers = spec.large_objects_jobs.min(plan.batches_left.len() as u32);
+    let mut copy = Feed::new(copies, copy_workers)?;
+    let mut blobs = Feed::new(batches, blob_workers)?;
+    let mut index = Feed::new(first_index, spec.index_jobs)?;
+    let mut vacuum = Feed::new(first_vacuum, spec.vacuum_jobs)?;
+    note_queues(context, &[&copy, &blobs, &index, &vacuum])?;
+    // The copy and large-object queues have no other source than the parent: they are complete from the start.
+    copy.close();
+    blobs.close();
+
+    let mut workers = WorkerSet::new();
+    start(context, &mut workers, [&copy, &blobs, &index, &vacuum])?;
+    let result = supervise(&mut workers, shutdown, [&mut copy, &mut blobs, &mut index, &mut vacuum], on_source_read);
+    if result.is_err() {
+        workers.stop();
+    }
+    context.workdir.forget_queues()?;
+    result
+}
+
+fn start(context: &CopyContext<'_>, workers: &mut WorkerSet, feeds: [&Feed; 4]) -> Result<()> {
+    let [copy, blobs, index, vacuum] = feeds;
+    for number in 1..=copy.workers {
+        let queues = tables::Queues { tables: &copy.queue, indexes: &index.queue, vacuum: &vacuum.queue };
+        workers.start(COPY, number, |shutdown| tables::run(context, &queues, number, &shutdown))?;
+    }
+    for number in 1..=blobs.workers {
+        workers.start(LARGE_OBJECTS, number, |shutdown| {
+            large_objects::run(context, &blobs.queue, number, &shutdown)
+        })?;
+    }
+    for number in 1..=index.workers {
+        let queues = indexes::Queues { indexes: &index.queue, vacuum: &vacuum.queue };
+        workers.start(INDEX, number, |shutdown| indexes::run(context, &queues, number, &shutdown))?;
+    }
+    for number in 1..=vacuum.workers {
+        workers.start(VACUUM, number, |shutdown| vacuum::run(context, &vacuum.queue, number, &shutdown))?;
+    }
+    Ok(())
+}
+
+/// Feed and reap until every worker has left in good order.
+fn supervise(
+    workers: &mut WorkerSet,
+    shutdown: &Shutdown,
+    feeds: [&mut Feed; 4],
+    on_source_read: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let [copy, blobs, index, vacuum] = feeds;
+    let mut is_source_read = false;
+    loop {
+        shutdown.check()?;
+        for feed in [&mut *copy, &mut *blobs, &mut *index, &mut *vacuum] {
+            feed.feed()?;
+        }
+        if let Some(error) = first_failure(&workers.reap()) {
+            return Err(error);
+        }
+        let is_copied = workers.count(COPY) == 0;
+        if is_copied && workers.count(LARGE_OBJECTS) == 0 && !is_source_read {
+            is_source_read = true;
+            on_source_read()?;
+        }
+        // Only copy workers queue indexes, and only these and index workers queue vacuum.
+        if is_copied {
+            index.close();
+            if workers.count(INDEX) == 0 {
+                vacuum.close();
+            }
+        }
+        if workers.is_empty() {
+            return Ok(());
+        }
+        shutdown.poll(&[], Some(Instant::now() + TICK))?;
+    }
+}
+
+/// The parent's one line about a worker that did not end well; the worker has said why.
+fn first_failure(ended: &[Ended]) -> Option<Error> {
+    let failed = ended.iter().find(|ended| !ended.reason.is_success())?;
+    Some(failed.error().with_kind(ErrorKind::Child))
+}
+
+/// Queues outlive a process that is killed: note them, so that the next run removes exactly these.
+fn note_queues(context: &CopyContext<'_>, feeds: &[&Feed]) -> Result<()> {
+    let notes = feeds.iter().map(|feed| feed.queue.note()).collect::<Result<Vec<_>>>()?;
+    context.workdir.note_queues(&notes)
+}

@@ -1,0 +1,284 @@
+//! A copy worker: takes tables and parts of tables, largest first, and relays them. Runs in its own process with one
+//! connection to each server. It commits, it queues the indexes of a table that is complete, and it writes
+//! done-files; it builds nothing itself.
+
+use std::time::Instant;
+
+use super::ledger::Ledger;
+use super::relay::{Relayed, relay};
+use super::work::Work;
+use super::{CopyContext, with_retry};
+use crate::catalog::split::{Part, WorkItem};
+use crate::catalog::{Table, copy_encoding};
+use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::ident::quote_literal;
+use crate::pg::wire::{Connection, Row};
+use crate::snapshot::begin_sql;
+use crate::sys::failpoint::failpoint;
+use crate::sys::msgq::{MessageQueue, Received};
+use crate::sys::signal::Shutdown;
+use crate::workdir::done::{PartDone, TableDone};
+
+/// Queues a copy worker touches: it takes from the first and feeds the others.
+pub struct Queues<'a> {
+    pub tables: &'a MessageQueue<Work>,
+    pub indexes: &'a MessageQueue<Work>,
+    pub vacuum: &'a MessageQueue<Work>,
+}
+
+struct Worker<'a> {
+    context: &'a CopyContext<'a>,
+    queues: &'a Queues<'a>,
+    process: String,
+    shutdown: Shutdown,
+    source: Option<Connection>,
+    target: Option<Connection>,
+    ledger: Ledger<'a>,
+}
+
+/// The body of copy worker `number`.
+pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown: &Shutdown) -> Result<()> {
+    let mut worker = Worker {
+        context,
+        queues,
+        process: format!("copy worker {number}"),
+        shutdown: *shutdown,
+        source: None,
+        target: None,
+        ledger: Ledger::new(),
+    };
+    loop {
+        match worker.next()? {
+            Some(Work::Copy(item)) => worker.copy(&context.plan.items[item as usize])?,
+            Some(Work::Stop) | None => return worker.settle(),
+            Some(other) => return Err(Error::internal(format!("a copy worker was given {other:?}"))),
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// The next work; before it would wait, what is committed is made durable and announced.
+    fn next(&mut self) -> Result<Option<Work>> {
+        if self.ledger.is_due() {
+            self.settle()?;
+        }
+        let received = match self.queues.tables.try_recv()? {
+            Received::Empty => {
+                self.settle()?;
+                self.queues.tables.recv(&self.shutdown)?
+            }
+            received => received,
+        };
+        match received {
+            Received::Item(work) => Ok(Some(work)),
+            Received::Empty | Received::Closed => Ok(None),
+        }
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        if self.ledger.is_empty() {
+            return Ok(());
+        }
+        match &mut self.target {
+            Some(target) => self.ledger.settle(target),
+            None => Err(Error::connection_lost(
+                Side::Target,
+                "the connection to the target was lost before its last commits were known to be durable",
+            )
+            .with_hint("Run again with --resume.")),
+        }
+    }
+
+    fn copy(&mut self, item: &WorkItem) -> Result<()> {
+        let context = self.context;
+        let table = &context.catalog.tables[item.table as usize];
+        let name = item_name(table, item.part.as_ref());
+        let started = Instant::now();
+        let result = with_retry(
+            self,
+            &name,
+            |worker| worker.relay(table, item.part.as_ref()),
+            Worker::keep_what_works,
+        );
+        match result {
+            Ok(relayed) => self.copied(item, relayed, started),
+            Err(error) => {
+                context.object_failed("table", &name, error.context(format!("could not copy {name}")))
+            }
+        }
+    }
+
+    /// After an error: drop the connections that cannot go on.
+    fn keep_what_works(&mut self) {
+        self.source.take_if(|source| !source.recover());
+        self.target.take_if(|target| !target.recover());
+    }
+
+    /// One COPY from socket to socket, committed on the target.
+    fn relay(&mut self, table: &Table, part: Option<&Part>) -> Result<Relayed> {
+        let context = self.context;
+        if self.source.is_none() {
+            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
+        }
+        if self.target.is_none() {
+            // With commits waiting for their flush, a lost connection may mean a crashed server that lost them too.
+            self.settle()?;
+            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
+        }
+        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
+            return Err(Error::internal("a connection vanished"));
+        };
+        let is_binary = context.spec.use_copy_binary && context.is_binary_safe(table);
+        let encoding = copy_encoding(source.parameter("server_encoding"), target.parameter("server_encoding"));
+        let copy_out = format!(
+            "{begin}; {guard}; {copy}; COMMIT",
+            begin = begin_sql(context.snapshot),
+            guard = guard_sql(table),
+            copy = table.copy_out_sql(part, is_binary, &encoding),
+        );
+        let copy_in = copy_in_sql(context, table, part, is_binary, &encoding)?;
+        let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
+        failpoint("copy.started")?;
+        let to = target.copy_in(&copy_in)?;
+        let relayed = relay(from, to)?;
+        failpoint("copy.before_commit")?;
+        target.commit()?;
+        failpoint("copy.after_commit")?;
+        Ok(relayed)
+    }
+
+    fn copied(&mut self, item: &WorkItem, relayed: Relayed, started: Instant) -> Result<()> {
+        let context = self.context;
+        let table = &context.catalog.tables[item.table as usize];
+        let done = TableDone {
+            oid: table.oid,
+            name: table.qualified_name().to_string(),
+            rows: relayed.rows,
+            bytes: relayed.bytes,
+            duration_ms: started.elapsed().as_millis() as u64,
+            finished_at_ms: crate::workdir::done::now_ms(),
+            worker_pid: std::process::id(),
+            snapshot: context.snapshot.to_string(),
+            snapshot_lsn: context.snapshot_lsn,
+            part: item.part.as_ref().map(|part| PartDone { number: part.number, count: part.count }),
+        };
+        log::info!(
+            "copied {}: {} rows, {} bytes in {} ms",
+            item_name(table, item.part.as_ref()),
+            done.rows,
+            done.bytes,
+            done.duration_ms
+        );
+        let Some(part) = &item.part else {
+            let workdir = context.workdir;
+            self.ledger.committed(move || workdir.write_table_done(&done));
+            // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
+            return self.queue_indexes(item.table);
+        };
+        // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
+        let (oid, count) = (table.oid, part.count);
+        let workdir = context.workdir;
+        self.ledger.committed(move || workdir.write_part_done(&done));
+        self.settle()?;
+        if workdir.complete_parts(oid, count)? {
+            self.queue_indexes(item.table)?;
+        }
+        Ok(())
+    }
+
+    /// The table is complete: hand it to whoever works on it next.
+    fn queue_indexes(&self, table: u32) -> Result<()> {
+        for work in self.context.plan.after_copy(table) {
+            let queue = match work {
+                Work::Vacuum(_) => self.queues.vacuum,
+                _ => self.queues.indexes,
+            };
+            queue.send(&work, &self.shutdown)?;
+        }
+        Ok(())
+    }
+}
+
+fn item_name(table: &Table, part: Option<&Part>) -> String {
+    match part {
+        None => format!("table {} (oid {})", table.qualified_name(), table.oid),
+        Some(part) => format!(
+            "table {} (oid {}), part {} of {}",
+            table.qualified_name(),
+            table.oid,
+            part.number + 1,
+            part.count
+        ),
+    }
+}
+
+/// TRUNCATE and table rewrites are not MVCC-safe: after one, an older snapshot sees an empty table and no error. So
+/// the table is locked first (a SELECT takes ACCESS SHARE and needs no right but to read), and then the file it has now
+/// must be the one it had in the snapshot. `pg_relation_filenode` looks at the present, `pg_class` at the snapshot.
+fn guard_sql(table: &Table) -> String {
+    format!(
+        "SELECT FROM ONLY {name} LIMIT 0; \
+         SELECT c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) \
+             AND c.oid = pg_catalog.to_regclass({literal}) \
+         FROM pg_catalog.pg_class c WHERE c.oid = {oid}",
+        name = table.qualified_name(),
+        literal = quote_literal(&table.qualified_name().to_string()),
+        oid = table.oid,
+    )
+}
+
+fn check_guard(table: &Table, row: &Row) -> Result<()> {
+    if row.opt_text(0)? == Some("t") {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Source,
+        format!(
+            "table {} was truncated, rewritten or replaced on the source after the snapshot was taken",
+            table.qualified_name()
+        ),
+    )
+    .with_side(Side::Source)
+    .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
+}
+
+/// COPY FROM with what must happen in the same transaction before it.
+fn copy_in_sql(
+    context: &CopyContext<'_>,
+    table: &Table,
+    part: Option<&Part>,
+    is_binary: bool,
+    encoding: &str,
+) -> Result<String> {
+    let name = table.qualified_name();
+    let Some(target) = context.target.table(&name) else {
+        return Err(Error::on(Side::Target, format!("table {name} does not exist on the target")));
+    };
+    // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
+    if let Some(condition) = &table.extension_condition {
+        let condition = if condition.is_empty() { String::new() } else { format!(" {condition}") };
+        return Ok(format!(
+            "BEGIN; DELETE FROM ONLY {name}{condition}; {}",
+            table.copy_in_sql(false, is_binary, encoding)
+        ));
+    }
+    // A part shares its table with others, which TRUNCATE (done before the first part) and FREEZE would not allow.
+    let is_alone = part.is_none() && target.is_ordinary();
+    let can_truncate = is_alone && target.can_truncate;
+    let truncate = if can_truncate { format!("TRUNCATE ONLY {name}; ") } else { String::new() };
+    Ok(format!("BEGIN; {truncate}{}", table.copy_in_sql(can_truncate, is_binary, encoding)))
+}
+
+/// Shared by the parent: empty the tables that will be filled in parts, once, before the first part.
+pub fn truncate_sql(tables: &[&Table]) -> String {
+    let names: Vec<String> = tables.iter().map(|table| table.qualified_name().to_string()).collect();
+    format!("TRUNCATE ONLY {}", names.join(", ONLY "))
+}
+
+/// Empty tables on the target that are about to be filled in parts.
+pub fn empty_tables(target: &mut Connection, tables: &[&Table]) -> Result<()> {
+    for chunk in tables.chunks(100) {
+        target.execute(&truncate_sql(chunk)).context("could not empty tables before copying their parts")?;
+    }
+    Ok(())
+}

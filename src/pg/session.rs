@@ -1,0 +1,149 @@
+//! Sessions: connections with the settings that make values travel exactly and keep timeouts away. Runs in every
+//! process that talks to a server. Decides settings, never which statements are run.
+
+use crate::error::{Context, Result, Side};
+use crate::ident::quote_literal;
+use crate::pg::connect::connect;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
+
+/// The name of this run in pg_stat_activity: what a later run recognises, and ends, when we were killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunName(String);
+
+impl RunName {
+    /// `id` is the run id of the work directory: short, letters and digits.
+    pub fn new(id: &str) -> RunName {
+        RunName(format!("pgcopydb[{id}]"))
+    }
+
+    /// The application_name of one process. The server keeps 63 bytes.
+    pub fn of(&self, process: &str) -> String {
+        format!("{} {process}", self.0)
+    }
+
+    /// SQL that ends every other backend of this run that belongs to our role; returns how many there were.
+    pub fn terminate_sql(&self) -> String {
+        format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE left(application_name, {length}) = {name} AND pid <> pg_backend_pid() \
+             AND usename = session_user",
+            length = self.0.len() + 1,
+            name = quote_literal(&format!("{} ", self.0)),
+        )
+    }
+}
+
+/// Settings of both sides: whatever the servers' and roles' defaults are, a value is written and read the same way,
+/// and nothing is cut off by a timeout. 17 adds transaction_timeout.
+const EXACT_VALUES: &[(&str, &str)] = &[
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("extra_float_digits", "3"),
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("search_path", "pg_catalog"),
+    ("standard_conforming_strings", "on"),
+    ("synchronize_seqscans", "off"),
+    ("client_min_messages", "warning"),
+    ("quote_all_identifiers", "off"),
+    ("row_security", "off"),
+];
+
+/// What a target session needs on top.
+#[derive(Debug, Clone)]
+pub struct TargetSettings {
+    /// For index builds, in PostgreSQL's notation; only ever raises the server's own value.
+    pub maintenance_work_mem: String,
+}
+
+/// Connect to the source. Nothing is written there, whatever happens.
+pub fn open_source(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Connection> {
+    let mut connection = connect(info, application_name, shutdown)?;
+    apply_settings(&mut connection)?;
+    Ok(connection)
+}
+
+/// Connect to the target.
+pub fn open_target(
+    info: &ConnInfo,
+    application_name: &str,
+    settings: &TargetSettings,
+    shutdown: &Shutdown,
+) -> Result<Connection> {
+    let mut connection = connect(info, application_name, shutdown)?;
+    apply_settings(&mut connection)?;
+    connection
+        .execute(&format!(
+            "SET synchronous_commit = off; \
+             SELECT pg_catalog.set_config('maintenance_work_mem', {wanted}, false) \
+             WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) \
+                 < pg_catalog.pg_size_bytes({wanted})",
+            wanted = quote_literal(&settings.maintenance_work_mem),
+        ))
+        .context("could not prepare a session on the target")?;
+    if connection.server_version() >= 140_000 {
+        // A worker killed with -9 in the middle of CREATE INDEX: the backend notices within seconds.
+        // Not every platform supports it; without it the next run ends the backend.
+        let _ = connection.execute("SET client_connection_check_interval = '2s'");
+    }
+    // Triggers and rules that the user added between pre-data and data must not fire. Needs a right that an owner of a
+    // database often lacks: without it COPY behaves as pg_restore's does.
+    let _ = connection.execute("SET session_replication_role = replica");
+    Ok(connection)
+}
+
+fn apply_settings(connection: &mut Connection) -> Result<()> {
+    let mut sql = String::new();
+    for (name, value) in EXACT_VALUES {
+        sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
+    }
+    if connection.server_version() >= 170_000 {
+        sql.push_str("SET transaction_timeout = 0; ");
+    }
+    let side = connection.side();
+    // A SQL_ASCII database has no encoding to convert from: bytes pass as they are.
+    let encoding = match connection.parameter("server_encoding") {
+        Some("SQL_ASCII") => "SQL_ASCII",
+        _ => "UTF8",
+    };
+    sql.push_str(&format!("SET client_encoding = {}", quote_literal(encoding)));
+    connection.execute(&sql).with_context(|| format!("could not prepare a session on the {side}"))?;
+    Ok(())
+}
+
+/// Make everything this server has committed durable, also what was committed with synchronous_commit off, by anybody:
+/// WAL is flushed in order, so one small synchronous commit carries all before it. A done-file may be written
+/// after this, never before.
+pub fn flush_commits(connection: &mut Connection) -> Result<()> {
+    debug_assert_eq!(connection.side(), Side::Target);
+    connection
+        .execute(
+            "BEGIN; SET LOCAL synchronous_commit = on; \
+             SELECT pg_catalog.pg_logical_emit_message(true, 'pgcopydb', 'flush'); COMMIT",
+        )
+        .context("could not flush the target's commits")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunName;
+
+    #[test]
+    fn names_fit_what_the_server_keeps() {
+        let run = RunName::new("0123456789ab");
+        assert_eq!(run.of("copy worker 3"), "pgcopydb[0123456789ab] copy worker 3");
+        assert!(run.of("large-object worker 128").len() <= 63);
+        assert!(run.terminate_sql().contains("'pgcopydb[0123456789ab] '"));
+    }
+}

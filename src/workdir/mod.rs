@@ -1,0 +1,388 @@
+//! The work directory: what is on disk, who may use it, what of it belongs to which step. The parent opens and locks
+//! it; workers inherit it and write done-files. Knows no server.
+
+pub mod done;
+pub mod paths;
+pub mod state;
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Context, Error, Result};
+use crate::ident::Oid;
+use crate::sys::durable::{HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic};
+use crate::sys::msgq::{QueueNote, remove_noted};
+use done::{BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms};
+use paths::{Paths, TOP_NAMES};
+
+/// Which of the programs that may share a directory; one live process of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    Clone,
+    Snapshot,
+}
+
+impl Service {
+    fn pid_file(self) -> &'static str {
+        match self {
+            Service::Clone => "pgcopydb.pid",
+            Service::Snapshot => "pgcopydb.snapshot.pid",
+        }
+    }
+}
+
+/// An open work directory, locked for one service.
+#[derive(Debug)]
+pub struct WorkDir {
+    pub paths: Paths,
+    _lock: LockFile,
+}
+
+/// `--dir`, else `$TMPDIR/pgcopydb`, else `/tmp/pgcopydb`.
+pub fn location(dir: Option<&Path>) -> PathBuf {
+    match dir {
+        Some(dir) => dir.to_path_buf(),
+        None => {
+            let top = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
+            top.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from).join("pgcopydb")
+        }
+    }
+}
+
+impl WorkDir {
+    /// Open the directory, making it if need be.
+    pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
+        let make = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        make().with_context(|| format!("could not create work directory \"{}\"", dir.display()))?;
+        check_is_ours(dir)?;
+        let lock = match LockFile::take(&dir.join(service.pid_file()))
+            .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
+        {
+            Ok(lock) => lock,
+            Err(HeldBy(pid)) => {
+                let pid = pid.map_or_else(|| "unknown".to_string(), |pid| pid.to_string());
+                return Err(Error::state(format!(
+                    "cannot use work directory \"{}\": another pgcopydb with pid {pid} is using it",
+                    dir.display()
+                ))
+                .with_hint("Wait for it to end, stop it, or choose another --dir."));
+            }
+        };
+        Ok(WorkDir { paths: Paths::new(dir), _lock: lock })
+    }
+
+    /// Make the directories of a run.
+    pub fn prepare_run(&self) -> Result<()> {
+        for directory in [
+            self.paths.schema(),
+            self.paths.run(),
+            self.paths.tables(),
+            self.paths.indexes(),
+            self.paths.vacuum(),
+            self.paths.blobs(),
+            self.paths.failures(),
+        ] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)
+                .with_context(|| format!("could not create directory \"{}\"", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Forget an earlier run: everything it made, nothing else. The snapshot file stays, since the process that
+    /// exported it may be alive.
+    pub fn remove_run(&self) -> Result<()> {
+        for directory in [self.paths.schema(), self.paths.run()] {
+            match std::fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(
+                        format!("could not remove directory \"{}\"", directory.display()),
+                        error,
+                    ));
+                }
+                _ => {}
+            }
+        }
+        for file in [self.paths.schema_json(), self.paths.summary_json()] {
+            remove_file(&file)?;
+        }
+        Ok(())
+    }
+
+    /// What only the run before this one meant: failures, claims on constraints.
+    pub fn forget_last_attempt(&self) -> Result<()> {
+        for (directory, endings) in
+            [(self.paths.failures(), &[".json"][..]), (self.paths.indexes(), &[".failed", ".claim"][..])]
+        {
+            let what = || format!("could not read directory \"{}\"", directory.display());
+            for entry in std::fs::read_dir(&directory).with_context(what)? {
+                let entry = entry.with_context(what)?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if endings.iter().any(|ending| name.ends_with(ending)) || name.ends_with(".tmp") {
+                    remove_file(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Write a file that must be there after a crash.
+    pub fn write_json<T: Serialize>(&self, path: &Path, data: &T) -> Result<()> {
+        let mut bytes = serde_json::to_vec_pretty(data)
+            .map_err(|error| Error::internal(format!("could not encode \"{}\": {error}", path.display())))?;
+        bytes.push(b'\n');
+        write_atomic(path, &bytes, Sync::Now)
+    }
+
+    pub fn is_step_done(&self, step: &str) -> Result<bool> {
+        Ok(done::read::<StepDone>(&self.paths.step_done(step))?.is_some())
+    }
+
+    pub fn is_step_begun(&self, step: &str) -> bool {
+        self.paths.step_begun(step).exists()
+    }
+
+    pub fn begin_step(&self, step: &str) -> Result<()> {
+        write_atomic(&self.paths.step_begun(step), b"", Sync::Now)
+    }
+
+    /// A step is done: on disk before anybody relies on it, with all done-files that were written before.
+    pub fn finish_step(&self, step: &str, duration: std::time::Duration) -> Result<()> {
+        sync_file_system(self.paths.top())?;
+        let data = StepDone {
+            step: step.to_string(),
+            duration_ms: duration.as_millis() as u64,
+            finished_at_ms: now_ms(),
+        };
+        done::write(&self.paths.step_done(step), &data, Sync::Now)
+    }
+
+    pub fn write_table_done(&self, data: &TableDone) -> Result<()> {
+        done::write(&self.paths.table_done(data.oid), data, Sync::Later)
+    }
+
+    pub fn write_part_done(&self, data: &TableDone) -> Result<()> {
+        let number = data.part.as_ref().map_or(0, |part| part.number);
+        done::write(&self.paths.part_done(data.oid, number), data, Sync::Later)
+    }
+
+    /// When the done-files of all parts are there: make the table's own, unless somebody else has. Whether it was us,
+    /// which decides who queues the table's indexes.
+    pub fn complete_parts(&self, oid: Oid, count: u32) -> Result<bool> {
+        let mut whole: Option<TableDone> = None;
+        for number in 0..count {
+            let Some(part) = done::read::<TableDone>(&self.paths.part_done(oid, number))? else {
+                return Ok(false);
+            };
+            match &mut whole {
+                None => whole = Some(TableDone { part: None, ..part }),
+                Some(whole) => {
+                    whole.rows += part.rows;
+                    whole.bytes += part.bytes;
+                    whole.duration_ms += part.duration_ms;
+                    whole.finished_at_ms = whole.finished_at_ms.max(part.finished_at_ms);
+                }
+            }
+        }
+        match whole {
+            Some(whole) => create_exclusive(&self.paths.table_done(oid), &done::encode(&whole)?),
+            None => Ok(false),
+        }
+    }
+
+    /// The parts of a table that were copied under an old snapshot do not fit to new ones.
+    pub fn remove_parts(&self, oid: Oid, parts: &[u32]) -> Result<()> {
+        parts.iter().try_for_each(|part| remove_file(&self.paths.part_done(oid, *part)))
+    }
+
+    pub fn write_index_done(&self, data: &IndexDone) -> Result<()> {
+        done::write(&self.paths.index_done(data.oid), data, Sync::Later)
+    }
+
+    pub fn mark_index_failed(&self, oid: Oid) -> Result<()> {
+        write_atomic(&self.paths.index_failed(oid), b"", Sync::Later)
+    }
+
+    pub fn is_index_failed(&self, oid: Oid) -> bool {
+        self.paths.index_failed(oid).exists()
+    }
+
+    /// Built or given up in this run.
+    pub fn is_index_settled(&self, oid: Oid) -> bool {
+        self.paths.index_done(oid).exists() || self.is_index_failed(oid)
+    }
+
+    /// Whether we are the one who attaches the constraints of a table.
+    pub fn claim_constraints(&self, table: Oid) -> Result<bool> {
+        create_exclusive(&self.paths.constraints_claim(table), b"")
+    }
+
+    pub fn write_constraint_done(&self, data: &ConstraintDone) -> Result<()> {
+        done::write(&self.paths.constraint_done(data.index_oid), data, Sync::Later)
+    }
+
+    pub fn write_vacuum_done(&self, data: &VacuumDone) -> Result<()> {
+        done::write(&self.paths.vacuum_done(data.oid), data, Sync::Later)
+    }
+
+    pub fn write_blobs_done(&self, data: &BlobsDone) -> Result<()> {
+        done::write(&self.paths.blobs_done(data.batch), data, Sync::Later)
+    }
+
+    /// List an object that failed; the name is unique among the processes of a run.
+    pub fn record_failure(&self, failure: &Failure) -> Result<()> {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{}-{}-{number}.json", now_ms(), std::process::id());
+        done::write(&self.paths.failures().join(name), failure, Sync::Later)
+    }
+
+    /// The failures of this run, in the order of their time.
+    pub fn failures(&self) -> Result<Vec<Failure>> {
+        let mut found: Vec<(String, Failure)> =
+            done::read_directory(&self.paths.failures(), ".json")?.into_iter().collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found.into_iter().map(|(_, failure)| failure).collect())
+    }
+
+    /// Note System V queues, so that a later run can remove them should this one be killed.
+    pub fn note_queues(&self, notes: &[QueueNote]) -> Result<()> {
+        done::write(&self.paths.queues(), &notes, Sync::Now)
+    }
+
+    pub fn forget_queues(&self) -> Result<()> {
+        remove_file(&self.paths.queues())
+    }
+
+    /// Remove the queues of a run that was killed.
+    pub fn remove_noted_queues(&self) -> Result<()> {
+        let notes: Vec<QueueNote> = done::read(&self.paths.queues())?.unwrap_or_default();
+        for note in notes {
+            if remove_noted(&note)? {
+                log::info!("removed message queue {} of an earlier run", note.id);
+            }
+        }
+        self.forget_queues()
+    }
+
+    /// The id of the snapshot that some process exported for this directory.
+    pub fn noted_snapshot(&self) -> Result<Option<String>> {
+        match std::fs::read_to_string(self.paths.snapshot()) {
+            Ok(text) => Ok(text.lines().next().map(str::trim).filter(|id| !id.is_empty()).map(str::to_string)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(Error::io(format!("could not read file \"{}\"", self.paths.snapshot().display()), error))
+            }
+        }
+    }
+
+    pub fn note_snapshot(&self, id: &str) -> Result<()> {
+        write_atomic(&self.paths.snapshot(), format!("{id}\n").as_bytes(), Sync::Now)
+    }
+
+    pub fn forget_snapshot(&self) -> Result<()> {
+        remove_file(&self.paths.snapshot())
+    }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("could not remove file \"{}\"", path.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A directory is ours when we own it, it is no link, and nothing is in it that we would not have put there.
+fn check_is_ours(dir: &Path) -> Result<()> {
+    let refuse = |reason: String| {
+        Err(Error::state(format!("cannot use work directory \"{}\": {reason}", dir.display()))
+            .with_hint("Choose another directory with --dir."))
+    };
+    let what = || format!("could not inspect work directory \"{}\"", dir.display());
+    let metadata = std::fs::symlink_metadata(dir).with_context(what)?;
+    if !metadata.is_dir() {
+        return refuse("it is not a directory".to_string());
+    }
+    if metadata.uid() != nix::unistd::geteuid().as_raw() {
+        return refuse(format!("it belongs to user id {}", metadata.uid()));
+    }
+    for entry in std::fs::read_dir(dir).with_context(what)? {
+        let entry = entry.with_context(what)?;
+        let name = entry.file_name();
+        let is_known = name.to_str().is_some_and(|name| TOP_NAMES.contains(&name) || name.ends_with(".tmp"));
+        if !is_known {
+            return refuse(format!("\"{}\" in it is not pgcopydb's", name.to_string_lossy()));
+        }
+        if entry.file_type().with_context(what)?.is_symlink() {
+            return refuse(format!("\"{}\" in it is a symbolic link", name.to_string_lossy()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::done::TableDone;
+    use super::{Service, WorkDir};
+
+    fn part(number: u32) -> TableDone {
+        TableDone {
+            oid: 7,
+            name: "t".into(),
+            rows: 10,
+            bytes: 100,
+            duration_ms: 5,
+            finished_at_ms: u64::from(number),
+            worker_pid: 1,
+            snapshot: "s".into(),
+            snapshot_lsn: None,
+            part: Some(super::done::PartDone { number, count: 2 }),
+        }
+    }
+
+    #[test]
+    fn the_last_part_completes_the_table_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let workdir = WorkDir::open(&dir.path().join("w"), Service::Clone).unwrap();
+        workdir.prepare_run().unwrap();
+        workdir.write_part_done(&part(0)).unwrap();
+        assert!(!workdir.complete_parts(7, 2).unwrap());
+        workdir.write_part_done(&part(1)).unwrap();
+        assert!(workdir.complete_parts(7, 2).unwrap());
+        assert!(!workdir.complete_parts(7, 2).unwrap());
+        let whole: TableDone = super::done::read(&workdir.paths.table_done(7)).unwrap().unwrap();
+        assert_eq!((whole.rows, whole.part), (20, None));
+    }
+
+    #[test]
+    fn refuses_what_is_not_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("thesis.tex"), "").unwrap();
+        let error = WorkDir::open(&path, Service::Clone).unwrap_err();
+        assert!(error.to_string().contains("thesis.tex"), "{error}");
+        std::fs::remove_file(path.join("thesis.tex")).unwrap();
+        std::os::unix::fs::symlink("/tmp", path.join("run")).unwrap();
+        assert!(WorkDir::open(&path, Service::Clone).unwrap_err().to_string().contains("symbolic link"));
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(WorkDir::open(&file, Service::Clone).is_err());
+    }
+
+    #[test]
+    fn one_process_of_each_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = WorkDir::open(dir.path(), Service::Clone).unwrap();
+        let _other = WorkDir::open(dir.path(), Service::Snapshot).unwrap();
+        let error = WorkDir::open(dir.path(), Service::Clone).unwrap_err();
+        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+    }
+}

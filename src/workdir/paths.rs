@@ -1,0 +1,145 @@
+//! The work directory's files: each name stands here once. Pure.
+
+use std::path::{Path, PathBuf};
+
+use crate::ident::Oid;
+
+/// Where everything is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    top: PathBuf,
+}
+
+/// What may be found at the top of a directory of ours; anything else there means that it is somebody else's.
+pub const TOP_NAMES: &[&str] = &[
+    "pgcopydb.pid",
+    "pgcopydb.service.pid",
+    "pgcopydb.aux.pid",
+    "pgcopydb.snapshot.pid",
+    "snapshot",
+    "schema.json",
+    "summary.json",
+    "schema",
+    "run",
+    "cdc",
+    "compare",
+];
+
+impl Paths {
+    pub fn new(top: impl Into<PathBuf>) -> Paths {
+        Paths { top: top.into() }
+    }
+
+    pub fn top(&self) -> &Path {
+        &self.top
+    }
+
+    pub fn snapshot(&self) -> PathBuf {
+        self.top.join("snapshot")
+    }
+
+    pub fn schema_json(&self) -> PathBuf {
+        self.top.join("schema.json")
+    }
+
+    pub fn summary_json(&self) -> PathBuf {
+        self.top.join("summary.json")
+    }
+
+    pub fn schema(&self) -> PathBuf {
+        self.top.join("schema")
+    }
+
+    /// What pg_dump wrote.
+    pub fn dump(&self) -> PathBuf {
+        self.schema().join("schema.dump")
+    }
+
+    /// The dump as the target gets it.
+    pub fn restored_dump(&self) -> PathBuf {
+        self.schema().join("restore.dump")
+    }
+
+    /// Entries of a section in pg_restore's list format: `pre.list`, `post.list`.
+    pub fn list(&self, name: &str) -> PathBuf {
+        self.schema().join(format!("{name}.list"))
+    }
+
+    pub fn run(&self) -> PathBuf {
+        self.top.join("run")
+    }
+
+    /// The options that say what is copied, and the run's id.
+    pub fn run_spec(&self) -> PathBuf {
+        self.run().join("spec.json")
+    }
+
+    pub fn queues(&self) -> PathBuf {
+        self.run().join("queues.json")
+    }
+
+    /// A step of the whole run: `dump-pre`, `restore-pre`, `tables`, ...
+    pub fn step_done(&self, step: &str) -> PathBuf {
+        self.run().join(format!("{step}.done"))
+    }
+
+    /// A step that was begun, so that a resume knows that half of it may be there.
+    pub fn step_begun(&self, step: &str) -> PathBuf {
+        self.run().join(format!("{step}.lock"))
+    }
+
+    pub fn tables(&self) -> PathBuf {
+        self.run().join("tables")
+    }
+
+    pub fn table_done(&self, oid: Oid) -> PathBuf {
+        self.tables().join(format!("{oid}.done"))
+    }
+
+    pub fn part_done(&self, oid: Oid, part: u32) -> PathBuf {
+        self.tables().join(format!("{oid}.{part}.done"))
+    }
+
+    pub fn indexes(&self) -> PathBuf {
+        self.run().join("indexes")
+    }
+
+    pub fn index_done(&self, oid: Oid) -> PathBuf {
+        self.indexes().join(format!("{oid}.done"))
+    }
+
+    /// This run could not build it; removed when the next one begins.
+    pub fn index_failed(&self, oid: Oid) -> PathBuf {
+        self.indexes().join(format!("{oid}.failed"))
+    }
+
+    /// By the oid of the table: who made it attaches the constraints.
+    pub fn constraints_claim(&self, table: Oid) -> PathBuf {
+        self.indexes().join(format!("{table}.claim"))
+    }
+
+    /// By the oid of the constraint's index.
+    pub fn constraint_done(&self, index: Oid) -> PathBuf {
+        self.indexes().join(format!("{index}.constraint.done"))
+    }
+
+    pub fn vacuum(&self) -> PathBuf {
+        self.run().join("vacuum")
+    }
+
+    pub fn vacuum_done(&self, oid: Oid) -> PathBuf {
+        self.vacuum().join(format!("{oid}.done"))
+    }
+
+    pub fn blobs(&self) -> PathBuf {
+        self.run().join("blobs")
+    }
+
+    pub fn blobs_done(&self, batch: u32) -> PathBuf {
+        self.blobs().join(format!("{batch}.done"))
+    }
+
+    pub fn failures(&self) -> PathBuf {
+        self.run().join("failed")
+    }
+}
