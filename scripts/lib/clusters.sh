@@ -4,7 +4,13 @@
 
 # find_postgres [MAJOR|DIR]: the directory of the server programs. Without an argument 17, else the newest there is.
 find_postgres() {
-    local installed=${PGCOPYDB_POSTGRES_DIR:-/var/cache/pgcopydb/postgres} dir
+    local installed=${PGCOPYDB_POSTGRES_DIR:-} dir
+    # As scripts/install-postgres chooses it.
+    if [[ -z $installed && $(id -u) -eq 0 ]]; then
+        installed=/var/cache/pgcopydb/postgres
+    elif [[ -z $installed ]]; then
+        installed=${HOME:-/tmp}/.cache/pgcopydb/postgres
+    fi
     local candidates=("${1:-}" "$installed/${1:-17}/bin" "/usr/lib/postgresql/${1:-17}/bin")
     # What was asked for by name is not replaced by something else.
     if [[ -z ${1:-} ]]; then
@@ -69,7 +75,8 @@ start_cluster() {
     } >"$dir/data/postgresql.auto.conf"
     # Of a run that was killed.
     stop_cluster "$dir"
-    as_server_user "$PGBIN/pg_ctl" -D "$dir/data" -l "$dir/server.log" -w -t 120 start >/dev/null ||
+    # The server outlives a caller that is killed; it must not keep its lock (descriptor 9).
+    as_server_user "$PGBIN/pg_ctl" -D "$dir/data" -l "$dir/server.log" -w -t 120 start >/dev/null 9>&- ||
         { tail -n 20 "$dir/server.log" >&2; return 1; }
 }
 
