@@ -28,7 +28,8 @@ generate_mixed() { # about 2 GB
     source_sql -d "$1" <<'SQL'
 CREATE TABLE docs (id bigint PRIMARY KEY, doc jsonb NOT NULL, tags text[] NOT NULL, created timestamptz NOT NULL);
 INSERT INTO docs
-SELECT i, jsonb_build_object('user', i % 50000, 'kind', (ARRAY['view', 'click', 'buy'])[1 + i % 3], 'path', md5(i::text)),
+SELECT i, jsonb_build_object('user', i % 50000, 'kind', (ARRAY['view', 'click', 'buy'])[1 + i % 3], 'path', md5(i::text),
+           'agent', 'Mozilla/5.0 (X11; Linux x86_64) ' || md5((i % 300)::text) || ' like Gecko', 'ms', i % 7919),
        ARRAY['t' || i % 97, 't' || i % 89, 't' || i % 83], timestamptz '2024-01-01' + i * interval '7 seconds'
 FROM generate_series(1, 2000000) i;
 CREATE INDEX docs_tags ON docs USING gin (tags);
@@ -38,7 +39,7 @@ CREATE TABLE wide (id int PRIMARY KEY, a int, b bigint, c numeric(12, 2), d doub
     g uuid, h boolean, i text, j text, k varchar(60), l inet, m int[], n text);
 INSERT INTO wide
 SELECT i, i % 1000, i * 1000003::bigint, i / 7.0, sqrt(i), date '2000-01-01' + i % 9000, timestamptz '2020-01-01' + i * interval '1 minute',
-       md5(i::text)::uuid, i % 2 = 0, md5(i::text) || md5((i + 1)::text), repeat(chr(97 + i % 26), i % 60), 'name ' || i,
+       md5(i::text)::uuid, i % 2 = 0, md5(i::text) || repeat(md5((i + 1)::text), 6), repeat(chr(97 + i % 26), i % 60), 'name ' || i,
        ('10.' || i % 256 || '.' || i / 256 % 256 || '.1')::inet, ARRAY[i, i + 1, i + 2], nullif(i % 5, 0)::text
 FROM generate_series(1, 800000) i;
 CREATE INDEX wide_a ON wide (a);
