@@ -4,6 +4,7 @@ pub mod catalog;
 pub mod cli;
 pub mod copy;
 pub mod dump;
+pub mod clone;
 pub mod error;
 pub mod ident;
 pub mod lsn;
