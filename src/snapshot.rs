@@ -8,6 +8,10 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
+use crate::workdir::{Service, WorkDir};
+
+/// How often the holder of a snapshot looks whether its server is still there.
+const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A snapshot and, when it is ours, the transaction that keeps it alive.
 #[derive(Debug)]
@@ -119,4 +123,33 @@ pub fn is_alive(
 /// since.
 fn is_gone(error: &Error) -> bool {
     matches!(error.sqlstate(), Some("22023") | Some("42704"))
+}
+
+/// Export a snapshot, note it in the work directory, tell `announce` its id, and hold it until a signal, or until the
+/// source ends the connection, which is an error.
+pub fn hold(
+    info: &ConnInfo,
+    dir: Option<&std::path::Path>,
+    shutdown: &Shutdown,
+    announce: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let workdir = WorkDir::open(&crate::workdir::location(dir), Service::Snapshot)?;
+    let mut snapshot = Snapshot::export(info, "pgcopydb snapshot", shutdown)?;
+    workdir.note_snapshot(snapshot.id())?;
+    let held = announce(snapshot.id()).and_then(|()| {
+        log::info!(
+            "exported snapshot {}; holding it until a signal",
+            snapshot.id()
+        );
+        loop {
+            shutdown.sleep(HEARTBEAT)?;
+            // A server that went away took the snapshot with it: whoever waits for us must learn that.
+            snapshot
+                .connection()
+                .query("SELECT 1")
+                .context("lost the snapshot")?;
+        }
+    });
+    workdir.forget_snapshot()?;
+    held
 }

@@ -70,8 +70,7 @@ pub fn main() -> ExitCode {
         Err(usage::Refused::Help(text)) => stdout::print(&text),
         Err(usage::Refused::Mistake(error)) => {
             // The options that say how to log are part of what could not be read.
-            logging::init(options::Verbosity::Info.level());
-            Err(error)
+            logging::init(options::Verbosity::Info.level()).and(Err(error))
         }
     };
     match result {
@@ -120,7 +119,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
             .as_ref()
             .unwrap_or(&options::Verbosity::Info)
             .level(),
-    );
+    )?;
     verbosity?;
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
