@@ -2,8 +2,14 @@
 
 pub mod catalog;
 pub mod cli;
+pub mod clone;
+pub mod copy;
+pub mod dump;
 pub mod error;
 pub mod ident;
+pub mod logging;
 pub mod lsn;
 pub mod pg;
+pub mod snapshot;
 pub mod sys;
+pub mod workdir;

@@ -8,6 +8,10 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
+use crate::workdir::{Service, WorkDir};
+
+/// How often the holder of a snapshot looks whether its server is still there.
+const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A snapshot and, when it is ours, the transaction that keeps it alive.
 #[derive(Debug)]
@@ -19,7 +23,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Begin a transaction and export its snapshot.
-    pub fn export(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Snapshot> {
+    pub fn export(
+        info: &ConnInfo,
+        application_name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Snapshot> {
         let mut holder = open_source(info, application_name, shutdown)?;
         let row = holder
             .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -31,22 +39,38 @@ impl Snapshot {
                 )
             })
             .context("could not export a snapshot")?;
-        Ok(Snapshot { id: row.text(0)?.to_string(), lsn: row.opt_parse(1)?, holder })
+        Ok(Snapshot {
+            id: row.text(0)?.to_string(),
+            lsn: row.opt_parse(1)?,
+            holder,
+        })
     }
 
     /// Use a snapshot that another process holds. Our own transaction on it keeps it importable for nobody else, but
     /// gives the parent a consistent view for the catalog.
-    pub fn import(info: &ConnInfo, id: &str, application_name: &str, shutdown: &Shutdown) -> Result<Snapshot> {
+    pub fn import(
+        info: &ConnInfo,
+        id: &str,
+        application_name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Snapshot> {
         let mut holder = open_source(info, application_name, shutdown)?;
         holder.execute(&begin_sql(id)).map_err(|error| {
             if is_gone(&error) {
-                Error::new(ErrorKind::Source, format!("cannot use snapshot \"{id}\": it does not exist any more"))
-                    .with_hint("Start over with a new one, or keep \"pgcopydb snapshot\" running.")
+                Error::new(
+                    ErrorKind::Source,
+                    format!("cannot use snapshot \"{id}\": it does not exist any more"),
+                )
+                .with_hint("Start over with a new one, or keep \"pgcopydb snapshot\" running.")
             } else {
                 error.context(format!("could not use snapshot \"{id}\""))
             }
         })?;
-        Ok(Snapshot { id: id.to_string(), lsn: None, holder })
+        Ok(Snapshot {
+            id: id.to_string(),
+            lsn: None,
+            holder,
+        })
     }
 
     pub fn id(&self) -> &str {
@@ -65,7 +89,9 @@ impl Snapshot {
 
     /// End the transaction: from here on the source may vacuum again.
     pub fn release(mut self) -> Result<()> {
-        self.holder.execute("COMMIT").context("could not release the snapshot")?;
+        self.holder
+            .execute("COMMIT")
+            .context("could not release the snapshot")?;
         Ok(())
     }
 }
@@ -79,7 +105,12 @@ pub fn begin_sql(snapshot: &str) -> String {
 }
 
 /// Whether a snapshot can still be imported; other failures are errors.
-pub fn is_alive(info: &ConnInfo, id: &str, application_name: &str, shutdown: &Shutdown) -> Result<bool> {
+pub fn is_alive(
+    info: &ConnInfo,
+    id: &str,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<bool> {
     let mut connection = open_source(info, application_name, shutdown)?;
     match connection.execute(&begin_sql(id)) {
         Ok(_) => Ok(true),
@@ -92,4 +123,33 @@ pub fn is_alive(info: &ConnInfo, id: &str, application_name: &str, shutdown: &Sh
 /// since.
 fn is_gone(error: &Error) -> bool {
     matches!(error.sqlstate(), Some("22023") | Some("42704"))
+}
+
+/// Export a snapshot, note it in the work directory, tell `announce` its id, and hold it until a signal, or until the
+/// source ends the connection, which is an error.
+pub fn hold(
+    info: &ConnInfo,
+    dir: Option<&std::path::Path>,
+    shutdown: &Shutdown,
+    announce: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    let workdir = WorkDir::open(&crate::workdir::location(dir), Service::Snapshot)?;
+    let mut snapshot = Snapshot::export(info, "pgcopydb snapshot", shutdown)?;
+    workdir.note_snapshot(snapshot.id())?;
+    let held = announce(snapshot.id()).and_then(|()| {
+        log::info!(
+            "exported snapshot {}; holding it until a signal",
+            snapshot.id()
+        );
+        loop {
+            shutdown.sleep(HEARTBEAT)?;
+            // A server that went away took the snapshot with it: whoever waits for us must learn that.
+            snapshot
+                .connection()
+                .query("SELECT 1")
+                .context("lost the snapshot")?;
+        }
+    });
+    workdir.forget_snapshot()?;
+    held
 }

@@ -2,6 +2,8 @@
 //! that all tests of a run share two clusters and link once.
 
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod support;

@@ -1,5 +1,7 @@
 //! Safe words for the operating system: the only folder with `unsafe`; knows no SQL.
 
+pub mod child_program;
+pub mod clock;
 pub mod durable;
 pub mod failpoint;
 pub mod msgq;

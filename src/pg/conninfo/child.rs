@@ -6,6 +6,7 @@
 //! memory and is read through this process's `/proc/PID/fd`: nothing to see in `ps`, nothing left on a disk.
 
 use std::ffi::{CStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,7 +22,6 @@ const SERVICE: &str = "pgcopydb";
 const SERVICE_FILE: &CStr = c"pgcopydb-service";
 
 /// What a child needs to connect. Keep it until the child has ended: it holds the service file.
-#[derive(Debug)]
 pub struct ChildConnection {
     /// For `--dbname`: keyword/value, no secrets.
     pub dbname_argument: String,
@@ -30,6 +30,15 @@ pub struct ChildConnection {
     /// Variables that would change what the child does.
     pub env_remove: Vec<&'static str>,
     _service_file: Option<OwnedFd>,
+}
+
+impl fmt::Debug for ChildConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not `env_set`, which may hold the password.
+        f.debug_struct("ChildConnection")
+            .field("dbname_argument", &self.dbname_argument)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ConnInfo {

@@ -182,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn reads_what_it_wrote(host in "\\PC*", dbname in any::<String>(), password in ".*") {
+        fn reads_what_it_wrote(host in "\\PC*", dbname in "[^\\x00]*", password in "[^\\x00]*") {
             let mut text = String::new();
             append(&mut text, "host", &host);
             append(&mut text, "dbname", &dbname);

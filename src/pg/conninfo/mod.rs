@@ -15,6 +15,9 @@ mod resolve;
 mod service;
 mod uri;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -174,6 +174,7 @@ impl RawOptions {
         let Some(option) = find(keyword)? else {
             return Ok(false);
         };
+        check(keyword, &text)?;
         let origin = Origin::ConnectionString;
         self.0.insert(option.keyword, RawValue { text, origin });
         Ok(true)
@@ -184,6 +185,7 @@ impl RawOptions {
         let Some(option) = find(keyword)? else {
             return Ok(false);
         };
+        check(keyword, &text)?;
         self.0
             .entry(option.keyword)
             .or_insert(RawValue { text, origin });
@@ -208,6 +210,16 @@ impl RawOptions {
             None => Error::usage(format!("invalid parameter \"{keyword}\": {reason}")),
         }
     }
+}
+
+/// A zero byte ends a string in the protocol, for the system and in OpenSSL.
+fn check(keyword: &str, text: &str) -> Result<()> {
+    if text.contains('\0') {
+        return Err(Error::usage(format!(
+            "invalid parameter \"{keyword}\": it contains a zero byte"
+        )));
+    }
+    Ok(())
 }
 
 /// The parameter of that name. An error if it exists and cannot be honoured.

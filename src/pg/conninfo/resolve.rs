@@ -16,9 +16,7 @@ use super::policy::{
 };
 use super::{ConnInfo, hosts, keyword, service, uri};
 use crate::error::{Error, Result, Side};
-use crate::pg::tls::{
-    CertMode, Negotiation, ProtocolVersion, RootCert, SslMode, TlsFile, TlsSettings,
-};
+use crate::pg::tls::{Negotiation, ProtocolVersion, RootCert, SslMode, TlsFile, TlsSettings};
 
 /// Read a URI, a keyword/value string or a database name, and everything it leaves open.
 pub(super) fn resolve(side: Side, text: &str, environment: &Environment) -> Result<ConnInfo> {
@@ -202,6 +200,11 @@ fn tls(options: &RawOptions, environment: &Environment) -> Result<TlsSettings> {
             "\"ssl_min_protocol_version\" is higher than \"ssl_max_protocol_version\"",
         ));
     }
+    let key_file = file("sslkey", "postgresql.key");
+    // libpq takes such a name for a key in an OpenSSL engine.
+    if options.get("sslkey").is_some_and(|name| name.contains(':')) {
+        return Err(options.invalid("sslkey", "OpenSSL engines are not supported"));
+    }
     let has_given_crl = ["sslcrl", "sslcrldir"]
         .iter()
         .any(|keyword| options.non_empty(keyword).is_some());
@@ -210,14 +213,8 @@ fn tls(options: &RawOptions, environment: &Environment) -> Result<TlsSettings> {
         negotiation,
         root_cert,
         cert: file("sslcert", "postgresql.crt"),
-        cert_mode: one_of(options, "sslcertmode", |name| match name {
-            "disable" => Some(CertMode::Disable),
-            "allow" => Some(CertMode::Allow),
-            "require" => Some(CertMode::Require),
-            _ => None,
-        })?
-        .unwrap_or(CertMode::Allow),
-        key: file("sslkey", "postgresql.key"),
+        sends_certificate: sends_certificate(options)?,
+        key: key_file,
         key_passphrase: options.non_empty("sslpassword").map(Password::new),
         // A directory alone replaces the default file.
         crl_file: match options.non_empty("sslcrl") {
@@ -229,6 +226,20 @@ fn tls(options: &RawOptions, environment: &Environment) -> Result<TlsSettings> {
         max_version,
         sends_server_name: options.get("sslsni").is_none_or(|value| value != "0"),
     })
+}
+
+/// With "require", libpq also checks that the server did ask for the certificate. The openssl crate cannot tell, and a
+/// check that is not made must not look as if it were.
+fn sends_certificate(options: &RawOptions) -> Result<bool> {
+    match options.get("sslcertmode") {
+        None | Some("allow") => Ok(true),
+        Some("disable") => Ok(false),
+        Some("require") => Err(options.invalid(
+            "sslcertmode",
+            "pgcopydb cannot check that the server asked for the certificate; use \"allow\"",
+        )),
+        Some(_) => Err(options.invalid("sslcertmode", "unknown value")),
+    }
 }
 
 /// Public authorities sign for anybody, so with them only the name proves which server this is.

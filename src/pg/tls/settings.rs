@@ -48,14 +48,6 @@ pub enum Negotiation {
     Direct,
 }
 
-/// `sslcertmode`: whether a client certificate is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CertMode {
-    Disable,
-    Allow,
-    Require,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProtocolVersion {
     Tls1_0,
@@ -99,7 +91,8 @@ pub struct TlsSettings {
     pub negotiation: Negotiation,
     pub root_cert: RootCert,
     pub cert: TlsFile,
-    pub cert_mode: CertMode,
+    /// `sslcertmode`: false for `disable`.
+    pub sends_certificate: bool,
     pub key: TlsFile,
     pub key_passphrase: Option<Password>,
     pub crl_file: TlsFile,

@@ -1,0 +1,76 @@
+//! The arguments of pg_dump. Pure.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+/// The schema of tools of this kind on the source; never copied.
+pub const OWN_SCHEMA: &str = "pgcopydb";
+
+/// One run of pg_dump for both sections: it reads the catalog once.
+#[derive(Clone, Copy)]
+pub struct DumpSpec<'a> {
+    /// Without password.
+    pub conninfo: &'a str,
+    pub snapshot: &'a str,
+    pub file: &'a Path,
+}
+
+impl DumpSpec<'_> {
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = [
+            "--format=custom",
+            // There are no data blocks to compress; the default would need a library that may not be there.
+            "--compress=0",
+            "--section=pre-data",
+            "--section=post-data",
+            // Large objects have their own workers. The short form is the only one that 10 to 18 share.
+            "-B",
+            "--no-password",
+        ]
+        .map(OsString::from)
+        .to_vec();
+        arguments.push(format!("--exclude-schema={OWN_SCHEMA}").into());
+        arguments.push(format!("--snapshot={}", self.snapshot).into());
+        arguments.push(join("--file=", self.file));
+        arguments.push(format!("--dbname={}", self.conninfo).into());
+        arguments
+    }
+}
+
+/// `--option=value` for a path, which need not be UTF-8.
+pub(super) fn join(option: &str, path: &Path) -> OsString {
+    let mut argument = OsString::from(option);
+    argument.push(path);
+    argument
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::DumpSpec;
+
+    #[test]
+    fn arguments() {
+        let spec = DumpSpec {
+            conninfo: "postgres://u@h/d",
+            snapshot: "00000003-1",
+            file: Path::new("/tmp/a b/schema.dump"),
+        };
+        assert_eq!(
+            spec.arguments(),
+            [
+                "--format=custom",
+                "--compress=0",
+                "--section=pre-data",
+                "--section=post-data",
+                "-B",
+                "--no-password",
+                "--exclude-schema=pgcopydb",
+                "--snapshot=00000003-1",
+                "--file=/tmp/a b/schema.dump",
+                "--dbname=postgres://u@h/d",
+            ]
+        );
+    }
+}

@@ -1,0 +1,348 @@
+//! Decides which entries of an archive one run of pg_restore gets. Pure; used in the clone parent. What a flag of
+//! pg_restore can decide (owners, privileges, comments) is left to the flag. Objects are matched by their catalog
+//! identity, never by name: an index and its constraint share a name, and OIDs repeat across catalogs (trap 38).
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+
+use crate::dump::archive::{Archive, CatalogId, Entry, Section};
+use crate::dump::pg_dump::OWN_SCHEMA;
+use crate::dump::sql_tokens::{statements, tokenize};
+
+/// What to leave out.
+#[derive(Debug, Clone)]
+pub struct SkipRules<'a> {
+    /// `PreData` or `PostData`: everything else is left out.
+    pub section: Section,
+    /// Extensions and their comments.
+    pub skip_extensions: bool,
+    /// Comments on extensions: only their owner may set them.
+    pub skip_ext_comments: bool,
+    /// What is on the target already: indexes and constraints that our workers built.
+    pub built: &'a HashSet<CatalogId>,
+}
+
+/// Why an entry is left out; shown in the list file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SkipReason {
+    OtherSection,
+    OwnSchema,
+    LargeObject,
+    Extension,
+    ExtensionComment,
+    Built,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SkipReason::OtherSection => "belongs to another section",
+            SkipReason::OwnSchema => "belongs to a copying tool",
+            SkipReason::LargeObject => "large objects are copied on their own",
+            SkipReason::Extension => "extensions are skipped",
+            SkipReason::ExtensionComment => "comments on extensions are skipped",
+            SkipReason::Built => "is built already",
+        })
+    }
+}
+
+/// An entry and what was decided about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    pub entry: &'a Entry,
+    /// `None`: it is restored.
+    pub skipped: Option<SkipReason>,
+}
+
+/// One choice per entry, in the order of the archive, which is the order of restoring.
+pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>> {
+    let by_dump_id: HashMap<i32, &Entry> = archive
+        .entries
+        .iter()
+        .map(|entry| (entry.dump_id, entry))
+        .collect();
+    let mut section = Section::PreData;
+    archive
+        .entries
+        .iter()
+        .map(|entry| {
+            // Comments, privileges and labels have no section of their own: they go with their object, which in doubt
+            // is the entry before them.
+            let parents = entry.deps.iter().filter_map(|id| by_dump_id.get(id));
+            let own_section = match entry.section {
+                Section::None => parents
+                    .clone()
+                    .map(|parent| parent.section)
+                    .find(|section| *section != Section::None)
+                    .unwrap_or(section),
+                known => {
+                    section = known;
+                    known
+                }
+            };
+            let is_of_extension = parents.clone().any(|parent| parent.desc == "EXTENSION");
+            Choice {
+                entry,
+                skipped: skip_reason(entry, own_section, is_of_extension, rules),
+            }
+        })
+        .collect()
+}
+
+fn skip_reason(
+    entry: &Entry,
+    section: Section,
+    is_of_extension: bool,
+    rules: &SkipRules<'_>,
+) -> Option<SkipReason> {
+    let is_ext_comment = entry.desc == "COMMENT" && is_of_extension;
+    let skips_ext_comments = rules.skip_extensions || rules.skip_ext_comments;
+    if section != rules.section {
+        Some(SkipReason::OtherSection)
+    } else if is_of_own_schema(entry) {
+        Some(SkipReason::OwnSchema)
+    } else if is_of_large_object(entry) {
+        Some(SkipReason::LargeObject)
+    } else if rules.skip_extensions && entry.desc == "EXTENSION" {
+        Some(SkipReason::Extension)
+    } else if is_ext_comment && skips_ext_comments {
+        Some(SkipReason::ExtensionComment)
+    } else if rules.built.contains(&entry.catalog_id) {
+        Some(SkipReason::Built)
+    } else {
+        None
+    }
+}
+
+fn is_of_own_schema(entry: &Entry) -> bool {
+    let is_schema = entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA;
+    let is_about_schema = about(entry, "SCHEMA ").is_some_and(|name| name == OWN_SCHEMA.as_bytes());
+    entry.namespace == OWN_SCHEMA || is_schema || is_about_schema
+}
+
+/// pg_dump leaves most of them out when told so; archives of other makers may hold them.
+fn is_of_large_object(entry: &Entry) -> bool {
+    let desc = entry.desc.lossy();
+    matches!(&*desc, "BLOB" | "BLOBS" | "BLOB METADATA" | "BLOB COMMENTS")
+        || about(entry, "LARGE OBJECT").is_some()
+}
+
+/// The rest of the tag of a comment, privileges or label, when it starts with this kind: `SCHEMA public`.
+fn about<'a>(entry: &'a Entry, kind: &str) -> Option<&'a [u8]> {
+    let desc = entry.desc.lossy();
+    if !matches!(&*desc, "COMMENT" | "ACL" | "SECURITY LABEL") {
+        return None;
+    }
+    entry.tag.as_bytes().strip_prefix(kind.as_bytes())
+}
+
+/// The statements of an INDEX or CONSTRAINT entry behind the one that builds it: CLUSTER ON, REPLICA IDENTITY USING
+/// INDEX, column statistics. They must still be executed when the entry is skipped because it was built by us.
+pub fn riders(entry: &Entry, standard_strings: bool) -> Vec<&[u8]> {
+    let sql = entry.defn.as_bytes();
+    let tokens = tokenize(sql, standard_strings);
+    statements(&tokens)
+        .into_iter()
+        .skip(1)
+        .filter_map(|statement| Some(&sql[statement.first()?.start..statement.last()?.end]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{SkipReason, SkipRules, riders, select};
+    use crate::dump::archive::tests::{GOLDEN, golden};
+    use crate::dump::archive::{Archive, CatalogId, Entry, Section, Text};
+
+    fn rules(section: Section, built: &HashSet<CatalogId>) -> SkipRules<'_> {
+        SkipRules {
+            section,
+            skip_extensions: false,
+            skip_ext_comments: false,
+            built,
+        }
+    }
+
+    fn reason(archive: &Archive, rules: &SkipRules<'_>, dump_id: i32) -> Option<SkipReason> {
+        let choices = select(archive, rules);
+        let choice = choices.iter().find(|c| c.entry.dump_id == dump_id);
+        choice.expect("one choice per entry").skipped
+    }
+
+    #[test]
+    fn each_entry_is_in_one_section() {
+        let built = HashSet::new();
+        for (name, bytes) in &GOLDEN[..6] {
+            let archive = Archive::read(bytes).unwrap();
+            let pre = select(&archive, &rules(Section::PreData, &built));
+            let post = select(&archive, &rules(Section::PostData, &built));
+            for (pre, post) in pre.iter().zip(&post) {
+                let kept = [pre, post].map(|choice| choice.skipped.is_none());
+                assert_ne!(kept[0], kept[1], "{name}: {}", pre.entry.describe());
+                let is_post = matches!(
+                    &*pre.entry.desc.lossy(),
+                    "INDEX" | "CONSTRAINT" | "TRIGGER" | "PUBLICATION" | "INDEX ATTACH"
+                );
+                let is_pre = matches!(
+                    &*pre.entry.desc.lossy(),
+                    "TABLE" | "VIEW" | "SCHEMA" | "ENCODING" | "COMMENT" | "ACL" | "FUNCTION"
+                );
+                assert!(!is_post || kept[1], "{name}: {}", pre.entry.describe());
+                assert!(!is_pre || kept[0], "{name}: {}", pre.entry.describe());
+            }
+        }
+    }
+
+    /// Traps 36, 38: an index and a constraint with the same OID are two objects.
+    #[test]
+    fn what_is_built_is_found_by_catalog_and_oid() {
+        let archive = golden("17");
+        let pkey = archive.entries.iter().find(|e| e.desc == "CONSTRAINT");
+        let pkey = pkey.expect("a constraint");
+        let oid = pkey.catalog_id.oid;
+        let index = HashSet::from([CatalogId::relation(oid)]);
+        let post = rules(Section::PostData, &index);
+        assert_eq!(reason(&archive, &post, pkey.dump_id), None);
+        let constraint = HashSet::from([CatalogId::constraint(oid)]);
+        let post = rules(Section::PostData, &constraint);
+        assert_eq!(
+            reason(&archive, &post, pkey.dump_id),
+            Some(SkipReason::Built)
+        );
+        let skipped = select(&archive, &post);
+        let built = skipped
+            .iter()
+            .filter(|c| c.skipped == Some(SkipReason::Built));
+        assert_eq!(built.count(), 1);
+    }
+
+    fn added(
+        archive: &mut Archive,
+        desc: &str,
+        tag: &str,
+        deps: Vec<i32>,
+        section: Section,
+    ) -> i32 {
+        let dump_id = 100_000 + i32::try_from(archive.entries.len()).unwrap();
+        let entry = Entry {
+            dump_id,
+            desc: Text::from(desc),
+            tag: Text::from(tag),
+            namespace: Text::from(""),
+            catalog_id: CatalogId {
+                tableoid: 0,
+                oid: 0,
+            },
+            section,
+            deps,
+            ..archive.entries[0].clone()
+        };
+        archive.entries.push(entry);
+        dump_id
+    }
+
+    #[test]
+    fn extensions_and_their_comments() {
+        let mut archive = golden("17");
+        let pre = Section::PreData;
+        let extension = added(&mut archive, "EXTENSION", "hstore", vec![], pre);
+        let comment = added(
+            &mut archive,
+            "COMMENT",
+            "EXTENSION hstore",
+            vec![extension],
+            Section::None,
+        );
+        let built = HashSet::new();
+        let mut rules = rules(pre, &built);
+        assert_eq!(reason(&archive, &rules, comment), None);
+        rules.skip_ext_comments = true;
+        assert_eq!(reason(&archive, &rules, extension), None);
+        assert_eq!(
+            reason(&archive, &rules, comment),
+            Some(SkipReason::ExtensionComment)
+        );
+        rules.skip_ext_comments = false;
+        rules.skip_extensions = true;
+        assert_eq!(
+            reason(&archive, &rules, extension),
+            Some(SkipReason::Extension)
+        );
+        assert_eq!(
+            reason(&archive, &rules, comment),
+            Some(SkipReason::ExtensionComment)
+        );
+    }
+
+    #[test]
+    fn our_schema_and_large_objects_are_never_restored() {
+        let mut archive = golden("17");
+        let pre = Section::PreData;
+        let ours = [
+            added(&mut archive, "SCHEMA", "pgcopydb", vec![], pre),
+            added(
+                &mut archive,
+                "ACL",
+                "SCHEMA pgcopydb",
+                vec![],
+                Section::None,
+            ),
+        ];
+        let large = [
+            added(&mut archive, "BLOB METADATA", "1..2", vec![], pre),
+            added(
+                &mut archive,
+                "ACL",
+                "LARGE OBJECTS 1..2",
+                vec![],
+                Section::None,
+            ),
+            added(&mut archive, "BLOB", "17", vec![], pre),
+        ];
+        let other = added(&mut archive, "TABLE", "pgcopydb", vec![], pre);
+        let built = HashSet::new();
+        let rules = rules(pre, &built);
+        for dump_id in ours {
+            assert_eq!(
+                reason(&archive, &rules, dump_id),
+                Some(SkipReason::OwnSchema)
+            );
+        }
+        for dump_id in large {
+            assert_eq!(
+                reason(&archive, &rules, dump_id),
+                Some(SkipReason::LargeObject)
+            );
+        }
+        assert_eq!(reason(&archive, &rules, other), None);
+    }
+
+    #[test]
+    fn statements_that_ride_with_an_index() {
+        let texts = |archive: &Archive, tag: &str| -> Vec<String> {
+            let is_it = |e: &&Entry| e.tag == tag && e.section == Section::PostData;
+            let entry = archive.entries.iter().find(is_it).unwrap();
+            riders(entry, true)
+                .into_iter()
+                .map(|sql| String::from_utf8(sql.to_vec()).unwrap())
+                .collect()
+        };
+        for (_, bytes) in &GOLDEN[..6] {
+            let archive = Archive::read(bytes).unwrap();
+            assert_eq!(
+                texts(&archive, "film_expr"),
+                [
+                    "ALTER TABLE public.film CLUSTER ON film_expr;",
+                    "ALTER INDEX public.film_expr ALTER COLUMN 1 SET STATISTICS 300;"
+                ]
+            );
+            assert_eq!(
+                texts(&archive, "film film_pkey"),
+                ["ALTER TABLE ONLY public.film REPLICA IDENTITY USING INDEX film_pkey;"]
+            );
+            assert_eq!(texts(&archive, "film_gin"), [""; 0]);
+        }
+    }
+}
