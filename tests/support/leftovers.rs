@@ -3,7 +3,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use pgcopydb::ident::quote_literal;
 
 use super::cluster::Cluster;
 use super::wait_until;
@@ -69,7 +71,7 @@ fn state_and_parent(stat: &str) -> Option<(&str, i32)> {
 #[track_caller]
 pub fn assert_no_process(processes: impl Fn() -> Vec<Process>) {
     let mut left = processes();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !left.is_empty() {
         assert!(
             started.elapsed() < GONE_DEADLINE,
@@ -117,16 +119,20 @@ pub fn assert_no_queue(pids: &[i32]) {
     );
 }
 
-/// Nobody is connected to this database any more, apart from the tests' own clients.
-#[track_caller]
-pub fn assert_no_backend(cluster: &Cluster, db: &str) {
+/// Who is connected to this database and what they run, apart from the tests' own clients.
+pub fn backends(cluster: &Cluster, db: &str) -> Vec<String> {
     let sql = format!(
         "select application_name || ': ' || query from pg_stat_activity \
          where backend_type = 'client backend' and application_name <> 'test client' and datname = {}",
-        pgcopydb::ident::quote_literal(db)
+        quote_literal(db)
     );
-    let mut client = cluster.client("postgres");
+    let found = cluster.rows("postgres", &sql);
+    found.into_iter().flatten().flatten().collect()
+}
+
+#[track_caller]
+pub fn assert_no_backend(cluster: &Cluster, db: &str) {
     wait_until(GONE_DEADLINE, "backends of the run to be gone", || {
-        super::cluster::rows(&mut client, &sql).is_empty()
+        backends(cluster, db).is_empty()
     });
 }
