@@ -46,6 +46,7 @@ fn a_copy_by_pg_dump_differs_in_nothing() {
     let (source, target) = (shared_source(), shared_target());
     let (db, copy) = (source.new_db("whole"), target.new_db("whole"));
     fixtures::load_everything(source, &db);
+    fixtures::load_icu(source, &db);
     fixtures::create_roles(target);
     copy_with_pg_dump((source, &db), (target, &copy));
     let found = differences((source, &db), (target, &copy), &[]);

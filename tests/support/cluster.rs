@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgcopydb::ident::quote_ident;
+use postgres::error::ErrorPosition;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::wait_until;
@@ -186,6 +187,8 @@ impl Cluster {
     fn server_command(&self, program: &str) -> Command {
         let mut command = Command::new(self.version.bindir().join(program));
         command.env_clear().env("PATH", "/usr/bin:/bin");
+        // The modules of some side-by-side builds would find the distribution's libpq, which is too old for them.
+        command.env("LD_LIBRARY_PATH", self.version.bindir().join("../lib"));
         command.current_dir(&self.dir).stdin(Stdio::null());
         // PostgreSQL refuses to run as root.
         if let Some(user) = server_user() {
@@ -343,7 +346,8 @@ impl Cluster {
     #[track_caller]
     pub fn psql(&self, db: &str, sql: &str) {
         if let Err(error) = self.client(db).batch_execute(sql) {
-            panic!("on {:?} \"{db}\": {error:?}\n{sql}", self.version);
+            let version = self.version;
+            panic!("on {version:?} \"{db}\": {}", describe(&error, sql));
         }
     }
 
@@ -413,7 +417,7 @@ impl Drop for Cluster {
 pub fn rows(client: &mut Client, sql: &str) -> Vec<Vec<Option<String>>> {
     let messages = client
         .simple_query(sql)
-        .unwrap_or_else(|error| panic!("{error:?}\n{sql}"));
+        .unwrap_or_else(|error| panic!("{}", describe(&error, sql)));
     let row = |message| match message {
         SimpleQueryMessage::Row(row) => {
             let columns = 0..row.len();
@@ -422,6 +426,30 @@ pub fn rows(client: &mut Client, sql: &str) -> Vec<Vec<Option<String>>> {
         _ => None,
     };
     messages.into_iter().filter_map(row).collect()
+}
+
+/// What the server said, and the place in a long script that it speaks of.
+fn describe(error: &postgres::Error, sql: &str) -> String {
+    let Some(server) = error.as_db_error() else {
+        return format!("{error:?} in {}", excerpt(sql, 0));
+    };
+    let position = match server.position() {
+        Some(ErrorPosition::Original(position)) => *position as usize,
+        _ => 0,
+    };
+    let details = [server.detail(), server.hint(), server.where_()];
+    let details: Vec<&str> = details.into_iter().flatten().collect();
+    format!(
+        "{server} (SQLSTATE {}) {} at: {}",
+        server.code().code(),
+        details.join("; "),
+        excerpt(sql, position)
+    )
+}
+
+fn excerpt(sql: &str, position: usize) -> String {
+    let start = position.saturating_sub(100);
+    sql.chars().skip(start).take(300).collect()
 }
 
 /// The source that most tests share: Debian's 15, each test with databases of its own.

@@ -36,6 +36,11 @@ pub fn load_everything(cluster: &Cluster, db: &str) {
     }
 }
 
+/// Add to `everything` what needs ICU, which of our builds only Debian's and 10 to 13 have.
+pub fn load_icu(cluster: &Cluster, db: &str) {
+    cluster.psql(db, include_str!("../sql/icu.sql"));
+}
+
 /// Load the pagila sample. Its files are handed out beside the repository; `PGCOPYDB_PAGILA_DIR` says where else.
 pub fn load_pagila(cluster: &Cluster, db: &str) {
     let dir = pagila_dir();
