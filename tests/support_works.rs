@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,23 +12,12 @@ use crate::support::cluster::{Cluster, StopMode, Version, shared_source, shared_
 use crate::support::cmd::{Scene, unexpected_lines};
 use crate::support::compare::{assert_same, differences};
 use crate::support::proxy::Proxy;
+use crate::support::reference::{
+    assert_same_across_versions, copy_with_pg_dump, differences_across_versions,
+};
 use crate::support::{fixtures, leftovers, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Copy with the standard tools, which a comparison must find nothing wrong with.
-fn copy_with_pg_dump(source: (&Cluster, &str), target: (&Cluster, &str)) {
-    // The target's own programs: a newer pg_restore sends settings that it does not know.
-    let bin = target.0.version().bindir();
-    let script = r#""$1/pg_dump" -Fc -d "$2" | "$1/pg_restore" --exit-on-error -d "$3""#;
-    let status = std::process::Command::new("bash")
-        .args(["-o", "pipefail", "-c", script, "copy"])
-        .arg(bin)
-        .args([source.0.uri(source.1), target.0.uri(target.1)])
-        .status()
-        .unwrap();
-    assert!(status.success());
-}
 
 #[test]
 fn every_version_starts_and_loads_everything() {
@@ -41,6 +31,16 @@ fn every_version_starts_and_loads_everything() {
     }
 }
 
+/// Without what pg_dump copies only together with the database itself: settings, privileges, comment.
+fn assert_only_properties(found: &[String]) {
+    let is_property = |line: &&String| {
+        line.starts_with("differs: database\n") || line.contains(": settings of role ")
+    };
+    let (properties, rest): (Vec<&String>, Vec<&String>) = found.iter().partition(is_property);
+    assert_eq!(properties.len(), 3, "{properties:?}");
+    assert!(rest.is_empty(), "{rest:#?}");
+}
+
 #[test]
 fn a_copy_by_pg_dump_differs_in_nothing() {
     let (source, target) = (shared_source(), shared_target());
@@ -49,16 +49,29 @@ fn a_copy_by_pg_dump_differs_in_nothing() {
     fixtures::load_icu(source, &db);
     fixtures::create_roles(target);
     copy_with_pg_dump((source, &db), (target, &copy));
-    let found = differences((source, &db), (target, &copy), &[]);
-    // pg_dump copies database settings and comments only together with the database itself.
-    assert!(
-        found
-            .iter()
-            .all(|line| line.contains(": database:") || line.contains(": settings of role ")),
-        "{}",
-        found.join("\n")
-    );
-    assert!(found.len() >= 2, "{found:?}");
+    assert_only_properties(&differences((source, &db), (target, &copy), &[]));
+}
+
+#[test]
+fn a_copy_to_a_newer_version_differs_in_nothing() {
+    let pairs = [
+        (Version::Pg10, Version::Pg15),
+        (Version::Debian15, Version::Pg17),
+        (Version::Pg13, Version::Pg18),
+    ];
+    for (from, to) in pairs {
+        let (source, target) = (Cluster::start(from, &[]), Cluster::start(to, &[]));
+        source.create_db("whole");
+        target.create_db("whole");
+        fixtures::load_everything(&source, "whole");
+        fixtures::create_roles(&target);
+        copy_with_pg_dump((&source, "whole"), (&target, "whole"));
+        let both = ((&source, "whole"), (&target, "whole"));
+        assert_only_properties(&differences_across_versions(both.0, both.1));
+        target.psql("whole", "update app.numbers set f8 = 1e-307 where id = 2");
+        let found = differences_across_versions(both.0, both.1);
+        assert_eq!(found.len(), 4, "{found:#?}");
+    }
 }
 
 #[test]
@@ -69,6 +82,7 @@ fn pagila_loads_and_equals_its_copy() {
     assert_eq!(source.value(&db, "select count(*) from film"), "1000");
     copy_with_pg_dump((source, &db), (target, &copy));
     assert_same(source, &db, target, &copy);
+    assert_same_across_versions(source, &db, target, &copy);
 }
 
 #[test]
@@ -153,8 +167,27 @@ fn runs_are_captured_and_their_remains_found() {
     let outcome = scene.command(["--no-such-option"]).run();
     outcome.assert_failure(1, &["--no-such-option"]);
     scene.assert_nothing_left(&outcome);
-    let mut sleeper = std::process::Command::new("sleep");
-    sleeper.arg("600").arg(scene.work_dir());
+    let outcome = scene.clone_db("no_such_word=1", "dbname=x", &[]).run();
+    outcome.assert_failure(1, &["no_such_word"]);
+    let outcome = scene.command(["version"]).tools(Version::Pg17).run();
+    outcome.assert_success(&[]);
+    assert!(outcome.stdout.contains("pgcopydb"), "{outcome:?}");
+    // A process that shows the work directory in its arguments, as pg_dump does, is found without the variable.
+    let script = ["-c", "read -r line"];
+    let mut child = Command::new("sh")
+        .args(script)
+        .arg(scene.work_dir())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Between fork and exec it still looks like us.
+    wait_until(MINUTE, "the child to be found", || {
+        !scene.processes().is_empty()
+    });
+    assert_eq!(scene.processes()[0].pid, child.id() as i32);
+    assert_eq!(scene.processes()[0].parent, std::process::id() as i32);
+    drop(child.stdin.take());
+    child.wait().unwrap();
     assert_eq!(scene.processes(), []);
 }
 
@@ -243,6 +276,7 @@ fn a_run_in_the_background_is_signalled() {
         }
         let outcome = run.wait_deadline(MINUTE);
         outcome.assert_signalled(signal);
+        assert!(outcome.elapsed < MINUTE, "{outcome:?}");
         scene.assert_nothing_left(&outcome);
     }
 }

@@ -24,6 +24,13 @@ pub fn assert_same(source: &Cluster, source_db: &str, target: &Cluster, target_d
 
 /// Every difference. `pg_dump_options` leave out of the schema what the copy was told to leave out (`--no-owner`).
 pub fn differences(source: Db, target: Db, pg_dump_options: &[&str]) -> Vec<String> {
+    let mut found = differences_in_objects(source, target, pg_dump_options);
+    found.extend(differences_in_properties(source, target));
+    found
+}
+
+/// Schema, rows, sequences and large objects.
+pub fn differences_in_objects(source: Db, target: Db, pg_dump_options: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     compare(
         &mut found,
@@ -31,8 +38,7 @@ pub fn differences(source: Db, target: Db, pg_dump_options: &[&str]) -> Vec<Stri
         &schema(target, pg_dump_options),
     );
     let (mut ours, mut theirs) = (open(source), open(target));
-    let encodings = (server_encoding(&mut ours), server_encoding(&mut theirs));
-    let is_recoded = encodings.0 != encodings.1;
+    let is_recoded = server_encoding(&mut ours) != server_encoding(&mut theirs);
     compare(
         &mut found,
         &row_checksums(&mut ours, is_recoded),
@@ -44,6 +50,13 @@ pub fn differences(source: Db, target: Db, pg_dump_options: &[&str]) -> Vec<Stri
         &large_objects(&mut ours),
         &large_objects(&mut theirs),
     );
+    found
+}
+
+/// Settings, privileges and comment of the database itself, and its extensions.
+pub fn differences_in_properties(source: Db, target: Db) -> Vec<String> {
+    let mut found = Vec::new();
+    let (mut ours, mut theirs) = (open(source), open(target));
     compare(&mut found, &properties(&mut ours), &properties(&mut theirs));
     found
 }
@@ -83,18 +96,18 @@ fn schema((cluster, db): Db, options: &[&str]) -> Facts {
         output.status.success(),
         "pg_dump of {version:?} \"{db}\": {errors}"
     );
+    let text = without_attribute_versions(&String::from_utf8_lossy(&output.stdout));
     let mut facts = Facts::new();
     let mut name = String::from("schema: beginning");
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    for line in text.lines() {
         if let Some(header) = line.strip_prefix("-- Name: ") {
             name = format!("schema: {header}");
         }
-        let line = without_attribute_version(line);
-        if is_noise(&line) {
+        if is_noise(line) {
             continue;
         }
         let text = facts.entry(name.clone()).or_default();
-        text.push_str(&line);
+        text.push_str(line);
         text.push('\n');
     }
     facts
@@ -112,25 +125,27 @@ fn is_noise(line: &str) -> bool {
     line.is_empty() || prefixes.iter().any(|prefix| line.starts_with(prefix))
 }
 
-/// Debian's 15.20 notes an attribute version as a column option, which other servers do not know (trap 55).
-fn without_attribute_version(line: &str) -> String {
-    let Some(start) = line.find("pg_attver=") else {
-        return line.to_owned();
-    };
-    let value = line[start..]
-        .find([',', ')'])
-        .map_or(line.len(), |length| start + length);
-    let before = line[..start].trim_end_matches(", ");
-    let after = &line[value..];
-    if before.ends_with('(') && after.starts_with(')') {
-        return String::new();
+/// A dump without the attribute versions that Debian's 15.20 notes as column options (trap 55): other servers do not
+/// know them, and no two tables have the same. Not by line: a name may hold a newline.
+pub fn without_attribute_versions(dump: &str) -> String {
+    const OPTION: &str = "pg_attver=";
+    let mut parts = dump.split(OPTION);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        if kept.ends_with(" SET (") && rest.starts_with(");\n") {
+            // The only option: the whole statement goes.
+            let statement = kept.rfind("\nALTER ").expect("options are set by ALTER");
+            kept.truncate(statement);
+            kept.push_str(&rest[2..]);
+        } else if let Some(before) = kept.strip_suffix(", ") {
+            kept.truncate(before.len());
+            kept.push_str(rest);
+        } else {
+            kept.push_str(rest.trim_start_matches(", "));
+        }
     }
-    let after = if before.ends_with('(') {
-        after.trim_start_matches(", ")
-    } else {
-        after
-    };
-    format!("{before}{after}")
+    kept
 }
 
 /// A client whose output does not depend on the settings of its server, database or role.

@@ -85,7 +85,6 @@ pub fn assert_no_process(processes: impl Fn() -> Vec<Process>) {
 /// A row of /proc/sysvipc/msg.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    pub id: i32,
     pub last_sender: i32,
     pub last_receiver: i32,
 }
@@ -98,7 +97,6 @@ pub fn queues() -> Vec<Queue> {
             .map(|field| field.parse().unwrap_or(-1))
             .collect();
         Queue {
-            id: fields[1],
             last_sender: fields[5],
             last_receiver: fields[6],
         }

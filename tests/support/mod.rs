@@ -7,6 +7,7 @@ pub mod compare;
 pub mod fixtures;
 pub mod leftovers;
 pub mod proxy;
+pub mod reference;
 
 use std::time::{Duration, Instant};
 

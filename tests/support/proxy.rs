@@ -170,6 +170,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, is_from_server: b
         }
         if is_cut {
             state.cut();
+            // What the kernel has received already would still be readable.
+            break;
         }
     }
     let _ = from.shutdown(Shutdown::Both);
