@@ -19,7 +19,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Begin a transaction and export its snapshot.
-    pub fn export(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Snapshot> {
+    pub fn export(
+        info: &ConnInfo,
+        application_name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Snapshot> {
         let mut holder = open_source(info, application_name, shutdown)?;
         let row = holder
             .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
@@ -31,22 +35,38 @@ impl Snapshot {
                 )
             })
             .context("could not export a snapshot")?;
-        Ok(Snapshot { id: row.text(0)?.to_string(), lsn: row.opt_parse(1)?, holder })
+        Ok(Snapshot {
+            id: row.text(0)?.to_string(),
+            lsn: row.opt_parse(1)?,
+            holder,
+        })
     }
 
     /// Use a snapshot that another process holds. Our own transaction on it keeps it importable for nobody else, but
     /// gives the parent a consistent view for the catalog.
-    pub fn import(info: &ConnInfo, id: &str, application_name: &str, shutdown: &Shutdown) -> Result<Snapshot> {
+    pub fn import(
+        info: &ConnInfo,
+        id: &str,
+        application_name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Snapshot> {
         let mut holder = open_source(info, application_name, shutdown)?;
         holder.execute(&begin_sql(id)).map_err(|error| {
             if is_gone(&error) {
-                Error::new(ErrorKind::Source, format!("cannot use snapshot \"{id}\": it does not exist any more"))
-                    .with_hint("Start over with a new one, or keep \"pgcopydb snapshot\" running.")
+                Error::new(
+                    ErrorKind::Source,
+                    format!("cannot use snapshot \"{id}\": it does not exist any more"),
+                )
+                .with_hint("Start over with a new one, or keep \"pgcopydb snapshot\" running.")
             } else {
                 error.context(format!("could not use snapshot \"{id}\""))
             }
         })?;
-        Ok(Snapshot { id: id.to_string(), lsn: None, holder })
+        Ok(Snapshot {
+            id: id.to_string(),
+            lsn: None,
+            holder,
+        })
     }
 
     pub fn id(&self) -> &str {
@@ -65,7 +85,9 @@ impl Snapshot {
 
     /// End the transaction: from here on the source may vacuum again.
     pub fn release(mut self) -> Result<()> {
-        self.holder.execute("COMMIT").context("could not release the snapshot")?;
+        self.holder
+            .execute("COMMIT")
+            .context("could not release the snapshot")?;
         Ok(())
     }
 }
@@ -79,7 +101,12 @@ pub fn begin_sql(snapshot: &str) -> String {
 }
 
 /// Whether a snapshot can still be imported; other failures are errors.
-pub fn is_alive(info: &ConnInfo, id: &str, application_name: &str, shutdown: &Shutdown) -> Result<bool> {
+pub fn is_alive(
+    info: &ConnInfo,
+    id: &str,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<bool> {
     let mut connection = open_source(info, application_name, shutdown)?;
     match connection.execute(&begin_sql(id)) {
         Ok(_) => Ok(true),

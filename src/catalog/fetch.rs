@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{Oid, quote_ident};
-use crate::pg::wire::{Connection, Row};
+use crate::pg::wire::{Connection, Row, TransactionStatus};
 
 use super::objects::{
     Catalog, Database, DatabaseSetting, Extension, LargeObjects, Persistence, Sequence, Table,
@@ -77,16 +77,31 @@ pub fn fetch_key_bounds(
         if selects.is_empty() {
             continue;
         }
-        source
-            .query_each(&selects.join(" UNION ALL "), &mut |row| {
-                if let (Some(min), Some(max)) = (row.opt_parse(1)?, row.opt_parse(2)?) {
-                    bounds.insert(row.parse(0)?, KeyBounds { min, max });
-                }
-                Ok(())
-            })
-            .context("could not read the bounds of keys to split tables by")?;
+        query_each_unlocked(source, &selects.join(" UNION ALL "), &mut |row| {
+            if let (Some(min), Some(max)) = (row.opt_parse(1)?, row.opt_parse(2)?) {
+                bounds.insert(row.parse(0)?, KeyBounds { min, max });
+            }
+            Ok(())
+        })
+        .context("could not read the bounds of keys to split tables by")?;
     }
     Ok(bounds)
+}
+
+/// A query that gives its table locks back. Inside a transaction they would be kept to its end, and a few thousand
+/// tables with their indexes fill the server's lock table; going back to a savepoint releases them.
+pub(super) fn query_each_unlocked(
+    connection: &mut Connection,
+    sql: &str,
+    on_row: &mut dyn FnMut(&Row) -> Result<()>,
+) -> Result<()> {
+    if connection.transaction_status() == TransactionStatus::Idle {
+        return connection.query_each(sql, on_row);
+    }
+    connection.execute("SAVEPOINT unlocked")?;
+    connection.query_each(sql, on_row)?;
+    connection.execute("ROLLBACK TO SAVEPOINT unlocked; RELEASE SAVEPOINT unlocked")?;
+    Ok(())
 }
 
 fn fetch_database(source: &mut Connection, version: u32) -> Result<(Database, bool)> {

@@ -51,8 +51,8 @@ impl Catalog {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::tests::{catalog, index, table};
     use super::Catalog;
+    use crate::catalog::objects::tests::{catalog, index, table};
     use crate::error::ErrorKind;
 
     #[test]

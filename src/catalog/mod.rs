@@ -19,4 +19,5 @@ pub use objects::{
     LargeObjects, Persistence, Sequence, SplitKey, Table, TableKind,
 };
 pub use split::{KeyBounds, Part, PartRange, SplitOptions, WorkItem};
+pub use sql::{CopyFormat, copy_encoding};
 pub use target::{Target, TargetIndex, TargetKind, TargetTable};

@@ -190,10 +190,12 @@ fn part_count(bytes: u64, options: &SplitOptions) -> u32 {
     let wanted = for_size.max(for_evenness);
     // A part's number and count are 32 bits, and a million parts help nobody.
     let most = options.max_parts.map_or(1_000_000, u64::from).max(1);
-    let count = match wanted.div_ceil(jobs).saturating_mul(jobs) {
-        rounded if rounded <= most => rounded,
-        _ if most >= jobs => most - most % jobs,
-        _ => most,
+    let rounded = wanted.div_ceil(jobs).saturating_mul(jobs);
+    let count = if rounded <= most {
+        rounded
+    } else {
+        // The limit forbids rounding up; rounding down must not make parts larger than was asked for.
+        (most - most % jobs).max(for_size.min(most))
     };
     u32::try_from(count).expect("the count is at most a given u32 or a million")
 }

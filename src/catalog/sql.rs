@@ -9,6 +9,45 @@ use super::objects::{Constraint, ConstraintKind, Index, Table};
 use super::split::Part;
 use super::types::is_binary_safe;
 
+/// How rows travel; the same on both sides of a copy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CopyFormat<'a> {
+    pub is_binary: bool,
+    /// Not the session's encoding: that one is for statements, whose identifiers are always UTF-8 to us.
+    pub encoding: Option<&'a str>,
+}
+
+impl CopyFormat<'_> {
+    fn options(self, is_freeze: bool) -> String {
+        let mut options = Vec::new();
+        if is_freeze {
+            options.push("FREEZE".to_string());
+        }
+        if self.is_binary {
+            options.push("FORMAT binary".to_string());
+        }
+        if let Some(encoding) = self.encoding {
+            options.push(format!("ENCODING {}", quote_literal(encoding)));
+        }
+        if options.is_empty() {
+            String::new()
+        } else {
+            format!(" WITH ({})", options.join(", "))
+        }
+    }
+}
+
+/// The encoding in which rows travel between two databases. Equal ones: their own, so that no byte is converted.
+/// SQL_ASCII has no meaning to convert from: bytes pass as they are and the target judges them. Else UTF-8, which
+/// every encoding converts to and from.
+pub fn copy_encoding<'a>(source: &'a str, target: &str) -> &'a str {
+    if source == target || source == "SQL_ASCII" {
+        source
+    } else {
+        "UTF8"
+    }
+}
+
 impl Table {
     /// Whether COPY BINARY carries every column unharmed.
     pub fn is_binary_safe(&self, has_same_encoding: bool) -> bool {
@@ -18,13 +57,9 @@ impl Table {
     }
 
     /// The COPY on the source: of the table alone (COPY reads no children; SELECT must be told with ONLY).
-    pub fn copy_out_sql(&self, part: Option<&Part>, is_binary: bool) -> String {
+    pub fn copy_out_sql(&self, part: Option<&Part>, format: CopyFormat<'_>) -> String {
         let name = self.qualified_name();
-        let format = if is_binary {
-            " WITH (FORMAT binary)"
-        } else {
-            ""
-        };
+        let options = format.options(false);
         // An extension's condition is its own text with its own WHERE (or empty), and is never combined with a part.
         let condition = match part {
             Some(part) => format!("WHERE {}", part.where_clause()),
@@ -32,30 +67,19 @@ impl Table {
         };
         if condition.trim().is_empty() {
             let columns = self.column_list();
-            return format!("COPY {name}{columns} TO STDOUT{format}");
+            return format!("COPY {name}{columns} TO STDOUT{options}");
         }
         let columns = self.column_names();
-        format!("COPY (SELECT {columns} FROM ONLY {name} {condition}) TO STDOUT{format}")
+        format!("COPY (SELECT {columns} FROM ONLY {name} {condition}) TO STDOUT{options}")
     }
 
     /// The COPY on the target. FREEZE is only for a table emptied in the same transaction.
-    pub fn copy_in_sql(&self, is_freeze: bool, is_binary: bool) -> String {
-        let mut options = Vec::new();
-        if is_freeze {
-            options.push("FREEZE");
-        }
-        if is_binary {
-            options.push("FORMAT binary");
-        }
-        let options = if options.is_empty() {
-            String::new()
-        } else {
-            format!(" WITH ({})", options.join(", "))
-        };
+    pub fn copy_in_sql(&self, is_freeze: bool, format: CopyFormat<'_>) -> String {
         format!(
-            "COPY {}{} FROM STDIN{options}",
+            "COPY {}{} FROM STDIN{}",
             self.qualified_name(),
-            self.column_list()
+            self.column_list(),
+            format.options(is_freeze)
         )
     }
 
@@ -156,9 +180,30 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::tests::{index, table};
-    use super::super::objects::{Constraint, ConstraintKind};
-    use super::super::split::{Part, PartRange};
+    use super::{CopyFormat, copy_encoding};
+    use crate::catalog::objects::tests::{index, table};
+    use crate::catalog::objects::{Constraint, ConstraintKind};
+    use crate::catalog::split::{Part, PartRange};
+
+    const BINARY: CopyFormat<'static> = CopyFormat {
+        is_binary: true,
+        encoding: None,
+    };
+
+    #[test]
+    fn names_the_encoding_of_the_rows() {
+        let format = CopyFormat {
+            is_binary: false,
+            encoding: Some(copy_encoding("LATIN1", "UTF8")),
+        };
+        assert!(
+            table("s", "t", &["a"])
+                .copy_in_sql(true, format)
+                .ends_with("WITH (FREEZE, ENCODING 'UTF8')")
+        );
+        assert_eq!(copy_encoding("LATIN1", "LATIN1"), "LATIN1");
+        assert_eq!(copy_encoding("SQL_ASCII", "UTF8"), "SQL_ASCII");
+    }
 
     fn constraint(kind: ConstraintKind, is_deferrable: bool, is_deferred: bool) -> Constraint {
         Constraint {
@@ -174,11 +219,11 @@ mod tests {
     fn copy_quotes_everything() {
         let table = table("S\".x", "select%", &["a b", "\"q\""]);
         assert_eq!(
-            table.copy_out_sql(None, false),
+            table.copy_out_sql(None, CopyFormat::default()),
             r#"COPY "S"".x"."select%" ("a b", """q""") TO STDOUT"#
         );
         assert_eq!(
-            table.copy_in_sql(true, true),
+            table.copy_in_sql(true, BINARY),
             r#"COPY "S"".x"."select%" ("a b", """q""") FROM STDIN WITH (FREEZE, FORMAT binary)"#
         );
         let part = Part {
@@ -190,7 +235,7 @@ mod tests {
             },
         };
         assert_eq!(
-            table.copy_out_sql(Some(&part), true),
+            table.copy_out_sql(Some(&part), BINARY),
             "COPY (SELECT \"a b\", \"\"\"q\"\"\" FROM ONLY \"S\"\".x\".\"select%\" \
              WHERE ctid >= '(10,0)'::pg_catalog.tid AND ctid < '(20,0)'::pg_catalog.tid) \
              TO STDOUT WITH (FORMAT binary)"
@@ -201,11 +246,11 @@ mod tests {
     fn copy_without_columns_has_no_list() {
         let table = table("public", "empty", &[]);
         assert_eq!(
-            table.copy_out_sql(None, false),
+            table.copy_out_sql(None, CopyFormat::default()),
             r#"COPY "public"."empty" TO STDOUT"#
         );
         assert_eq!(
-            table.copy_in_sql(false, false),
+            table.copy_in_sql(false, CopyFormat::default()),
             r#"COPY "public"."empty" FROM STDIN"#
         );
     }
@@ -215,12 +260,12 @@ mod tests {
         let mut table = table("public", "spatial_ref_sys", &["srid"]);
         table.extension_config = Some("WHERE srid > 998999".into());
         assert_eq!(
-            table.copy_out_sql(None, false),
+            table.copy_out_sql(None, CopyFormat::default()),
             r#"COPY (SELECT "srid" FROM ONLY "public"."spatial_ref_sys" WHERE srid > 998999) TO STDOUT"#
         );
         table.extension_config = Some("".into());
         assert_eq!(
-            table.copy_out_sql(None, false),
+            table.copy_out_sql(None, CopyFormat::default()),
             r#"COPY "public"."spatial_ref_sys" ("srid") TO STDOUT"#
         );
     }

@@ -9,7 +9,7 @@ use crate::error::{Context, Result};
 use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::{Connection, Row};
 
-use super::fetch::{boxed, fetch_names, opt_boxed, unknown};
+use super::fetch::{boxed, fetch_names, opt_boxed, query_each_unlocked, unknown};
 use super::queries;
 
 /// Tables looked into in one statement.
@@ -95,6 +95,15 @@ impl Target {
             .binary_search_by(|extension| (*extension.name).cmp(name));
         self.extensions.get(at.ok()?)
     }
+
+    /// Done here and not in SQL: the server would order by its own collation, and the look-ups by bytes.
+    fn put_in_order(&mut self) {
+        self.tables
+            .sort_unstable_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+        self.indexes
+            .sort_unstable_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+        self.extensions.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    }
 }
 
 impl TargetTable {
@@ -137,16 +146,7 @@ pub fn fetch(target: &mut Connection) -> Result<Target> {
             .into_iter()
             .collect(),
     };
-    // Here and not in SQL: the server would order by its own collation.
-    found
-        .tables
-        .sort_unstable_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
-    found
-        .indexes
-        .sort_unstable_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
-    found
-        .extensions
-        .sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    found.put_in_order();
     Ok(found)
 }
 
@@ -162,12 +162,11 @@ pub fn fetch_tables_with_rows(
         .map(|table| table.has_row_sql())
         .collect();
     for batch in selects.chunks(ROWS_BATCH) {
-        target
-            .query_each(&batch.join(" UNION ALL "), &mut |row| {
-                with_rows.insert(row.parse(0)?);
-                Ok(())
-            })
-            .context("could not look for rows in the tables of the target")?;
+        query_each_unlocked(target, &batch.join(" UNION ALL "), &mut |row| {
+            with_rows.insert(row.parse(0)?);
+            Ok(())
+        })
+        .context("could not look for rows in the tables of the target")?;
     }
     Ok(with_rows)
 }
@@ -244,4 +243,52 @@ fn fetch_extensions(target: &mut Connection) -> Result<Vec<TargetExtension>> {
         Ok(())
     })?;
     Ok(extensions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Target, TargetKind, TargetTable};
+
+    fn table(schema: &str, name: &str, kind: TargetKind) -> TargetTable {
+        TargetTable {
+            oid: 7,
+            schema: schema.into(),
+            name: name.into(),
+            kind,
+            may_have_rows: true,
+            can_truncate: true,
+            columns: Box::default(),
+        }
+    }
+
+    #[test]
+    fn finds_tables_by_name() {
+        let mut target = Target {
+            tables: vec![
+                table("b", "x", TargetKind::Ordinary),
+                table("a", "y", TargetKind::Foreign),
+                table("B", "x", TargetKind::Partitioned),
+            ],
+            ..Target::default()
+        };
+        target.put_in_order();
+        let kind = |schema, name| target.table(schema, name).map(|table| table.kind);
+        assert_eq!(kind("b", "x"), Some(TargetKind::Ordinary));
+        assert_eq!(kind("B", "x"), Some(TargetKind::Partitioned));
+        assert_eq!(kind("a", "y"), Some(TargetKind::Foreign));
+        assert_eq!(kind("a", "x"), None);
+    }
+
+    // #33, #949: the children of a table are looked into on their own, those of a partitioned one hold its rows.
+    #[test]
+    fn looks_for_rows_where_they_are() {
+        assert_eq!(
+            table("a", "T\"", TargetKind::Ordinary).has_row_sql(),
+            r#"SELECT 7::oid WHERE EXISTS (SELECT FROM ONLY "a"."T""")"#
+        );
+        assert_eq!(
+            table("a", "t", TargetKind::Partitioned).has_row_sql(),
+            r#"SELECT 7::oid WHERE EXISTS (SELECT FROM "a"."t")"#
+        );
+    }
 }

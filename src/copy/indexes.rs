@@ -10,9 +10,9 @@ use std::time::Instant;
 use super::ledger::Ledger;
 use super::work::Work;
 use super::{CopyContext, with_retry};
-use crate::catalog::{Index, Table};
+use crate::catalog::{Catalog, Index, Table};
 use crate::error::{Error, Result, Side};
-use crate::ident::{quote_ident, quote_literal};
+use crate::ident::{Oid, quote_literal};
 use crate::pg::wire::Connection;
 use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
@@ -35,7 +35,12 @@ struct Worker<'a> {
 }
 
 /// The body of index worker `number`.
-pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown: &Shutdown) -> Result<()> {
+pub fn run(
+    context: &CopyContext<'_>,
+    queues: &Queues<'_>,
+    number: u32,
+    shutdown: &Shutdown,
+) -> Result<()> {
     let mut worker = Worker {
         context,
         queues,
@@ -49,7 +54,11 @@ pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown
             Some(Work::BuildIndex(index)) => worker.build_one(index)?,
             Some(Work::BuildIndexesOf(table)) => worker.build_all(table)?,
             Some(Work::Stop) | None => return worker.settle(),
-            Some(other) => return Err(Error::internal(format!("an index worker was given {other:?}"))),
+            Some(other) => {
+                return Err(Error::internal(format!(
+                    "an index worker was given {other:?}"
+                )));
+            }
         }
     }
 }
@@ -94,7 +103,11 @@ impl Worker<'_> {
             |worker| {
                 if worker.target.is_none() {
                     worker.settle()?;
-                    worker.target = Some(worker.context.open_target(&worker.process, &worker.shutdown)?);
+                    worker.target = Some(
+                        worker
+                            .context
+                            .open_target(&worker.process, &worker.shutdown)?,
+                    );
                 }
                 match &mut worker.target {
                     Some(target) => target.execute(sql).map(|_| ()),
@@ -109,100 +122,98 @@ impl Worker<'_> {
 
     /// A small table: everything in one transaction and one round trip; item by item only if that fails, so that one
     /// bad index does not take the others with it.
-    fn build_all(&mut self, table: u32) -> Result<()> {
-        let context = self.context;
-        let started = Instant::now();
-        let indexes = context.plan.indexes_to_build(table);
-        let constraints = context.plan.constraints_to_attach(table);
-        if !indexes.is_empty() || !constraints.is_empty() {
-            let mut statements: Vec<String> =
-                indexes.iter().map(|index| self.create_sql(&context.catalog.indexes[*index as usize])).collect();
-            for index in &constraints {
-                statements.extend(context.catalog.indexes[*index as usize].attach_sql());
+    fn build_all(&mut self, table: Oid) -> Result<()> {
+        let (context, started) = (self.context, Instant::now());
+        let table = context.table(table)?;
+        let indexes = context.plan.indexes_to_build(context.catalog, table);
+        let attachments = context.plan.indexes_to_attach(context.catalog, table);
+        let mut statements: Vec<String> =
+            indexes.iter().map(|index| self.create_sql(index)).collect();
+        statements.extend(attachments.iter().flat_map(|index| index.attach_sql(table)));
+        let what = format!("indexes of table {}", table.qualified_name());
+        match self.run_sql(&what, &statements.join("; ")) {
+            Ok(()) => {
+                indexes
+                    .iter()
+                    .for_each(|index| self.built(table, index, started));
+                attachments
+                    .iter()
+                    .for_each(|index| self.attached(table, index, started));
             }
-            let name = context.catalog.tables[table as usize].qualified_name();
-            let what = format!("indexes of table {name}");
-            match self.run_sql(&what, &statements.join("; ")) {
-                Ok(()) => {
-                    for index in indexes {
-                        self.built(index, started);
-                    }
-                    for index in constraints {
-                        self.attached(index, started);
-                    }
+            Err(error) if error.is_interrupted() || error.is_connection_lost() => {
+                return Err(error);
+            }
+            Err(error) => {
+                log::debug!("building the {what} one by one: {error}");
+                for index in indexes {
+                    self.build(table, index)?;
                 }
-                Err(error) if error.is_interrupted() || error.is_connection_lost() => return Err(error),
-                Err(error) => {
-                    log::debug!("building the indexes of table {name} one by one: {error}");
-                    for index in indexes {
-                        self.build(index)?;
-                    }
-                    self.attach_constraints(table)?;
-                }
+                self.attach_all(table)?;
             }
         }
         self.queue_vacuum(table)
     }
 
     /// One index of a large table; the last one to be ready brings the rest with it.
-    fn build_one(&mut self, index: u32) -> Result<()> {
-        self.build(index)?;
+    fn build_one(&mut self, index: Oid) -> Result<()> {
+        let context = self.context;
+        let Some(index) = context.catalog.index(index) else {
+            return Err(Error::internal(format!(
+                "no index with oid {index} in the catalog"
+            )));
+        };
+        let table = context.table(index.table)?;
+        self.build(table, index)?;
         // Others decide by our done-file whether they are the last, so it cannot wait.
         self.settle()?;
-        let table = self.context.plan.table_of(index);
-        let oid = self.context.catalog.tables[table as usize].oid;
-        let siblings = self.context.plan.indexes_of(table);
-        let workdir = self.context.workdir;
-        let is_last = siblings
-            .iter()
-            .all(|sibling| workdir.is_index_settled(self.context.catalog.indexes[*sibling as usize].oid));
-        if is_last && workdir.claim_constraints(oid)? {
-            self.attach_constraints(table)?;
+        let mut siblings = context.catalog.indexes_of(table.oid).iter();
+        let is_last = siblings.all(|sibling| context.workdir.is_index_settled(sibling.oid));
+        if is_last && context.workdir.claim_constraints(table.oid)? {
+            self.attach_all(table)?;
             self.settle()?;
             self.queue_vacuum(table)?;
         }
         Ok(())
     }
 
-    fn build(&mut self, position: u32) -> Result<()> {
-        let context = self.context;
-        let index = &context.catalog.indexes[position as usize];
+    fn build(&mut self, table: &Table, index: &Index) -> Result<()> {
         let started = Instant::now();
-        let name = index.qualified_name().to_string();
+        let name = index.qualified_name(table).to_string();
         failpoint("index.before_build")?;
         let result = match self.run_sql(&name, &self.create_sql(index)) {
-            Err(error) if error.sqlstate() == Some("42P07") => self.adopt(index, error),
-            Err(error) if is_name_not_found(&error) => self.build_with_search_path(index, error),
+            Err(error) if error.sqlstate() == Some("42P07") => self.adopt(&name, index, error),
+            Err(error) if is_name_not_found(&error) => {
+                self.build_with_search_path(&name, index, error)
+            }
             result => result,
         };
         failpoint("index.after_build")?;
         match result {
             Ok(()) => {
-                self.built(position, started);
+                self.built(table, index, started);
                 Ok(())
             }
             Err(error) => {
-                let table = context.catalog.tables[context.plan.table_of(position) as usize].qualified_name();
-                context.workdir.mark_index_failed(index.oid)?;
-                context.object_failed(
-                    "index",
-                    &name,
-                    error.context(format!("could not build index {name} on target table {table}")),
-                )
+                self.context.workdir.mark_index_failed(index.oid)?;
+                let what = format!(
+                    "could not build index {name} on target table {}",
+                    table.qualified_name()
+                );
+                self.context
+                    .object_failed("index", &name, error.context(what))
             }
         }
     }
 
     /// An index of that name stands already: from a run that was killed between commit and done-file, or left invalid.
-    fn adopt(&mut self, index: &Index, error: Error) -> Result<()> {
+    fn adopt(&mut self, name: &str, index: &Index, error: Error) -> Result<()> {
         let Some(target) = &mut self.target else {
             return Err(error);
         };
-        let name = index.qualified_name().to_string();
         let rows = target.query(&format!(
             "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid) FROM pg_catalog.pg_index i \
              WHERE i.indexrelid = pg_catalog.to_regclass({})",
-            quote_literal(&name)
+            quote_literal(name)
         ))?;
         let Some(row) = rows.first() else {
             return Err(error);
@@ -216,73 +227,72 @@ impl Worker<'_> {
         }
         log::info!("index {name} was left invalid: building it again");
         let again = format!("DROP INDEX {name}; {}", self.create_sql(index));
-        self.run_sql(&name, &again)
+        self.run_sql(name, &again)
     }
 
     /// pg_restore's empty search_path is right, unless a function of the index relies on the database's own: then the
     /// index exists on the source only because of that setting.
-    fn build_with_search_path(&mut self, index: &Index, error: Error) -> Result<()> {
-        let path = &self.context.catalog.search_path;
-        let name = index.qualified_name().to_string();
+    fn build_with_search_path(&mut self, name: &str, index: &Index, error: Error) -> Result<()> {
+        let Some(path) = search_path(self.context.catalog) else {
+            return Err(error);
+        };
         log::debug!("index {name}: {error}; trying with the source's search_path {path}");
         let sql = format!(
-            "BEGIN; SELECT pg_catalog.set_config('search_path', {}, true); {}; COMMIT",
-            quote_literal(path),
+            "BEGIN; SET LOCAL search_path = {path}; {}; COMMIT",
             self.create_sql(index)
         );
-        self.run_sql(&name, &sql).map_err(|_| error)
+        self.run_sql(name, &sql).map_err(|_| error)
     }
 
     fn create_sql(&self, index: &Index) -> String {
-        let tablespace = match &index.tablespace {
-            Some(name) if !self.context.spec.no_tablespaces => quote_ident(name),
-            _ => "''".to_string(),
-        };
-        format!("SET default_tablespace = {tablespace}; {}", index.create_sql())
+        if self.context.spec.no_tablespaces {
+            return index.create_sql().to_string();
+        }
+        format!("{}; {}", index.tablespace_sql(), index.create_sql())
     }
 
-    fn built(&mut self, position: u32, started: Instant) {
-        let context = self.context;
-        let index = &context.catalog.indexes[position as usize];
+    fn built(&mut self, table: &Table, index: &Index, started: Instant) {
         let done = IndexDone {
             oid: index.oid,
-            name: index.qualified_name().to_string(),
-            table_oid: index.table_oid,
+            name: index.qualified_name(table).to_string(),
+            table_oid: table.oid,
             duration_ms: started.elapsed().as_millis() as u64,
             finished_at_ms: now_ms(),
         };
         log::info!("built index {} in {} ms", done.name, done.duration_ms);
-        let workdir = context.workdir;
-        self.ledger.committed(move || workdir.write_index_done(&done));
+        let workdir = self.context.workdir;
+        self.ledger
+            .committed(move || workdir.write_index_done(&done));
     }
 
-    fn attach_constraints(&mut self, table: u32) -> Result<()> {
+    fn attach_all(&mut self, table: &Table) -> Result<()> {
         let context = self.context;
-        for position in context.plan.constraints_to_attach(table) {
-            let index = &context.catalog.indexes[position as usize];
+        for index in context.plan.indexes_to_attach(context.catalog, table) {
             if context.workdir.is_index_failed(index.oid) {
                 continue;
             }
             let started = Instant::now();
-            match self.attach(index) {
-                Ok(()) => self.attached(position, started),
-                Err(error) => context.object_failed(
-                    "constraint",
-                    &index.qualified_name().to_string(),
-                    error.context(format!("could not attach constraint {}", index.qualified_name())),
-                )?,
+            let name = index.qualified_name(table).to_string();
+            match self.attach(table, index, &name) {
+                Ok(()) => self.attached(table, index, started),
+                Err(error) => {
+                    let what = format!(
+                        "could not attach constraint {name} to target table {}",
+                        table.qualified_name()
+                    );
+                    context.object_failed("constraint", &name, error.context(what))?;
+                }
             }
         }
         Ok(())
     }
 
     /// The statements one by one: the first makes the constraint, which an earlier run may have done.
-    fn attach(&mut self, index: &Index) -> Result<()> {
+    fn attach(&mut self, table: &Table, index: &Index, name: &str) -> Result<()> {
         failpoint("constraint.before_attach")?;
-        let name = index.qualified_name().to_string();
-        for sql in index.attach_sql() {
-            match self.run_sql(&name, &sql) {
-                Err(error) if self.is_attached(index, &error)? => {
+        for sql in index.attach_sql(table) {
+            match self.run_sql(name, &sql) {
+                Err(error) if self.is_attached(index, name, &error)? => {
                     log::info!("constraint {name} was attached by an earlier run");
                 }
                 result => result?,
@@ -292,7 +302,7 @@ impl Worker<'_> {
     }
 
     /// Whether the constraint stands already, on this very index.
-    fn is_attached(&mut self, index: &Index, error: &Error) -> Result<bool> {
+    fn is_attached(&mut self, index: &Index, name: &str, error: &Error) -> Result<bool> {
         let (Some(constraint), Some(target)) = (&index.constraint, &mut self.target) else {
             return Ok(false);
         };
@@ -302,36 +312,48 @@ impl Worker<'_> {
         let row = target.query_one(&format!(
             "SELECT count(*) FROM pg_catalog.pg_constraint \
              WHERE conindid = pg_catalog.to_regclass({}) AND conname = {} AND contype IN ('p', 'u')",
-            quote_literal(&index.qualified_name().to_string()),
+            quote_literal(name),
             quote_literal(&constraint.name),
         ))?;
         Ok(row.text(0)? == "1")
     }
 
-    fn attached(&mut self, position: u32, started: Instant) {
-        let context = self.context;
-        let index = &context.catalog.indexes[position as usize];
+    fn attached(&mut self, table: &Table, index: &Index, started: Instant) {
         let done = ConstraintDone {
             index_oid: index.oid,
-            name: index.constraint.as_ref().map_or(&index.name, |constraint| &constraint.name).to_string(),
+            name: index.qualified_name(table).to_string(),
             duration_ms: started.elapsed().as_millis() as u64,
             finished_at_ms: now_ms(),
         };
-        let workdir = context.workdir;
-        self.ledger.committed(move || workdir.write_constraint_done(&done));
+        let workdir = self.context.workdir;
+        self.ledger
+            .committed(move || workdir.write_constraint_done(&done));
     }
 
-    fn queue_vacuum(&self, table: u32) -> Result<()> {
+    fn queue_vacuum(&self, table: &Table) -> Result<()> {
         if self.context.plan.wants_vacuum(table) {
-            self.queues.vacuum.send(&Work::Vacuum(table), &self.shutdown)?;
+            self.queues
+                .vacuum
+                .send(&Work::Vacuum(table.oid), &self.shutdown)?;
         }
         Ok(())
     }
 }
 
+/// The search_path that ALTER DATABASE gave the source, in the form SET takes it.
+fn search_path(catalog: &Catalog) -> Option<&str> {
+    let mut settings = catalog.database.settings.iter();
+    settings
+        .find(|setting| setting.role.is_none() && &*setting.name == "search_path")
+        .map(|setting| &*setting.value)
+}
+
 /// Undefined function, table, object, schema: what a missing search_path looks like.
 fn is_name_not_found(error: &Error) -> bool {
-    matches!(error.sqlstate(), Some("42883" | "42P01" | "42704" | "3F000" | "42703"))
+    matches!(
+        error.sqlstate(),
+        Some("42883" | "42P01" | "42704" | "3F000" | "42703")
+    )
 }
 
 /// What the plan needs to know of a table to choose between one item and several.

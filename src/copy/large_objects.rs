@@ -47,7 +47,14 @@ pub fn fetch_batches(source: &mut Connection) -> Result<Vec<Batch>> {
              GROUP BY batch ORDER BY batch"
         ))
         .context("could not list large objects")?;
-    rows.iter().map(|row| Ok(Batch { first: row.parse(0)?, last: row.parse(1)? })).collect()
+    rows.iter()
+        .map(|row| {
+            Ok(Batch {
+                first: row.parse(0)?,
+                last: row.parse(1)?,
+            })
+        })
+        .collect()
 }
 
 struct Worker<'a> {
@@ -79,7 +86,9 @@ pub fn run(
             Received::Item(Work::CopyLargeObjects(batch)) => worker.copy(batch)?,
             Received::Item(Work::Stop) | Received::Closed => return Ok(()),
             Received::Item(other) => {
-                return Err(Error::internal(format!("a large-object worker was given {other:?}")));
+                return Err(Error::internal(format!(
+                    "a large-object worker was given {other:?}"
+                )));
             }
             Received::Empty => {}
         }
@@ -124,12 +133,21 @@ impl Worker<'_> {
             duration_ms: started.elapsed().as_millis() as u64,
             finished_at_ms: now_ms(),
         };
-        log::info!("copied {name}: {} objects, {} bytes in {} ms", done.count, done.bytes, done.duration_ms);
-        self.ledger.committed(move || context.workdir.write_blobs_done(&done));
+        log::info!(
+            "copied {name}: {} objects, {} bytes in {} ms",
+            done.count,
+            done.bytes,
+            done.duration_ms
+        );
+        self.ledger
+            .committed(move || context.workdir.write_blobs_done(&done));
         match &mut self.target {
             // A batch is a second's work: it pays its own flush.
             Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(Side::Target, "the connection to the target was lost")),
+            None => Err(Error::connection_lost(
+                Side::Target,
+                "the connection to the target was lost",
+            )),
         }
     }
 
@@ -189,15 +207,24 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(target: &'a mut Connection) -> Writer<'a> {
-        Writer { target, values: String::new(), copied: Copied::default() }
+        Writer {
+            target,
+            values: String::new(),
+            copied: Copied::default(),
+        }
     }
 
     fn create(&mut self, oid: Oid, hex: &str) -> Result<()> {
         let separator = if self.values.is_empty() { "" } else { ", " };
-        self.values.push_str(&format!("{separator}({oid}, '{hex}')"));
+        self.values
+            .push_str(&format!("{separator}({oid}, '{hex}')"));
         self.copied.objects += 1;
         self.copied.bytes += (hex.len() as u64).saturating_sub(2) / 2;
-        if self.values.len() >= STATEMENT_BYTES { self.send() } else { Ok(()) }
+        if self.values.len() >= STATEMENT_BYTES {
+            self.send()
+        } else {
+            Ok(())
+        }
     }
 
     fn send(&mut self) -> Result<()> {
@@ -216,7 +243,9 @@ impl<'a> Writer<'a> {
     fn append(&mut self, oid: Oid, offset: usize, hex: &str) -> Result<usize> {
         let length = hex.len().saturating_sub(2) / 2;
         if length > 0 {
-            self.target.execute(&format!("SELECT pg_catalog.lo_put({oid}, {offset}, '{hex}')"))?;
+            self.target.execute(&format!(
+                "SELECT pg_catalog.lo_put({oid}, {offset}, '{hex}')"
+            ))?;
             self.copied.bytes += length as u64;
         }
         Ok(length)
@@ -227,7 +256,9 @@ impl<'a> Writer<'a> {
 fn copy_rest(source: &mut Connection, writer: &mut Writer<'_>, oid: Oid) -> Result<()> {
     let mut offset = HEAD_BYTES;
     loop {
-        let row = source.query_one(&format!("SELECT pg_catalog.lo_get({oid}, {offset}, {PIECE_BYTES})"))?;
+        let row = source.query_one(&format!(
+            "SELECT pg_catalog.lo_get({oid}, {offset}, {PIECE_BYTES})"
+        ))?;
         let length = writer.append(oid, offset, row.text(0)?)?;
         offset += length;
         if length < PIECE_BYTES {
@@ -243,7 +274,11 @@ fn copy_properties(
     writer: &mut Writer<'_>,
     batch: &Batch,
 ) -> Result<()> {
-    let target_role = writer.target.query_one("SELECT current_user")?.text(0)?.to_string();
+    let target_role = writer
+        .target
+        .query_one("SELECT current_user")?
+        .text(0)?
+        .to_string();
     let mut statements = Vec::new();
     let spec = context.spec;
     let rows = format!(
@@ -265,10 +300,16 @@ fn copy_properties(
         if previous.replace(oid) != Some(oid) {
             if !spec.no_acl && row.bool(2)? {
                 // The stored list is the whole truth: what the owner may do by default is in it, or was taken away.
-                statements.push(format!("REVOKE ALL ON LARGE OBJECT {oid} FROM {}", quote_ident(&target_role)));
+                statements.push(format!(
+                    "REVOKE ALL ON LARGE OBJECT {oid} FROM {}",
+                    quote_ident(&target_role)
+                ));
             }
             if let (false, Some(comment)) = (spec.no_comments, row.opt_text(3)?) {
-                statements.push(format!("COMMENT ON LARGE OBJECT {oid} IS {}", quote_literal(comment)));
+                statements.push(format!(
+                    "COMMENT ON LARGE OBJECT {oid} IS {}",
+                    quote_literal(comment)
+                ));
             }
         }
         if !spec.no_acl && row.opt_text(6)?.is_some() {
@@ -300,7 +341,13 @@ fn copy_properties(
 }
 
 /// One entry of an ACL. The owner's own entry is given to the role that owns the object now; ALTER OWNER passes it on.
-fn grant_sql(oid: Oid, owner: &str, target_role: &str, no_owner: bool, row: &Row) -> Result<String> {
+fn grant_sql(
+    oid: Oid,
+    owner: &str,
+    target_role: &str,
+    no_owner: bool,
+    row: &Row,
+) -> Result<String> {
     let grantee = row.text(5)?;
     let grantee = if row.bool(4)? {
         "PUBLIC".to_string()
@@ -309,6 +356,13 @@ fn grant_sql(oid: Oid, owner: &str, target_role: &str, no_owner: bool, row: &Row
     } else {
         quote_ident(grantee)
     };
-    let option = if row.bool(7)? { " WITH GRANT OPTION" } else { "" };
-    Ok(format!("GRANT {} ON LARGE OBJECT {oid} TO {grantee}{option}", row.text(6)?))
+    let option = if row.bool(7)? {
+        " WITH GRANT OPTION"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "GRANT {} ON LARGE OBJECT {oid} TO {grantee}{option}",
+        row.text(6)?
+    ))
 }

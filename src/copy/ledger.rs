@@ -24,7 +24,10 @@ pub struct Ledger<'a> {
 
 impl<'a> Ledger<'a> {
     pub fn new() -> Ledger<'a> {
-        Ledger { waiting: Vec::new(), since: None }
+        Ledger {
+            waiting: Vec::new(),
+            since: None,
+        }
     }
 
     /// Something was committed; `announce` writes its done-file.

@@ -13,9 +13,9 @@ mod tables;
 mod vacuum;
 mod work;
 
-use crate::catalog::Catalog;
-use crate::catalog::target::TargetCatalog;
+use crate::catalog::{Catalog, Table, Target};
 use crate::error::{Error, Result};
+use crate::ident::Oid;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
@@ -23,10 +23,11 @@ use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
 use crate::workdir::done::Failure;
 
-pub use large_objects::Batch as LargeObjectBatch;
+pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, plan};
 pub use sequences::copy_sequences;
 pub use supervise::run;
+pub use tables::empty_tables;
 
 /// What the data section was asked to do.
 #[derive(Debug, Clone)]
@@ -53,7 +54,8 @@ pub struct CopySpec {
 pub struct CopyContext<'a> {
     pub spec: &'a CopySpec,
     pub catalog: &'a Catalog,
-    pub target: &'a TargetCatalog,
+    /// The target as it was before the first worker started.
+    pub target: &'a Target,
     pub workdir: &'a WorkDir,
     /// Empty when nothing is left to read from the source.
     pub snapshot: &'a str,
@@ -67,7 +69,18 @@ impl CopyContext<'_> {
     }
 
     fn open_target(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
-        open_target(&self.spec.target, &self.spec.run.of(process), &self.spec.target_settings, shutdown)
+        open_target(
+            &self.spec.target,
+            &self.spec.run.of(process),
+            &self.spec.target_settings,
+            shutdown,
+        )
+    }
+
+    fn table(&self, oid: Oid) -> Result<&Table> {
+        self.catalog
+            .table(oid)
+            .ok_or_else(|| Error::internal(format!("no table with oid {oid} in the catalog")))
     }
 
     /// One object failed. It is listed and the rest goes on, unless the user asked otherwise or the failure is not
@@ -77,7 +90,8 @@ impl CopyContext<'_> {
             return Err(error);
         }
         error.log("");
-        self.workdir.record_failure(&Failure::new(kind, name, &error))
+        self.workdir
+            .record_failure(&Failure::new(kind, name, &error))
     }
 }
 
@@ -103,7 +117,10 @@ fn with_retry<W, T>(
         if !error.is_connection_lost() || attempt == ATTEMPTS {
             return Err(error);
         }
-        log::warn!("{error}; trying again ({what}, attempt {} of {ATTEMPTS})", attempt + 1);
+        log::warn!(
+            "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
+            attempt + 1
+        );
         attempt += 1;
     }
 }

@@ -47,11 +47,17 @@ fn copy_batch(source: &mut Connection, target: &mut Connection, batch: &[Sequenc
         .iter()
         .enumerate()
         .map(|(number, sequence)| {
-            format!("SELECT {number}, last_value, is_called FROM {}", sequence.qualified_name())
+            format!(
+                "SELECT {number}, last_value, is_called FROM {}",
+                sequence.qualified_name()
+            )
         })
         .collect();
     let mut set = Vec::with_capacity(batch.len());
-    for row in source.query(&read.join(" UNION ALL ")).context("could not read sequences")? {
+    for row in source
+        .query(&read.join(" UNION ALL "))
+        .context("could not read sequences")?
+    {
         let Some(sequence) = batch.get(row.parse::<usize>(0)?) else {
             continue;
         };

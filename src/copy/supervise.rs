@@ -67,10 +67,17 @@ pub fn run(
 ) -> Result<()> {
     let plan = context.plan;
     let spec = context.spec;
-    let (first_vacuum, first_index): (Vec<Work>, Vec<Work>) =
-        plan.first.iter().copied().partition(|work| matches!(work, Work::Vacuum(_)));
+    let (first_vacuum, first_index): (Vec<Work>, Vec<Work>) = plan
+        .first
+        .iter()
+        .copied()
+        .partition(|work| matches!(work, Work::Vacuum(_)));
     let copies = (0..plan.items.len() as u32).map(Work::Copy);
-    let batches = plan.batches_left.iter().copied().map(Work::CopyLargeObjects);
+    let batches = plan
+        .batches_left
+        .iter()
+        .copied()
+        .map(Work::CopyLargeObjects);
     // No more workers than items: a connection costs the server a process.
     let copy_workers = spec.table_jobs.min(plan.items.len() as u32);
     let blob_workers = spec.large_objects_jobs.min(plan.batches_left.len() as u32);
@@ -85,7 +92,12 @@ pub fn run(
 
     let mut workers = WorkerSet::new();
     start(context, &mut workers, [&copy, &blobs, &index, &vacuum])?;
-    let result = supervise(&mut workers, shutdown, [&mut copy, &mut blobs, &mut index, &mut vacuum], on_source_read);
+    let result = supervise(
+        &mut workers,
+        shutdown,
+        [&mut copy, &mut blobs, &mut index, &mut vacuum],
+        on_source_read,
+    );
     if result.is_err() {
         workers.stop();
     }
@@ -96,8 +108,14 @@ pub fn run(
 fn start(context: &CopyContext<'_>, workers: &mut WorkerSet, feeds: [&Feed; 4]) -> Result<()> {
     let [copy, blobs, index, vacuum] = feeds;
     for number in 1..=copy.workers {
-        let queues = tables::Queues { tables: &copy.queue, indexes: &index.queue, vacuum: &vacuum.queue };
-        workers.start(COPY, number, |shutdown| tables::run(context, &queues, number, &shutdown))?;
+        let queues = tables::Queues {
+            tables: &copy.queue,
+            indexes: &index.queue,
+            vacuum: &vacuum.queue,
+        };
+        workers.start(COPY, number, |shutdown| {
+            tables::run(context, &queues, number, &shutdown)
+        })?;
     }
     for number in 1..=blobs.workers {
         workers.start(LARGE_OBJECTS, number, |shutdown| {
@@ -105,11 +123,18 @@ fn start(context: &CopyContext<'_>, workers: &mut WorkerSet, feeds: [&Feed; 4]) 
         })?;
     }
     for number in 1..=index.workers {
-        let queues = indexes::Queues { indexes: &index.queue, vacuum: &vacuum.queue };
-        workers.start(INDEX, number, |shutdown| indexes::run(context, &queues, number, &shutdown))?;
+        let queues = indexes::Queues {
+            indexes: &index.queue,
+            vacuum: &vacuum.queue,
+        };
+        workers.start(INDEX, number, |shutdown| {
+            indexes::run(context, &queues, number, &shutdown)
+        })?;
     }
     for number in 1..=vacuum.workers {
-        workers.start(VACUUM, number, |shutdown| vacuum::run(context, &vacuum.queue, number, &shutdown))?;
+        workers.start(VACUUM, number, |shutdown| {
+            vacuum::run(context, &vacuum.queue, number, &shutdown)
+        })?;
     }
     Ok(())
 }
@@ -158,6 +183,9 @@ fn first_failure(ended: &[Ended]) -> Option<Error> {
 
 /// Queues outlive a process that is killed: note them, so that the next run removes exactly these.
 fn note_queues(context: &CopyContext<'_>, feeds: &[&Feed]) -> Result<()> {
-    let notes = feeds.iter().map(|feed| feed.queue.note()).collect::<Result<Vec<_>>>()?;
+    let notes = feeds
+        .iter()
+        .map(|feed| feed.queue.note())
+        .collect::<Result<Vec<_>>>()?;
     context.workdir.note_queues(&notes)
 }

@@ -8,8 +8,7 @@ use super::ledger::Ledger;
 use super::relay::{Relayed, relay};
 use super::work::Work;
 use super::{CopyContext, with_retry};
-use crate::catalog::split::{Part, WorkItem};
-use crate::catalog::{Table, copy_encoding};
+use crate::catalog::{CopyFormat, Part, Table, TargetKind, WorkItem, copy_encoding};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::ident::quote_literal;
 use crate::pg::wire::{Connection, Row};
@@ -37,7 +36,12 @@ struct Worker<'a> {
 }
 
 /// The body of copy worker `number`.
-pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown: &Shutdown) -> Result<()> {
+pub fn run(
+    context: &CopyContext<'_>,
+    queues: &Queues<'_>,
+    number: u32,
+    shutdown: &Shutdown,
+) -> Result<()> {
     let mut worker = Worker {
         context,
         queues,
@@ -51,7 +55,11 @@ pub fn run(context: &CopyContext<'_>, queues: &Queues<'_>, number: u32, shutdown
         match worker.next()? {
             Some(Work::Copy(item)) => worker.copy(&context.plan.items[item as usize])?,
             Some(Work::Stop) | None => return worker.settle(),
-            Some(other) => return Err(Error::internal(format!("a copy worker was given {other:?}"))),
+            Some(other) => {
+                return Err(Error::internal(format!(
+                    "a copy worker was given {other:?}"
+                )));
+            }
         }
     }
 }
@@ -91,7 +99,7 @@ impl Worker<'_> {
 
     fn copy(&mut self, item: &WorkItem) -> Result<()> {
         let context = self.context;
-        let table = &context.catalog.tables[item.table as usize];
+        let table = context.table(item.table)?;
         let name = item_name(table, item.part.as_ref());
         let started = Instant::now();
         let result = with_retry(
@@ -102,9 +110,11 @@ impl Worker<'_> {
         );
         match result {
             Ok(relayed) => self.copied(item, relayed, started),
-            Err(error) => {
-                context.object_failed("table", &name, error.context(format!("could not copy {name}")))
-            }
+            Err(error) => context.object_failed(
+                "table",
+                &name,
+                error.context(format!("could not copy {name}")),
+            ),
         }
     }
 
@@ -128,15 +138,30 @@ impl Worker<'_> {
         let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
             return Err(Error::internal("a connection vanished"));
         };
-        let is_binary = context.spec.use_copy_binary && context.is_binary_safe(table);
-        let encoding = copy_encoding(source.parameter("server_encoding"), target.parameter("server_encoding"));
+        let encodings = [&*source, &*target].map(|server| {
+            server
+                .parameter("server_encoding")
+                .unwrap_or("UTF8")
+                .to_string()
+        });
+        let format = CopyFormat {
+            is_binary: context.spec.use_copy_binary
+                && table.is_binary_safe(encodings[0] == encodings[1]),
+            encoding: Some(copy_encoding(&encodings[0], &encodings[1])),
+        };
+        if context.spec.use_copy_binary && !format.is_binary {
+            log::info!(
+                "table {} is copied as text: a type of it is not safe in binary",
+                table.qualified_name()
+            );
+        }
         let copy_out = format!(
             "{begin}; {guard}; {copy}; COMMIT",
             begin = begin_sql(context.snapshot),
             guard = guard_sql(table),
-            copy = table.copy_out_sql(part, is_binary, &encoding),
+            copy = table.copy_out_sql(part, format),
         );
-        let copy_in = copy_in_sql(context, table, part, is_binary, &encoding)?;
+        let copy_in = copy_in_sql(context, table, part, format)?;
         let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
         failpoint("copy.started")?;
         let to = target.copy_in(&copy_in)?;
@@ -149,7 +174,7 @@ impl Worker<'_> {
 
     fn copied(&mut self, item: &WorkItem, relayed: Relayed, started: Instant) -> Result<()> {
         let context = self.context;
-        let table = &context.catalog.tables[item.table as usize];
+        let table = context.table(item.table)?;
         let done = TableDone {
             oid: table.oid,
             name: table.qualified_name().to_string(),
@@ -160,7 +185,10 @@ impl Worker<'_> {
             worker_pid: std::process::id(),
             snapshot: context.snapshot.to_string(),
             snapshot_lsn: context.snapshot_lsn,
-            part: item.part.as_ref().map(|part| PartDone { number: part.number, count: part.count }),
+            part: item.part.as_ref().map(|part| PartDone {
+                number: part.number,
+                count: part.count,
+            }),
         };
         log::info!(
             "copied {}: {} rows, {} bytes in {} ms",
@@ -171,24 +199,26 @@ impl Worker<'_> {
         );
         let Some(part) = &item.part else {
             let workdir = context.workdir;
-            self.ledger.committed(move || workdir.write_table_done(&done));
+            self.ledger
+                .committed(move || workdir.write_table_done(&done));
             // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
-            return self.queue_indexes(item.table);
+            return self.queue_indexes(table);
         };
         // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
         let (oid, count) = (table.oid, part.count);
         let workdir = context.workdir;
-        self.ledger.committed(move || workdir.write_part_done(&done));
+        self.ledger
+            .committed(move || workdir.write_part_done(&done));
         self.settle()?;
         if workdir.complete_parts(oid, count)? {
-            self.queue_indexes(item.table)?;
+            self.queue_indexes(table)?;
         }
         Ok(())
     }
 
     /// The table is complete: hand it to whoever works on it next.
-    fn queue_indexes(&self, table: u32) -> Result<()> {
-        for work in self.context.plan.after_copy(table) {
+    fn queue_indexes(&self, table: &Table) -> Result<()> {
+        for work in self.context.plan.after_copy(self.context.catalog, table) {
             let queue = match work {
                 Work::Vacuum(_) => self.queues.vacuum,
                 _ => self.queues.indexes,
@@ -206,7 +236,7 @@ fn item_name(table: &Table, part: Option<&Part>) -> String {
             "table {} (oid {}), part {} of {}",
             table.qualified_name(),
             table.oid,
-            part.number + 1,
+            part.number,
             part.count
         ),
     }
@@ -247,38 +277,51 @@ fn copy_in_sql(
     context: &CopyContext<'_>,
     table: &Table,
     part: Option<&Part>,
-    is_binary: bool,
-    encoding: &str,
+    format: CopyFormat<'_>,
 ) -> Result<String> {
     let name = table.qualified_name();
-    let Some(target) = context.target.table(&name) else {
-        return Err(Error::on(Side::Target, format!("table {name} does not exist on the target")));
+    let Some(target) = context.target.table(&table.schema, &table.name) else {
+        return Err(Error::on(
+            Side::Target,
+            format!("table {name} does not exist on the target"),
+        ));
     };
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
-    if let Some(condition) = &table.extension_condition {
-        let condition = if condition.is_empty() { String::new() } else { format!(" {condition}") };
+    if let Some(condition) = &table.extension_config {
         return Ok(format!(
-            "BEGIN; DELETE FROM ONLY {name}{condition}; {}",
-            table.copy_in_sql(false, is_binary, encoding)
+            "BEGIN; DELETE FROM ONLY {name} {condition}; {}",
+            table.copy_in_sql(false, format)
         ));
     }
     // A part shares its table with others, which TRUNCATE (done before the first part) and FREEZE would not allow.
-    let is_alone = part.is_none() && target.is_ordinary();
+    let is_alone = part.is_none() && target.kind == TargetKind::Ordinary;
     let can_truncate = is_alone && target.can_truncate;
-    let truncate = if can_truncate { format!("TRUNCATE ONLY {name}; ") } else { String::new() };
-    Ok(format!("BEGIN; {truncate}{}", table.copy_in_sql(can_truncate, is_binary, encoding)))
+    let truncate = if can_truncate {
+        format!("TRUNCATE ONLY {name}; ")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "BEGIN; {truncate}{}",
+        table.copy_in_sql(can_truncate, format)
+    ))
 }
 
 /// Shared by the parent: empty the tables that will be filled in parts, once, before the first part.
 pub fn truncate_sql(tables: &[&Table]) -> String {
-    let names: Vec<String> = tables.iter().map(|table| table.qualified_name().to_string()).collect();
+    let names: Vec<String> = tables
+        .iter()
+        .map(|table| table.qualified_name().to_string())
+        .collect();
     format!("TRUNCATE ONLY {}", names.join(", ONLY "))
 }
 
 /// Empty tables on the target that are about to be filled in parts.
 pub fn empty_tables(target: &mut Connection, tables: &[&Table]) -> Result<()> {
     for chunk in tables.chunks(100) {
-        target.execute(&truncate_sql(chunk)).context("could not empty tables before copying their parts")?;
+        target
+            .execute(&truncate_sql(chunk))
+            .context("could not empty tables before copying their parts")?;
     }
     Ok(())
 }

@@ -79,14 +79,16 @@ impl Worker<'_> {
             match received {
                 Received::Item(Work::Vacuum(table)) => {
                     batch.push(table);
-                    bytes += self.context.catalog.tables[table as usize].bytes;
+                    bytes += self.context.table(table)?.bytes;
                     if batch.len() >= BATCH_TABLES || bytes >= BATCH_BYTES {
                         return Ok((batch, false));
                     }
                 }
                 Received::Item(Work::Stop) | Received::Closed => return Ok((batch, true)),
                 Received::Item(other) => {
-                    return Err(Error::internal(format!("a vacuum worker was given {other:?}")));
+                    return Err(Error::internal(format!(
+                        "a vacuum worker was given {other:?}"
+                    )));
                 }
                 Received::Empty => {}
             }
@@ -95,22 +97,25 @@ impl Worker<'_> {
 
     fn vacuum(&mut self, batch: &[u32]) -> Result<()> {
         match self.run_sql(batch) {
-            Ok(duration) => {
-                self.vacuumed(batch, duration);
-                Ok(())
-            }
+            Ok(duration) => self.vacuumed(batch, duration),
             Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),
             // One table of the batch failed: find out which.
-            Err(_) if batch.len() > 1 => {
-                batch.iter().try_for_each(|table| self.vacuum(std::slice::from_ref(table)))
-            }
+            Err(_) if batch.len() > 1 => batch
+                .iter()
+                .try_for_each(|table| self.vacuum(std::slice::from_ref(table))),
             Err(error) => {
-                let name = self.context.catalog.tables[batch[0] as usize].qualified_name().to_string();
+                let name = self.context.catalog.tables[batch[0] as usize]
+                    .qualified_name()
+                    .to_string();
                 let error = error.context(format!("could not vacuum table {name}"));
                 self.context.object_failed("vacuum", &name, error)
             }
         }?;
-        if self.ledger.is_due() { self.settle() } else { Ok(()) }
+        if self.ledger.is_due() {
+            self.settle()
+        } else {
+            Ok(())
+        }
     }
 
     fn run_sql(&mut self, batch: &[u32]) -> Result<Duration> {
@@ -121,12 +126,16 @@ impl Worker<'_> {
             |worker| {
                 if worker.target.is_none() {
                     worker.settle()?;
-                    worker.target = Some(worker.context.open_target(&worker.process, &worker.shutdown)?);
+                    worker.target = Some(
+                        worker
+                            .context
+                            .open_target(&worker.process, &worker.shutdown)?,
+                    );
                 }
                 let Some(target) = &mut worker.target else {
                     return Err(Error::internal("a connection vanished"));
                 };
-                let sql = vacuum_sql(worker.context, batch, target.server_version());
+                let sql = vacuum_sql(worker.context, batch, target.server_version())?;
                 target.execute(&sql).map(|_| ())
             },
             |worker| {
@@ -136,18 +145,20 @@ impl Worker<'_> {
         Ok(started.elapsed())
     }
 
-    fn vacuumed(&mut self, batch: &[u32], duration: Duration) {
+    fn vacuumed(&mut self, batch: &[u32], duration: Duration) -> Result<()> {
         let context = self.context;
         for table in batch {
-            let table = &context.catalog.tables[*table as usize];
+            let table = context.table(*table)?;
             let done = VacuumDone {
                 oid: table.oid,
                 duration_ms: duration.as_millis() as u64 / batch.len() as u64,
                 finished_at_ms: now_ms(),
             };
             log::debug!("vacuumed table {}", table.qualified_name());
-            self.ledger.committed(move || context.workdir.write_vacuum_done(&done));
+            self.ledger
+                .committed(move || context.workdir.write_vacuum_done(&done));
         }
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<()> {
@@ -163,7 +174,7 @@ impl Worker<'_> {
 }
 
 /// SKIP_DATABASE_STATS (16+) leaves out the pass over pg_class; the parent does it once at the end.
-fn vacuum_sql(context: &CopyContext<'_>, batch: &[u32], server_version: u32) -> String {
+fn vacuum_sql(context: &CopyContext<'_>, batch: &[u32], server_version: u32) -> Result<String> {
     let mut options = Vec::new();
     if !context.spec.skip_analyze {
         options.push("ANALYZE");
@@ -171,13 +182,20 @@ fn vacuum_sql(context: &CopyContext<'_>, batch: &[u32], server_version: u32) -> 
     if server_version >= 160_000 {
         options.push("SKIP_DATABASE_STATS");
     }
-    let options = if options.is_empty() { String::new() } else { format!(" ({})", options.join(", ")) };
-    let names: Vec<String> = batch
-        .iter()
-        .map(|table| context.catalog.tables[*table as usize].qualified_name().to_string())
-        .collect();
+    let options = if options.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", options.join(", "))
+    };
     // 18 would vacuum the children of an inheritance parent too; they have their own turn.
-    let only = if server_version >= 180_000 { "ONLY " } else { "" };
-    let names: Vec<String> = names.iter().map(|name| format!("{only}{name}")).collect();
-    format!("VACUUM{options} {}", names.join(", "))
+    let only = if server_version >= 180_000 {
+        "ONLY "
+    } else {
+        ""
+    };
+    let names = batch
+        .iter()
+        .map(|table| Ok(format!("{only}{}", context.table(*table)?.qualified_name())))
+        .collect::<Result<Vec<String>>>()?;
+    Ok(format!("VACUUM{options} {}", names.join(", ")))
 }

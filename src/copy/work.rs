@@ -1,5 +1,5 @@
 //! What travels on the queues between the parent and the workers of the data section, coded to fixed bytes in this
-//! one place. Numbers are positions in lists that every worker inherited across fork.
+//! one place. Numbers are the source's object ids, or positions in the plan that every worker inherited across fork.
 
 use crate::sys::msgq::{ITEM_BYTES, QueueItem};
 
@@ -8,11 +8,11 @@ use crate::sys::msgq::{ITEM_BYTES, QueueItem};
 pub enum Work {
     /// Copy a table or a part of one: position in the plan's work items.
     Copy(u32),
-    /// Build one index: position in the catalog's indexes.
+    /// Build one index: its oid.
     BuildIndex(u32),
-    /// Build all indexes of a small table at once: position in the catalog's tables.
+    /// Build all indexes of a small table at once: the table's oid.
     BuildIndexesOf(u32),
-    /// VACUUM and ANALYZE a table: position in the catalog's tables.
+    /// VACUUM and ANALYZE a table: its oid.
     Vacuum(u32),
     /// Copy a batch of large objects: position in the plan's batches.
     CopyLargeObjects(u32),
@@ -41,7 +41,9 @@ impl QueueItem for Work {
     }
 
     fn decode(bytes: &[u8; ITEM_BYTES]) -> Option<Work> {
-        let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let word = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         if word(0) != MAGIC {
             return None;
         }

@@ -3,4 +3,5 @@
 pub mod connect;
 pub mod conninfo;
 pub mod session;
+pub mod tls;
 pub mod wire;

@@ -67,7 +67,11 @@ pub struct TargetSettings {
 }
 
 /// Connect to the source. Nothing is written there, whatever happens.
-pub fn open_source(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Connection> {
+pub fn open_source(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<Connection> {
     let mut connection = connect(info, application_name, shutdown)?;
     apply_settings(&mut connection)?;
     Ok(connection)
@@ -116,8 +120,13 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
         Some("SQL_ASCII") => "SQL_ASCII",
         _ => "UTF8",
     };
-    sql.push_str(&format!("SET client_encoding = {}", quote_literal(encoding)));
-    connection.execute(&sql).with_context(|| format!("could not prepare a session on the {side}"))?;
+    sql.push_str(&format!(
+        "SET client_encoding = {}",
+        quote_literal(encoding)
+    ));
+    connection
+        .execute(&sql)
+        .with_context(|| format!("could not prepare a session on the {side}"))?;
     Ok(())
 }
 
@@ -142,7 +151,10 @@ mod tests {
     #[test]
     fn names_fit_what_the_server_keeps() {
         let run = RunName::new("0123456789ab");
-        assert_eq!(run.of("copy worker 3"), "pgcopydb[0123456789ab] copy worker 3");
+        assert_eq!(
+            run.of("copy worker 3"),
+            "pgcopydb[0123456789ab] copy worker 3"
+        );
         assert!(run.of("large-object worker 128").len() <= 63);
         assert!(run.terminate_sql().contains("'pgcopydb[0123456789ab] '"));
     }

@@ -46,7 +46,7 @@ pub struct TableDone {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartDone {
-    /// From 0.
+    /// From 1.
     pub number: u32,
     pub count: u32,
 }
@@ -122,7 +122,9 @@ impl Failure {
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Write a done-file.
@@ -131,9 +133,14 @@ pub fn write<T: Serialize>(path: &Path, data: &T, sync: Sync) -> Result<()> {
 }
 
 pub fn encode<T: Serialize>(data: &T) -> Result<Vec<u8>> {
-    let internal = |error: serde_json::Error| Error::internal(format!("could not encode a done-file: {error}"));
+    let internal = |error: serde_json::Error| {
+        Error::internal(format!("could not encode a done-file: {error}"))
+    };
     let body = serde_json::to_vec(data).map_err(internal)?;
-    let header = Header { version: VERSION, checksum: checksum(&body) };
+    let header = Header {
+        version: VERSION,
+        checksum: checksum(&body),
+    };
     let mut bytes = serde_json::to_vec(&header).map_err(internal)?;
     bytes.push(b'\n');
     bytes.extend_from_slice(&body);
@@ -146,11 +153,19 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(format!("could not read file \"{}\"", path.display()), error)),
+        Err(error) => {
+            return Err(Error::io(
+                format!("could not read file \"{}\"", path.display()),
+                error,
+            ));
+        }
     };
     let data = decode(&bytes);
     if data.is_none() {
-        log::warn!("file \"{}\" is not whole: what it speaks of is done again", path.display());
+        log::warn!(
+            "file \"{}\" is not whole: what it speaks of is done again",
+            path.display()
+        );
     }
     Ok(data)
 }
@@ -166,11 +181,18 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 }
 
 fn checksum(body: &[u8]) -> String {
-    openssl::sha::sha256(body).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    openssl::sha::sha256(body)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Read all files of a directory whose name ends in `suffix`, by the rest of the name. A missing directory is empty.
-pub fn read_directory<T: DeserializeOwned>(directory: &Path, suffix: &str) -> Result<HashMap<String, T>> {
+pub fn read_directory<T: DeserializeOwned>(
+    directory: &Path,
+    suffix: &str,
+) -> Result<HashMap<String, T>> {
     let what = || format!("could not read directory \"{}\"", directory.display());
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -198,7 +220,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn step() -> StepDone {
-        StepDone { step: "tables".into(), duration_ms: 12, finished_at_ms: 34 }
+        StepDone {
+            step: "tables".into(),
+            duration_ms: 12,
+            finished_at_ms: 34,
+        }
     }
 
     #[test]
@@ -216,11 +242,21 @@ mod tests {
     fn every_torn_or_changed_file_counts_as_missing() {
         let whole = encode(&step()).unwrap();
         for length in 0..whole.len() {
-            assert_eq!(decode::<StepDone>(&whole[..length]), None, "cut at {length}");
+            assert_eq!(
+                decode::<StepDone>(&whole[..length]),
+                None,
+                "cut at {length}"
+            );
         }
         let text = String::from_utf8(whole).unwrap();
-        assert_eq!(decode::<StepDone>(text.replace("12", "13").as_bytes()), None);
-        assert_eq!(decode::<StepDone>(text.replace("\"version\":1", "\"version\":2").as_bytes()), None);
+        assert_eq!(
+            decode::<StepDone>(text.replace("12", "13").as_bytes()),
+            None
+        );
+        assert_eq!(
+            decode::<StepDone>(text.replace("\"version\":1", "\"version\":2").as_bytes()),
+            None
+        );
     }
 
     proptest! {

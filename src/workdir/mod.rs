@@ -12,9 +12,13 @@ use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
 use crate::ident::Oid;
-use crate::sys::durable::{HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic};
+use crate::sys::durable::{
+    HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic,
+};
 use crate::sys::msgq::{QueueNote, remove_noted};
-use done::{BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms};
+use done::{
+    BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms,
+};
 use paths::{Paths, TOP_NAMES};
 
 /// Which of the programs that may share a directory; one live process of each.
@@ -46,7 +50,8 @@ pub fn location(dir: Option<&Path>) -> PathBuf {
         Some(dir) => dir.to_path_buf(),
         None => {
             let top = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
-            top.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from).join("pgcopydb")
+            top.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+                .join("pgcopydb")
         }
     }
 }
@@ -54,7 +59,12 @@ pub fn location(dir: Option<&Path>) -> PathBuf {
 impl WorkDir {
     /// Open the directory, making it if need be.
     pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
-        let make = || std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        let make = || {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+        };
         make().with_context(|| format!("could not create work directory \"{}\"", dir.display()))?;
         check_is_ours(dir)?;
         let lock = match LockFile::take(&dir.join(service.pid_file()))
@@ -70,7 +80,10 @@ impl WorkDir {
                 .with_hint("Wait for it to end, stop it, or choose another --dir."));
             }
         };
-        Ok(WorkDir { paths: Paths::new(dir), _lock: lock })
+        Ok(WorkDir {
+            paths: Paths::new(dir),
+            _lock: lock,
+        })
     }
 
     /// Make the directories of a run.
@@ -88,7 +101,9 @@ impl WorkDir {
                 .recursive(true)
                 .mode(0o700)
                 .create(&directory)
-                .with_context(|| format!("could not create directory \"{}\"", directory.display()))?;
+                .with_context(|| {
+                    format!("could not create directory \"{}\"", directory.display())
+                })?;
         }
         Ok(())
     }
@@ -115,9 +130,10 @@ impl WorkDir {
 
     /// What only the run before this one meant: failures, claims on constraints.
     pub fn forget_last_attempt(&self) -> Result<()> {
-        for (directory, endings) in
-            [(self.paths.failures(), &[".json"][..]), (self.paths.indexes(), &[".failed", ".claim"][..])]
-        {
+        for (directory, endings) in [
+            (self.paths.failures(), &[".json"][..]),
+            (self.paths.indexes(), &[".failed", ".claim"][..]),
+        ] {
             let what = || format!("could not read directory \"{}\"", directory.display());
             for entry in std::fs::read_dir(&directory).with_context(what)? {
                 let entry = entry.with_context(what)?;
@@ -132,8 +148,9 @@ impl WorkDir {
 
     /// Write a file that must be there after a crash.
     pub fn write_json<T: Serialize>(&self, path: &Path, data: &T) -> Result<()> {
-        let mut bytes = serde_json::to_vec_pretty(data)
-            .map_err(|error| Error::internal(format!("could not encode \"{}\": {error}", path.display())))?;
+        let mut bytes = serde_json::to_vec_pretty(data).map_err(|error| {
+            Error::internal(format!("could not encode \"{}\": {error}", path.display()))
+        })?;
         bytes.push(b'\n');
         write_atomic(path, &bytes, Sync::Now)
     }
@@ -174,7 +191,7 @@ impl WorkDir {
     /// which decides who queues the table's indexes.
     pub fn complete_parts(&self, oid: Oid, count: u32) -> Result<bool> {
         let mut whole: Option<TableDone> = None;
-        for number in 0..count {
+        for number in 1..=count {
             let Some(part) = done::read::<TableDone>(&self.paths.part_done(oid, number))? else {
                 return Ok(false);
             };
@@ -196,7 +213,9 @@ impl WorkDir {
 
     /// The parts of a table that were copied under an old snapshot do not fit to new ones.
     pub fn remove_parts(&self, oid: Oid, parts: &[u32]) -> Result<()> {
-        parts.iter().try_for_each(|part| remove_file(&self.paths.part_done(oid, *part)))
+        parts
+            .iter()
+            .try_for_each(|part| remove_file(&self.paths.part_done(oid, *part)))
     }
 
     pub fn write_index_done(&self, data: &IndexDone) -> Result<()> {
@@ -222,7 +241,11 @@ impl WorkDir {
     }
 
     pub fn write_constraint_done(&self, data: &ConstraintDone) -> Result<()> {
-        done::write(&self.paths.constraint_done(data.index_oid), data, Sync::Later)
+        done::write(
+            &self.paths.constraint_done(data.index_oid),
+            data,
+            Sync::Later,
+        )
     }
 
     pub fn write_vacuum_done(&self, data: &VacuumDone) -> Result<()> {
@@ -245,7 +268,9 @@ impl WorkDir {
     /// The failures of this run, in the order of their time.
     pub fn failures(&self) -> Result<Vec<Failure>> {
         let mut found: Vec<(String, Failure)> =
-            done::read_directory(&self.paths.failures(), ".json")?.into_iter().collect();
+            done::read_directory(&self.paths.failures(), ".json")?
+                .into_iter()
+                .collect();
         found.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(found.into_iter().map(|(_, failure)| failure).collect())
     }
@@ -273,16 +298,29 @@ impl WorkDir {
     /// The id of the snapshot that some process exported for this directory.
     pub fn noted_snapshot(&self) -> Result<Option<String>> {
         match std::fs::read_to_string(self.paths.snapshot()) {
-            Ok(text) => Ok(text.lines().next().map(str::trim).filter(|id| !id.is_empty()).map(str::to_string)),
+            Ok(text) => Ok(text
+                .lines()
+                .next()
+                .map(str::trim)
+                .filter(|id| !id.is_empty())
+                .map(str::to_string)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(Error::io(format!("could not read file \"{}\"", self.paths.snapshot().display()), error))
-            }
+            Err(error) => Err(Error::io(
+                format!(
+                    "could not read file \"{}\"",
+                    self.paths.snapshot().display()
+                ),
+                error,
+            )),
         }
     }
 
     pub fn note_snapshot(&self, id: &str) -> Result<()> {
-        write_atomic(&self.paths.snapshot(), format!("{id}\n").as_bytes(), Sync::Now)
+        write_atomic(
+            &self.paths.snapshot(),
+            format!("{id}\n").as_bytes(),
+            Sync::Now,
+        )
     }
 
     pub fn forget_snapshot(&self) -> Result<()> {
@@ -292,9 +330,10 @@ impl WorkDir {
 
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::io(format!("could not remove file \"{}\"", path.display()), error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
+            format!("could not remove file \"{}\"", path.display()),
+            error,
+        )),
         _ => Ok(()),
     }
 }
@@ -302,8 +341,11 @@ fn remove_file(path: &Path) -> Result<()> {
 /// A directory is ours when we own it, it is no link, and nothing is in it that we would not have put there.
 fn check_is_ours(dir: &Path) -> Result<()> {
     let refuse = |reason: String| {
-        Err(Error::state(format!("cannot use work directory \"{}\": {reason}", dir.display()))
-            .with_hint("Choose another directory with --dir."))
+        Err(Error::state(format!(
+            "cannot use work directory \"{}\": {reason}",
+            dir.display()
+        ))
+        .with_hint("Choose another directory with --dir."))
     };
     let what = || format!("could not inspect work directory \"{}\"", dir.display());
     let metadata = std::fs::symlink_metadata(dir).with_context(what)?;
@@ -316,12 +358,20 @@ fn check_is_ours(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).with_context(what)? {
         let entry = entry.with_context(what)?;
         let name = entry.file_name();
-        let is_known = name.to_str().is_some_and(|name| TOP_NAMES.contains(&name) || name.ends_with(".tmp"));
+        let is_known = name
+            .to_str()
+            .is_some_and(|name| TOP_NAMES.contains(&name) || name.ends_with(".tmp"));
         if !is_known {
-            return refuse(format!("\"{}\" in it is not pgcopydb's", name.to_string_lossy()));
+            return refuse(format!(
+                "\"{}\" in it is not pgcopydb's",
+                name.to_string_lossy()
+            ));
         }
         if entry.file_type().with_context(what)?.is_symlink() {
-            return refuse(format!("\"{}\" in it is a symbolic link", name.to_string_lossy()));
+            return refuse(format!(
+                "\"{}\" in it is a symbolic link",
+                name.to_string_lossy()
+            ));
         }
     }
     Ok(())
@@ -352,12 +402,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let workdir = WorkDir::open(&dir.path().join("w"), Service::Clone).unwrap();
         workdir.prepare_run().unwrap();
-        workdir.write_part_done(&part(0)).unwrap();
-        assert!(!workdir.complete_parts(7, 2).unwrap());
         workdir.write_part_done(&part(1)).unwrap();
+        assert!(!workdir.complete_parts(7, 2).unwrap());
+        workdir.write_part_done(&part(2)).unwrap();
         assert!(workdir.complete_parts(7, 2).unwrap());
         assert!(!workdir.complete_parts(7, 2).unwrap());
-        let whole: TableDone = super::done::read(&workdir.paths.table_done(7)).unwrap().unwrap();
+        let whole: TableDone = super::done::read(&workdir.paths.table_done(7))
+            .unwrap()
+            .unwrap();
         assert_eq!((whole.rows, whole.part), (20, None));
     }
 
@@ -371,7 +423,12 @@ mod tests {
         assert!(error.to_string().contains("thesis.tex"), "{error}");
         std::fs::remove_file(path.join("thesis.tex")).unwrap();
         std::os::unix::fs::symlink("/tmp", path.join("run")).unwrap();
-        assert!(WorkDir::open(&path, Service::Clone).unwrap_err().to_string().contains("symbolic link"));
+        assert!(
+            WorkDir::open(&path, Service::Clone)
+                .unwrap_err()
+                .to_string()
+                .contains("symbolic link")
+        );
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(WorkDir::open(&file, Service::Clone).is_err());
@@ -383,6 +440,11 @@ mod tests {
         let _held = WorkDir::open(dir.path(), Service::Clone).unwrap();
         let _other = WorkDir::open(dir.path(), Service::Snapshot).unwrap();
         let error = WorkDir::open(dir.path(), Service::Clone).unwrap_err();
-        assert!(error.to_string().contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("pid {}", std::process::id())),
+            "{error}"
+        );
     }
 }

@@ -33,20 +33,30 @@ pub enum Beginning {
 }
 
 /// Decide how to begin. `Err` is the refusal.
-pub fn decide(dir: &str, earlier: Option<&RunSpec>, options: &[(String, String)], wish: Wish) -> Result<Beginning> {
+pub fn decide(
+    dir: &str,
+    earlier: Option<&RunSpec>,
+    options: &[(String, String)],
+    wish: Wish,
+) -> Result<Beginning> {
     match (earlier, wish) {
         (None, _) | (Some(_), Wish { restart: true, .. }) => Ok(Beginning::Fresh),
-        (Some(_), Wish { resume: false, .. }) => {
-            Err(Error::state(format!("work directory \"{dir}\" holds an earlier run"))
-                .with_hint("Use --resume to go on with it, or --restart to start over."))
-        }
+        (Some(_), Wish { resume: false, .. }) => Err(Error::state(format!(
+            "work directory \"{dir}\" holds an earlier run"
+        ))
+        .with_hint("Use --resume to go on with it, or --restart to start over.")),
         (Some(earlier), Wish { resume: true, .. }) => {
             let differences = differences(&earlier.options, options);
             if differences.is_empty() {
-                return Ok(Beginning::Resume { id: earlier.id.clone() });
+                return Ok(Beginning::Resume {
+                    id: earlier.id.clone(),
+                });
             }
-            Err(Error::state(format!("cannot resume: {}", differences.join("; ")))
-                .with_hint("Use the options of the run that is resumed, or --restart to start over."))
+            Err(
+                Error::state(format!("cannot resume: {}", differences.join("; "))).with_hint(
+                    "Use the options of the run that is resumed, or --restart to start over.",
+                ),
+            )
         }
     }
 }
@@ -54,27 +64,46 @@ pub fn decide(dir: &str, earlier: Option<&RunSpec>, options: &[(String, String)]
 /// Each option that is not what it was, in words.
 fn differences(earlier: &[(String, String)], now: &[(String, String)]) -> Vec<String> {
     let value = |options: &[(String, String)], name: &str| {
-        options.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone())
+        options
+            .iter()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value.clone())
     };
     let mut names: Vec<&String> = earlier.iter().chain(now).map(|(name, _)| name).collect();
     names.dedup();
     names.sort();
     names.dedup();
-    let words = |value: Option<String>| value.map_or_else(|| "not given".to_string(), |value| format!("\"{value}\""));
+    let words = |value: Option<String>| {
+        value.map_or_else(|| "not given".to_string(), |value| format!("\"{value}\""))
+    };
     names
         .into_iter()
         .filter(|name| value(earlier, name) != value(now, name))
         .map(|name| {
-            format!("{name} was {} and is now {}", words(value(earlier, name)), words(value(now, name)))
+            format!(
+                "{name} was {} and is now {}",
+                words(value(earlier, name)),
+                words(value(now, name))
+            )
         })
         .collect()
 }
 
 impl WorkDir {
     /// Begin a run or go on with one: leaves the directory ready, with the run's id.
-    pub fn begin(&self, options: Vec<(String, String)>, wish: Wish, new_id: &str) -> Result<(Beginning, String)> {
+    pub fn begin(
+        &self,
+        options: Vec<(String, String)>,
+        wish: Wish,
+        new_id: &str,
+    ) -> Result<(Beginning, String)> {
         let earlier: Option<RunSpec> = done::read(&self.paths.run_spec())?;
-        let beginning = decide(&self.paths.top().display().to_string(), earlier.as_ref(), &options, wish)?;
+        let beginning = decide(
+            &self.paths.top().display().to_string(),
+            earlier.as_ref(),
+            &options,
+            wish,
+        )?;
         // Queues of a run that was killed are removed whatever happens next.
         self.remove_noted_queues()?;
         let id = match &beginning {
@@ -86,7 +115,10 @@ impl WorkDir {
             Beginning::Fresh => {
                 self.remove_run()?;
                 self.prepare_run()?;
-                let spec = RunSpec { id: new_id.to_string(), options };
+                let spec = RunSpec {
+                    id: new_id.to_string(),
+                    options,
+                };
                 done::write(&self.paths.run_spec(), &spec, Sync::Now)?;
                 spec.id
             }
@@ -105,7 +137,10 @@ mod tests {
     use super::{Beginning, RunSpec, Wish, decide};
 
     fn options(split: &str) -> Vec<(String, String)> {
-        vec![("--source".into(), "a".into()), ("--split-tables-larger-than".into(), split.into())]
+        vec![
+            ("--source".into(), "a".into()),
+            ("--split-tables-larger-than".into(), split.into()),
+        ]
     }
 
     fn wish(restart: bool, resume: bool) -> Wish {
@@ -114,10 +149,19 @@ mod tests {
 
     #[test]
     fn begins_goes_on_or_refuses() {
-        let earlier = RunSpec { id: "x".into(), options: options("0") };
+        let earlier = RunSpec {
+            id: "x".into(),
+            options: options("0"),
+        };
         let decide = |earlier, options: &[_], wish| decide("/d", earlier, options, wish);
-        assert_eq!(decide(None, &options("0"), wish(false, true)).unwrap(), Beginning::Fresh);
-        assert_eq!(decide(Some(&earlier), &options("1"), wish(true, false)).unwrap(), Beginning::Fresh);
+        assert_eq!(
+            decide(None, &options("0"), wish(false, true)).unwrap(),
+            Beginning::Fresh
+        );
+        assert_eq!(
+            decide(Some(&earlier), &options("1"), wish(true, false)).unwrap(),
+            Beginning::Fresh
+        );
         let resumed = decide(Some(&earlier), &options("0"), wish(false, true)).unwrap();
         assert_eq!(resumed, Beginning::Resume { id: "x".into() });
         let error = decide(Some(&earlier), &options("0"), wish(false, false)).unwrap_err();
@@ -127,7 +171,10 @@ mod tests {
 
     #[test]
     fn names_each_option_that_changed() {
-        let earlier = RunSpec { id: "x".into(), options: options("0") };
+        let earlier = RunSpec {
+            id: "x".into(),
+            options: options("0"),
+        };
         let error = decide("/d", Some(&earlier), &options("10 GB"), wish(false, true)).unwrap_err();
         assert_eq!(
             error.to_string(),

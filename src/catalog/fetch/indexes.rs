@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::ident::Oid;
 use crate::pg::wire::{Connection, Row};
 
-use super::super::objects::{Catalog, Constraint, ConstraintKind, Index};
-use super::super::queries;
 use super::{boxed, opt_boxed, unknown};
+use crate::catalog::objects::{Catalog, Constraint, ConstraintKind, Index};
+use crate::catalog::queries;
 
 /// Indexes of the tables in `catalog` whose rows we copy. Others stay in post-data: nobody would queue them.
 pub(super) fn fetch(

@@ -4,9 +4,9 @@ use crate::error::Result;
 use crate::ident::Oid;
 use crate::pg::wire::{Connection, Row};
 
-use super::super::objects::{Column, SplitKey, Table, TableKind};
-use super::super::queries;
 use super::{boxed, opt_boxed, persistence, unknown};
+use crate::catalog::objects::{Column, SplitKey, Table, TableKind};
+use crate::catalog::queries;
 
 pub(super) fn fetch(
     source: &mut Connection,

@@ -9,8 +9,9 @@ use postgres_protocol::authentication::sasl::{
 use postgres_protocol::message::frontend;
 
 use super::frame::Body;
-use super::startup::{ChannelBinding, Login};
+use super::startup::Login;
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::pg::conninfo::{AuthMethod, ChannelBinding};
 
 enum State {
     Start,
@@ -42,13 +43,13 @@ impl<'a> Authentication<'a> {
         let mut body = Body::new(body);
         match body.i32()? {
             0 => self.ok().map(|()| None),
-            3 => self.password("password", |login, out| {
+            3 => self.password("password", AuthMethod::Password, |login, out| {
                 frontend::password_message(login.password.unwrap_or_default().as_bytes(), out)
             }),
             5 => {
                 let salt = body.take(4)?;
                 let salt = [salt[0], salt[1], salt[2], salt[3]];
-                self.password("md5", move |login, out| {
+                self.password("md5", AuthMethod::Md5, move |login, out| {
                     let password = login.password.unwrap_or_default();
                     let hash = md5_hash(login.user.as_bytes(), password.as_bytes(), salt);
                     frontend::password_message(hash.as_bytes(), out)
@@ -80,7 +81,7 @@ impl<'a> Authentication<'a> {
     fn ok(&mut self) -> Result<()> {
         match self.state {
             State::Start => {
-                if !(self.login.is_method_allowed)("none") {
+                if !self.login.require_auth.allows(AuthMethod::Trust) {
                     return Err(self.refuse(
                         "the server asked for no authentication, which \"require_auth\" does not allow",
                     ));
@@ -119,9 +120,10 @@ impl<'a> Authentication<'a> {
     fn password(
         &mut self,
         method: &str,
+        allowed_as: AuthMethod,
         write: impl FnOnce(&Login<'_>, &mut BytesMut) -> std::io::Result<()>,
     ) -> Result<Option<BytesMut>> {
-        if !(self.login.is_method_allowed)(method) {
+        if !self.login.require_auth.allows(allowed_as) {
             return Err(
                 self.refuse(format!("the server asked for {method} authentication, which \"require_auth\" does not allow"))
             );
@@ -144,7 +146,7 @@ impl<'a> Authentication<'a> {
             }
             offered.push(mechanism);
         }
-        if !(self.login.is_method_allowed)("scram-sha-256") {
+        if !self.login.require_auth.allows(AuthMethod::ScramSha256) {
             return Err(self.refuse(
                 "the server asked for SCRAM authentication, which \"require_auth\" does not allow",
             ));

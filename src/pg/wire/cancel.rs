@@ -7,11 +7,21 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 
 use super::Connection;
-use super::socket::{Address, Keepalives, Socket, Transport};
+use super::socket::{Address, Socket, Transport};
+use crate::pg::conninfo::Keepalives;
 use crate::sys::signal::Shutdown;
 
 /// How long a cancelled statement gets to end; a CREATE INDEX looks at interrupts every page.
 const CANCEL_WAIT: Duration = Duration::from_secs(3);
+
+/// The connection lives for a moment.
+const NO_KEEPALIVES: Keepalives = Keepalives {
+    is_enabled: false,
+    idle: None,
+    interval: None,
+    count: None,
+    user_timeout: None,
+};
 
 /// BackendKeyData: enough to cancel, nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +59,7 @@ impl Connection {
 fn send_cancel(address: &Address, key: &CancelKey) {
     let deaf = Shutdown::deaf();
     let deadline = Some(Instant::now() + CANCEL_WAIT);
-    let Ok(socket) = Socket::connect(address, &Keepalives::default(), &deaf, deadline) else {
+    let Ok(socket) = Socket::connect(address, &NO_KEEPALIVES, &deaf, deadline) else {
         return;
     };
     let mut message = BytesMut::new();

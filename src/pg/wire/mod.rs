@@ -29,8 +29,8 @@ pub use cancel::CancelKey;
 pub use copy::{CopyChunk, CopyIn, CopyOut};
 pub use frame::FrameBuffer;
 pub use row::Row;
-pub use socket::{Address, Keepalives, Socket, Transport};
-pub use startup::{ChannelBinding, Login};
+pub use socket::{Address, ConnectError, Socket, Transport};
+pub use startup::Login;
 
 /// What the server last said about the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 };
 
 use crate::error::Result;
+use crate::pg::conninfo::Keepalives;
 use crate::sys::signal::{Shutdown, poll_one};
 
 /// Where a server listens.
@@ -30,28 +31,6 @@ impl std::fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "socket \"{}\"", path.display()),
             Address::Tcp(address) => write!(f, "{address}"),
-        }
-    }
-}
-
-/// TCP keepalive settings; `None` leaves the kernel's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keepalives {
-    pub is_enabled: bool,
-    pub idle: Option<Duration>,
-    pub interval: Option<Duration>,
-    pub count: Option<u32>,
-    pub user_timeout: Option<Duration>,
-}
-
-impl Default for Keepalives {
-    fn default() -> Keepalives {
-        Keepalives {
-            is_enabled: true,
-            idle: None,
-            interval: None,
-            count: None,
-            user_timeout: None,
         }
     }
 }

@@ -13,16 +13,8 @@ use super::frame::Body;
 use super::socket::{Address, Transport};
 use super::{Connection, FrameBuffer, TransactionStatus};
 use crate::error::{Error, Result, Side};
+use crate::pg::conninfo::{ChannelBinding, RequireAuth};
 use crate::sys::signal::Shutdown;
-
-/// libpq's `channel_binding`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ChannelBinding {
-    Disable,
-    #[default]
-    Prefer,
-    Require,
-}
 
 /// Who connects to what, and how it may prove that.
 pub struct Login<'a> {
@@ -34,8 +26,7 @@ pub struct Login<'a> {
     pub channel_binding: ChannelBinding,
     /// The server certificate's hash for SCRAM channel binding, when TLS is on and the hash is known.
     pub server_end_point: Option<Vec<u8>>,
-    /// libpq's `require_auth`: whether a method named as there is acceptable.
-    pub is_method_allowed: &'a dyn Fn(&str) -> bool,
+    pub require_auth: &'a RequireAuth,
 }
 
 impl Connection {

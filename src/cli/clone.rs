@@ -1,0 +1,295 @@
+//! `pgcopydb clone` (also `fork`, `copy-db` and `copy db`): from what the user typed to a `CloneSpec`. All validation of
+//! the command line ends here; whether the two servers and the work directory allow the run is for the engine to say.
+
+use clap::Args;
+
+use super::given::Given;
+use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::size::parse_memory_setting;
+use crate::clone::{self, CloneSpec, SplitOptions};
+use crate::error::{Error, Result, Side};
+use crate::sys::signal::Shutdown;
+
+const DEFAULT_JOBS: u32 = 4;
+
+/// Copy a whole database from the source to the target
+#[derive(Args)]
+#[command(after_help = "\
+Both databases must exist and the target must hold none of the objects yet. Schema, rows, large objects and sequences are \
+read in one snapshot of the source; indexes are built as soon as their table is complete. A run that ended early \
+carries on with --resume.
+
+Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
+pub struct CloneArgs {
+    #[command(flatten)]
+    connections: ConnectionArgs,
+    #[command(flatten)]
+    dir: DirArgs,
+    #[command(flatten)]
+    jobs: JobArgs,
+    #[command(flatten)]
+    split: SplitArgs,
+    #[command(flatten)]
+    scope: ScopeArgs,
+    #[command(flatten)]
+    work: WorkArgs,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// What is copied and what is left out.
+#[derive(Args)]
+#[command(next_help_heading = "Scope")]
+struct ScopeArgs {
+    /// Drop each object on the target before creating it
+    #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
+    drop_if_exists: bool,
+    /// Leave everything owned by the role that connects to the target
+    #[arg(short = 'O', long)]
+    no_owner: bool,
+    /// Leave out GRANT and REVOKE
+    #[arg(short = 'x', long)]
+    no_acl: bool,
+    /// Leave out comments
+    #[arg(short = 'X', long)]
+    no_comments: bool,
+    /// Create everything in the default tablespace of the target
+    #[arg(long, env = "PGCOPYDB_SKIP_TABLESPACES", hide_env_values = true, value_parser = parse_flag)]
+    no_tablespaces: bool,
+    /// Leave out large objects
+    #[arg(long, visible_alias = "skip-blobs")]
+    skip_large_objects: bool,
+    /// Leave out CREATE EXTENSION and what belongs to extensions
+    #[arg(long)]
+    skip_extensions: bool,
+    /// Leave out comments on extensions
+    #[arg(long)]
+    skip_ext_comments: bool,
+    /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
+    #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
+    skip_db_properties: bool,
+    /// Do not run VACUUM on the target
+    #[arg(long, env = "PGCOPYDB_SKIP_VACUUM", hide_env_values = true, value_parser = parse_flag)]
+    skip_vacuum: bool,
+    /// Do not run ANALYZE on the target
+    #[arg(long, env = "PGCOPYDB_SKIP_ANALYZE", hide_env_values = true, value_parser = parse_flag)]
+    skip_analyze: bool,
+}
+
+/// How the work is done.
+#[derive(Args)]
+#[command(next_help_heading = "Work")]
+struct WorkArgs {
+    /// Copy rows in binary format where every column's type allows it
+    #[arg(long, env = "PGCOPYDB_USE_COPY_BINARY", hide_env_values = true, value_parser = parse_flag)]
+    use_copy_binary: bool,
+    /// maintenance_work_mem of each connection that builds indexes on the target
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory_setting, default_value = "512MB")]
+    maintenance_work_mem: String,
+    /// End the run at the first object that fails
+    #[arg(long, env = "PGCOPYDB_FAIL_FAST", hide_env_values = true, value_parser = parse_flag)]
+    fail_fast: bool,
+}
+
+/// How this run relates to an earlier one and to a snapshot.
+#[derive(Args)]
+#[command(next_help_heading = "State")]
+struct StateArgs {
+    /// Forget an earlier run on the work directory and start over
+    #[arg(long, conflicts_with = "resume")]
+    restart: bool,
+    /// Carry on with an earlier run and skip what it has done
+    #[arg(long)]
+    resume: bool,
+    /// Allow reading the source in another snapshot than an earlier run did
+    #[arg(long)]
+    not_consistent: bool,
+    /// Read the source in this snapshot, exported and held elsewhere
+    #[arg(
+        short = 'N',
+        long,
+        value_name = "ID",
+        env = "PGCOPYDB_SNAPSHOT",
+        hide_env_values = true
+    )]
+    snapshot: Option<String>,
+}
+
+pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
+    let spec = validate(args, given)?;
+    let shutdown = Shutdown::install()?;
+    clone::run(&spec, &shutdown)
+}
+
+fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
+    let CloneArgs {
+        connections,
+        dir,
+        jobs,
+        split,
+        scope,
+        work,
+        state,
+    } = args;
+    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
+    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
+        Some(both) if !given.is_typed(name) => both,
+        _ => specific.unwrap_or(DEFAULT_JOBS),
+    };
+    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
+    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    Ok(CloneSpec {
+        source: connections.required(Side::Source)?,
+        target: connections.required(Side::Target)?,
+        dir: dir.dir,
+        table_jobs,
+        index_jobs,
+        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
+        large_objects_jobs: jobs.large_objects_jobs,
+        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        split: SplitOptions {
+            larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
+            max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),
+            estimate_sizes: split.estimate_table_sizes,
+            skip_ctid: split.skip_split_by_ctid,
+        },
+        use_copy_binary: work.use_copy_binary,
+        maintenance_work_mem: work.maintenance_work_mem,
+        drop_if_exists: scope.drop_if_exists,
+        no_owner: scope.no_owner,
+        no_acl: scope.no_acl,
+        no_comments: scope.no_comments,
+        no_tablespaces: scope.no_tablespaces,
+        skip_large_objects: scope.skip_large_objects,
+        skip_extensions: scope.skip_extensions,
+        skip_ext_comments: scope.skip_ext_comments,
+        skip_vacuum: scope.skip_vacuum,
+        skip_analyze: scope.skip_analyze,
+        skip_db_properties: scope.skip_db_properties,
+        fail_fast: work.fail_fast,
+        restart: state.restart,
+        resume: state.resume,
+        not_consistent: state.not_consistent,
+        snapshot: snapshot_to_use(&state, given)?,
+    })
+}
+
+/// `--not-consistent` asks for a new snapshot when the old one is gone, so it cannot go with one that is named.
+fn snapshot_to_use(state: &StateArgs, given: &Given) -> Result<Option<String>> {
+    let Some(snapshot) = &state.snapshot else {
+        return Ok(None);
+    };
+    if state.not_consistent {
+        if given.is_typed("snapshot") {
+            return Err(Error::usage(
+                "option --snapshot cannot be used with --not-consistent",
+            ));
+        }
+        // An exported PGCOPYDB_SNAPSHOT outlives the snapshot it names; the option is what the user means now.
+        log::info!("PGCOPYDB_SNAPSHOT is not used because of --not-consistent");
+        return Ok(None);
+    }
+    // The id becomes a file name on the server and is quoted by SET TRANSACTION SNAPSHOT; refuse what cannot be one.
+    let is_id = |c: char| c.is_ascii_hexdigit() || c == '-';
+    if snapshot.is_empty() || !snapshot.chars().all(is_id) {
+        return Err(Error::usage(format!(
+            "\"{snapshot}\" is not the id of a snapshot"
+        )));
+    }
+    Ok(Some(snapshot.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse_for_test;
+
+    fn spec(words: &[&str]) -> Result<CloneSpec> {
+        let line = ["clone", "-S", "dbname=a", "-T", "dbname=b"];
+        let (args, given) = parse_for_test::<CloneArgs>(&[&line, words].concat())?;
+        validate(args, &given)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let spec = spec(&[]).unwrap();
+        assert_eq!((spec.table_jobs, spec.index_jobs), (4, 4));
+        assert_eq!((spec.restore_jobs, spec.vacuum_jobs), (4, 4));
+        assert_eq!(spec.large_objects_jobs, 4);
+        assert_eq!(spec.split, SplitOptions::default());
+        assert_eq!(spec.maintenance_work_mem, "524288kB");
+        assert_eq!(spec.dir, None);
+        assert!(!spec.resume && !spec.restart && !spec.fail_fast);
+    }
+
+    #[test]
+    fn jobs_sets_tables_and_indexes_unless_one_is_named() {
+        let both = spec(&["--jobs", "8"]).unwrap();
+        assert_eq!((both.table_jobs, both.index_jobs), (8, 8));
+        assert_eq!((both.restore_jobs, both.vacuum_jobs), (8, 8));
+        assert_eq!(both.large_objects_jobs, 4);
+        let named = spec(&["--jobs", "8", "-I", "2", "--vacuum-jobs", "1"]).unwrap();
+        assert_eq!((named.table_jobs, named.index_jobs), (8, 2));
+        assert_eq!((named.restore_jobs, named.vacuum_jobs), (2, 1));
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_by_name() {
+        for option in ["--table-jobs", "--index-jobs", "--jobs", "--restore-jobs"] {
+            for value in ["0", "129", "-3", "four"] {
+                let error = spec(&[&format!("{option}={value}")]).unwrap_err();
+                assert_eq!(error.exit_code(), 1);
+                assert!(error.to_string().contains(option), "{error}");
+                assert!(error.to_string().contains(value), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_and_parts() {
+        let split = spec(&["--split-at", "10 GB", "--split-max-parts", "6"]).unwrap();
+        assert_eq!(split.split.larger_than, Some(10 << 30));
+        assert_eq!(split.split.max_parts, Some(6));
+        let off = spec(&["--split-tables-larger-than", "0"]).unwrap();
+        assert_eq!(off.split.larger_than, None);
+        assert!(spec(&["--split-at", "lots"]).is_err());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for words in [
+            &["--restart", "--resume"][..],
+            &["--snapshot", "0001-1", "--not-consistent"],
+            &["--snapshot", "x'y"],
+            &["--dir", ""],
+        ] {
+            assert_eq!(spec(words).unwrap_err().exit_code(), 1, "{words:?}");
+        }
+        assert!(spec(&["--not-consistent"]).is_ok());
+    }
+
+    #[test]
+    fn every_flag_reaches_the_spec() {
+        let spec = spec(&[
+            "-cOxX",
+            "--no-tablespaces",
+            "--skip-blobs",
+            "--skip-extensions",
+            "--skip-ext-comments",
+            "--skip-vacuum",
+            "--skip-analyze",
+            "--skip-db-properties",
+            "--fail-fast",
+            "--use-copy-binary",
+            "--estimate-table-sizes",
+            "--skip-split-by-ctid",
+            "--resume",
+        ])
+        .unwrap();
+        assert!(spec.drop_if_exists && spec.no_owner && spec.no_acl && spec.no_comments);
+        assert!(spec.no_tablespaces && spec.skip_large_objects && spec.skip_extensions);
+        assert!(spec.skip_ext_comments && spec.skip_vacuum && spec.skip_analyze);
+        assert!(spec.skip_db_properties && spec.fail_fast && spec.use_copy_binary);
+        assert!(spec.split.estimate_sizes && spec.split.skip_ctid && spec.resume);
+    }
+}

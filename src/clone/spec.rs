@@ -1,0 +1,59 @@
+//! What one `clone` run has to do: the validated form of the command line, the only one that reaches the engine.
+//! Made by `cli::clone` in the parent, inherited by every worker. Nothing here is read from the environment or from a
+//! server, and nothing is checked again later.
+
+use std::path::PathBuf;
+
+use crate::pg::conninfo::ConnInfo;
+
+/// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
+#[derive(Debug, Clone)]
+pub struct CloneSpec {
+    pub source: ConnInfo,
+    pub target: ConnInfo,
+    /// None: `$TMPDIR/pgcopydb`, decided by the work directory.
+    pub dir: Option<PathBuf>,
+
+    pub table_jobs: u32,
+    pub index_jobs: u32,
+    pub restore_jobs: u32,
+    pub large_objects_jobs: u32,
+    pub vacuum_jobs: u32,
+    pub split: SplitOptions,
+    pub use_copy_binary: bool,
+    /// As PostgreSQL reads it in SET, with a unit: `524288kB`.
+    pub maintenance_work_mem: String,
+
+    pub drop_if_exists: bool,
+    pub no_owner: bool,
+    pub no_acl: bool,
+    pub no_comments: bool,
+    pub no_tablespaces: bool,
+    pub skip_large_objects: bool,
+    pub skip_extensions: bool,
+    pub skip_ext_comments: bool,
+    pub skip_vacuum: bool,
+    pub skip_analyze: bool,
+    pub skip_db_properties: bool,
+    pub fail_fast: bool,
+
+    /// Forget what an earlier run did. Never together with `resume`.
+    pub restart: bool,
+    pub resume: bool,
+    pub not_consistent: bool,
+    /// A snapshot that another process exported and holds.
+    pub snapshot: Option<String>,
+}
+
+/// How large tables are cut into parts that several workers copy at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SplitOptions {
+    /// Tables of more bytes than this (heap and TOAST) are split. None: no table is.
+    pub larger_than: Option<u64>,
+    /// None: as many parts as the size asks for.
+    pub max_parts: Option<u32>,
+    /// Take relpages from the catalog instead of asking the file system for each table.
+    pub estimate_sizes: bool,
+    /// Split by integer key only; a table without one is copied whole.
+    pub skip_ctid: bool,
+}
