@@ -2,9 +2,8 @@
 //! one, left on the servers. Runs in the parent.
 
 use super::{Clone, CloneSpec, step};
-use crate::catalog::Catalog;
-use crate::error::{Context, Error, Result};
-use crate::pg::connect::connect;
+use crate::error::{Error, Result};
+use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
 use crate::sys::signal::Shutdown;
@@ -19,13 +18,19 @@ pub struct Run {
 
 /// Decide, and leave the work directory ready.
 pub fn begin(spec: &CloneSpec, workdir: &WorkDir) -> Result<Run> {
-    let wish = Wish { restart: spec.restart, resume: spec.resume };
+    let wish = Wish {
+        restart: spec.restart,
+        resume: spec.resume,
+    };
     let (beginning, id) = workdir.begin(options(spec), wish, &new_id()?)?;
     let is_resumed = matches!(beginning, Beginning::Resume { .. });
     if is_resumed {
         log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
     }
-    Ok(Run { name: RunName::new(&id), is_resumed })
+    Ok(Run {
+        name: RunName::new(&id),
+        is_resumed,
+    })
 }
 
 /// 48 random bits: enough to tell runs apart on one server, short enough for application_name.
@@ -39,7 +44,8 @@ fn new_id() -> Result<String> {
 /// The options that say what is copied, with their values in words.
 fn options(spec: &CloneSpec) -> Vec<(String, String)> {
     let split = &spec.split;
-    let number = |value: Option<u64>| value.map_or_else(|| "off".to_string(), |value| value.to_string());
+    let number =
+        |value: Option<u64>| value.map_or_else(|| "off".to_string(), |value| value.to_string());
     let flag = |value: bool| if value { "yes" } else { "no" }.to_string();
     [
         ("--source", spec.source.identity()),
@@ -68,7 +74,9 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     let process = clone.run.of("clone");
     let has_read_all = [step::DUMP, step::TABLES, step::BLOBS]
         .iter()
-        .try_fold(true, |all, step| Ok::<bool, Error>(all && workdir.is_step_done(step)?))?;
+        .try_fold(true, |all, step| {
+            Ok::<bool, Error>(all && workdir.is_step_done(step)?)
+        })?;
     if clone.is_resumed && has_read_all {
         return Ok(None);
     }
@@ -99,28 +107,15 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
 pub fn end_backends(spec: &CloneSpec, run: &Run) {
     for info in [&spec.source, &spec.target] {
         let end = || -> Result<u64> {
-            let mut connection = connect(info, "pgcopydb clean-up", &Shutdown::deaf())?;
+            let mut connection = connect_once(info, "pgcopydb clean-up", &Shutdown::deaf())?;
             connection.set_deadline(Some(std::time::Duration::from_secs(3)));
             connection.query_one(&run.name.terminate_sql())?.parse(0)
         };
-        if super::preflight::answers(info)
-            && let Err(error) = end()
-        {
-            log::debug!("could not end backends of this run on the {}: {error}", info.side());
+        if let Err(error) = end() {
+            log::debug!(
+                "could not end backends of this run on the {}: {error}",
+                info.side()
+            );
         }
     }
-}
-
-/// Which tables a resume must forget because their rows came from another snapshot.
-pub fn stale_parts(catalog: &Catalog, parts: &[(u32, u32, String)], snapshot: &str) -> Vec<(u32, u32)> {
-    parts
-        .iter()
-        .filter(|(table, _, of)| of != snapshot && catalog.table(*table).is_some())
-        .map(|(table, part, _)| (*table, *part))
-        .collect()
-}
-
-/// Read a file of the work directory that an earlier phase wrote.
-pub fn read_file(path: &std::path::Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("could not read file \"{}\"", path.display()))
 }

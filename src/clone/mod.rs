@@ -29,7 +29,7 @@ use begin::Run;
 use summary::Clock;
 
 /// Names of the steps in the work directory.
-pub(self) mod step {
+mod step {
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -44,7 +44,7 @@ pub(self) mod step {
 }
 
 /// What every phase needs; made once the servers were reached, and only read afterwards.
-pub(self) struct Clone<'a> {
+struct Clone<'a> {
     pub spec: &'a CloneSpec,
     pub workdir: &'a WorkDir,
     pub run: RunName,
@@ -52,6 +52,8 @@ pub(self) struct Clone<'a> {
     /// The server that answered, for every later connection and every program.
     pub source: ConnInfo,
     pub target: ConnInfo,
+    /// As server_version_num.
+    pub target_version: u32,
     pub programs: Programs,
     pub shutdown: &'a Shutdown,
 }
@@ -71,13 +73,14 @@ pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
 fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
     let mut clock = Clock::start();
     let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
-    let (target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    preflight::check_servers(&mut source, &target)?;
+    let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
+    preflight::check_servers(&mut source, &mut target)?;
     let programs = SearchPlaces::from_environment().find(
         source.server_version(),
         target.server_version(),
         shutdown,
     )?;
+    let target_version = target.server_version();
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
     drop((source, target));
     let clone = Clone {
@@ -87,13 +90,17 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         is_resumed: run.is_resumed,
         source: source_info,
         target: target_info,
+        target_version,
         programs,
         shutdown,
     };
     if run.is_resumed {
         begin::end_backends(spec, run);
         if workdir.is_step_done(step::CLONE)? {
-            log::info!("nothing to do: the run in \"{}\" was complete", workdir.paths.top().display());
+            log::info!(
+                "nothing to do: the run in \"{}\" was complete",
+                workdir.paths.top().display()
+            );
             return Ok(());
         }
     }
@@ -109,9 +116,9 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("pre-data");
     // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
     drop(target);
-    data::copy(&clone, &catalog, snapshot)?;
+    let has_copied = data::copy(&clone, &catalog, snapshot)?;
     clock.lap("data");
-    data::sequences(&clone, &catalog)?;
+    data::sequences(&clone, &catalog, has_copied)?;
     schema::restore_post(&clone, &catalog)?;
     clock.lap("post-data");
     properties::copy(&clone, &catalog)?;
@@ -143,32 +150,47 @@ fn incomplete(failures: &[Failure]) -> Error {
     for failure in failures {
         log::error!("{} {}: {}", failure.kind, failure.name, failure.message);
     }
-    let first = failures.first().map_or("", |failure| failure.message.as_str());
+    let first = failures
+        .first()
+        .map_or("", |failure| failure.message.as_str());
     Error::new(
         crate::error::ErrorKind::Sql,
-        format!("{} objects could not be copied; the first: {first}", failures.len()),
+        format!(
+            "{} objects could not be copied; the first: {first}",
+            failures.len()
+        ),
     )
     .with_hint("Mend the cause and run again with --resume.")
 }
 
 impl Clone<'_> {
-    pub(self) fn target_settings(&self) -> TargetSettings {
-        TargetSettings { maintenance_work_mem: self.spec.maintenance_work_mem.clone() }
+    fn target_settings(&self) -> TargetSettings {
+        TargetSettings {
+            maintenance_work_mem: self.spec.maintenance_work_mem.clone(),
+        }
     }
 
-    pub(self) fn open_target(&self, process: &str) -> Result<Connection> {
-        open_target(&self.target, &self.run.of(process), &self.target_settings(), self.shutdown)
+    fn open_target(&self, process: &str) -> Result<Connection> {
+        open_target(
+            &self.target,
+            &self.run.of(process),
+            &self.target_settings(),
+            self.shutdown,
+        )
     }
 
     /// The catalog of the snapshot; on a resume that reads nothing any more, the one that was fetched then.
     fn fetch_catalog(&self, snapshot: Option<&mut Snapshot>) -> Result<Catalog> {
         let path = self.workdir.paths.schema_json();
         let Some(snapshot) = snapshot else {
-            let text = std::fs::read(&path)
-                .map_err(|error| Error::io(format!("could not read file \"{}\"", path.display()), error))?;
+            let text = std::fs::read(&path).map_err(|error| {
+                Error::io(format!("could not read file \"{}\"", path.display()), error)
+            })?;
             return Catalog::from_json(&text);
         };
-        let options = FetchOptions { estimate_sizes: self.spec.split.estimate_sizes };
+        let options = FetchOptions {
+            estimate_sizes: self.spec.split.estimate_sizes,
+        };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
         let sync = crate::sys::durable::Sync::Now;
         crate::sys::durable::write_atomic(&path, &catalog.to_json()?, sync)?;

@@ -44,6 +44,18 @@ pub fn connect(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> 
     connect_and_pin(info, application_name, shutdown).map(|(connection, _)| connection)
 }
 
+/// Connect if the server answers now; for clean-up, which must not wait for a server that may be the one that failed.
+pub fn connect_once(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<Connection> {
+    match try_hosts(info, application_name, shutdown) {
+        Ok((connection, _)) => Ok(connection),
+        Err(failure) => Err(failure.error),
+    }
+}
+
 /// Like `connect`, with a conninfo that names only the server that answered: a snapshot belongs to one server.
 pub fn connect_and_pin(
     info: &ConnInfo,

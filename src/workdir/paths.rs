@@ -74,6 +74,11 @@ impl Paths {
         self.run().join("spec.json")
     }
 
+    /// How tables and large objects were cut into pieces.
+    pub fn cut(&self) -> PathBuf {
+        self.run().join("cut.json")
+    }
+
     pub fn queues(&self) -> PathBuf {
         self.run().join("queues.json")
     }
