@@ -189,14 +189,8 @@ fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
     }
     let oids = |names: Vec<Oid>| names.into_iter().collect::<HashSet<Oid>>();
     let indexes = done::read_directory::<IndexDone>(&paths.indexes(), ".done")?;
-    progress.indexes = oids(
-        indexes
-            .into_iter()
-            .filter(|(name, _)| !name.contains('.'))
-            .map(|(_, i)| i.oid)
-            .collect(),
-    );
-    let constraints = done::read_directory::<ConstraintDone>(&paths.indexes(), ".constraint.done")?;
+    progress.indexes = oids(indexes.into_values().map(|done| done.oid).collect());
+    let constraints = done::read_directory::<ConstraintDone>(&paths.indexes(), ".constraint")?;
     progress.constraints = oids(
         constraints
             .into_values()

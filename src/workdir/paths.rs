@@ -125,7 +125,7 @@ impl Paths {
 
     /// By the oid of the constraint's index.
     pub fn constraint_done(&self, index: Oid) -> PathBuf {
-        self.indexes().join(format!("{index}.constraint.done"))
+        self.indexes().join(format!("{index}.constraint"))
     }
 
     pub fn vacuum(&self) -> PathBuf {
