@@ -1,3 +1,11 @@
-//! The one test binary.
+//! The one test binary: each file here holds the tests of one subject, `support` what they share. One binary, so
+//! that all tests of a run share two clusters and link once.
 
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod layering;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod support_works;
