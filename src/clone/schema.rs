@@ -294,6 +294,11 @@ fn retry(
         log::debug!("{}: {error}; it was made by an earlier run", failure.object);
         return Ok(true);
     }
+    // A pg_restore newer than the target begins with settings that the target does not know.
+    if error.sqlstate() == Some("42704") && failure.command.starts_with("SET ") {
+        log::debug!("the target does not know: {}", failure.command);
+        return Ok(true);
+    }
     // pg_restore's own words are about the first try, which is the one that counts; ours add the code.
     let error = Error::on(Side::Target, failure.message.clone())
         .with_server_of(&error)
