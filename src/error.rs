@@ -197,6 +197,13 @@ impl Error {
         self
     }
 
+    /// Take over what the server said about another error of the same cause: its SQLSTATE and its other fields.
+    pub fn with_server_of(mut self, other: &Error) -> Error {
+        self.kind = other.kind;
+        self.server = other.server.clone();
+        self
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }

@@ -17,6 +17,9 @@ const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Snapshot {
     id: String,
+    /// What the snapshot sees, in the server's words: two snapshots with the same text see the same rows. The id alone
+    /// may be given again after a restart of the server.
+    content: String,
     lsn: Option<Lsn>,
     holder: Connection,
 }
@@ -29,18 +32,20 @@ impl Snapshot {
         shutdown: &Shutdown,
     ) -> Result<Snapshot> {
         let mut holder = open_source(info, application_name, shutdown)?;
-        let row = holder
+        holder
             .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .and_then(|_| {
-                holder.query_one(
-                    "SELECT pg_catalog.pg_export_snapshot(), \
-                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-                     ELSE pg_catalog.pg_current_wal_lsn() END",
-                )
-            })
             .context("could not export a snapshot")?;
+        let row = holder
+            .query_one(
+                "SELECT pg_catalog.pg_export_snapshot(), \
+                 CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+                 ELSE pg_catalog.pg_current_wal_lsn() END",
+            )
+            .context("could not export a snapshot")?;
+        let content = content(&mut holder)?;
         Ok(Snapshot {
             id: row.text(0)?.to_string(),
+            content,
             lsn: row.opt_parse(1)?,
             holder,
         })
@@ -66,8 +71,10 @@ impl Snapshot {
                 error.context(format!("could not use snapshot \"{id}\""))
             }
         })?;
+        let content = content(&mut holder)?;
         Ok(Snapshot {
             id: id.to_string(),
+            content,
             lsn: None,
             holder,
         })
@@ -75,6 +82,10 @@ impl Snapshot {
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    pub fn content(&self) -> &str {
+        &self.content
     }
 
     /// Where the source's log stood just after the snapshot was taken; unknown for another process's snapshot.
@@ -94,6 +105,13 @@ impl Snapshot {
             .context("could not release the snapshot")?;
         Ok(())
     }
+}
+
+fn content(holder: &mut Connection) -> Result<String> {
+    Ok(holder
+        .query_one("SELECT pg_catalog.txid_current_snapshot()")?
+        .text(0)?
+        .to_string())
 }
 
 /// Begin a transaction that sees `snapshot`.

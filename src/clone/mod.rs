@@ -1,12 +1,229 @@
-//! The clone engine; the command line calls `run`.
+//! `clone`: a whole database from source to target, readable from top to bottom. Runs in the parent, which holds the
+//! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
+//! all there is to `--resume`.
 
+mod begin;
+mod data;
+mod preflight;
+mod properties;
+mod schema;
 mod spec;
+mod summary;
 
 pub use spec::{CloneSpec, SplitOptions};
 
+use crate::catalog::{self, Catalog, FetchOptions};
+use crate::copy::CopySpec;
+use crate::dump::programs::{Programs, SearchPlaces};
 use crate::error::{Error, Result};
+use crate::pg::connect::connect_and_pin;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::{RunName, TargetSettings, open_target};
+use crate::pg::wire::Connection;
+use crate::snapshot::Snapshot;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
+use crate::workdir::done::Failure;
+use crate::workdir::{Service, WorkDir, location};
+use begin::Run;
+use summary::Clock;
 
-pub fn run(_spec: &CloneSpec, _shutdown: &Shutdown) -> Result<()> {
-    Err(Error::internal("the clone engine is not linked in yet"))
+/// Names of the steps in the work directory.
+mod step {
+    pub const DUMP: &str = "dump-pre";
+    pub const DUMP_POST: &str = "dump-post";
+    pub const RESTORE_PRE: &str = "restore-pre";
+    pub const TABLES: &str = "tables";
+    pub const INDEXES: &str = "indexes";
+    pub const BLOBS: &str = "blobs";
+    pub const SEQUENCES: &str = "sequences";
+    pub const PROPERTIES: &str = "properties";
+    pub const RESTORE_POST: &str = "restore-post";
+    /// Everything: a resume of a finished run has nothing to do.
+    pub const CLONE: &str = "clone";
+}
+
+/// What every phase needs; made once the servers were reached, and only read afterwards.
+struct Clone<'a> {
+    pub spec: &'a CloneSpec,
+    pub workdir: &'a WorkDir,
+    pub run: RunName,
+    pub is_resumed: bool,
+    /// The server that answered, for every later connection and every program.
+    pub source: ConnInfo,
+    pub target: ConnInfo,
+    /// As server_version_num.
+    pub target_version: u32,
+    pub programs: Programs,
+    pub shutdown: &'a Shutdown,
+}
+
+/// Clone a database. `Ok` means that everything is on the target and flushed there.
+pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
+    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Clone)?;
+    let run = begin::begin(spec, &workdir)?;
+    let result = run_in(spec, &workdir, &run, shutdown);
+    if result.is_err() {
+        // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
+        begin::end_backends(spec, &run);
+    }
+    result
+}
+
+fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
+    let mut clock = Clock::start();
+    let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
+    let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
+    preflight::check_servers(&mut source, &mut target)?;
+    let programs = SearchPlaces::from_environment().find(
+        source.server_version(),
+        target.server_version(),
+        shutdown,
+    )?;
+    let target_version = target.server_version();
+    // Nothing is asked on these two any more: what follows opens its own, with its own settings.
+    drop((source, target));
+    let clone = Clone {
+        spec,
+        workdir,
+        run: run.name.clone(),
+        is_resumed: run.is_resumed,
+        source: source_info,
+        target: target_info,
+        target_version,
+        programs,
+        shutdown,
+    };
+    if run.is_resumed {
+        begin::end_backends(spec, run);
+        if workdir.is_step_done(step::CLONE)? {
+            log::info!(
+                "nothing to do: the run in \"{}\" was complete",
+                workdir.paths.top().display()
+            );
+            return Ok(());
+        }
+    }
+    let mut snapshot = begin::snapshot(&clone)?;
+    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
+    clock.lap("catalog");
+    let mut target = clone.open_target("clone")?;
+    preflight::check_target(&clone, &catalog, &mut target)?;
+    schema::dump(&clone, snapshot.as_ref())?;
+    clock.lap("dump");
+    failpoint("clone.after_dump")?;
+    schema::restore_pre(&clone, &mut target)?;
+    clock.lap("pre-data");
+    // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
+    drop(target);
+    let has_copied = data::copy(&clone, &catalog, snapshot)?;
+    clock.lap("data");
+    data::sequences(&clone, &catalog, has_copied)?;
+    schema::restore_post(&clone, &catalog)?;
+    clock.lap("post-data");
+    properties::copy(&clone, &catalog)?;
+    finish(&clone, &catalog, clock)
+}
+
+/// Everything was tried: say what was done, and whether that was everything.
+fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
+    let failures = clone.workdir.failures()?;
+    let is_complete = failures.is_empty();
+    if is_complete {
+        data::check_complete(clone, catalog)?;
+        // Commits of pg_restore and ours alike: the last flush before anybody is told.
+        let mut target = clone.open_target("clone")?;
+        crate::pg::session::flush_commits(&mut target)?;
+    }
+    failpoint("clone.before_summary")?;
+    let elapsed = summary::write(clone, catalog, &failures, clock)?;
+    if is_complete {
+        clone.workdir.finish_step(step::CLONE, elapsed)?;
+        log::info!("all is copied, in {:.1} s", elapsed.as_secs_f64());
+        return Ok(());
+    }
+    Err(incomplete(&failures))
+}
+
+/// The last line of a run in which objects failed.
+fn incomplete(failures: &[Failure]) -> Error {
+    for failure in failures {
+        log::error!("{} {}: {}", failure.kind, failure.name, failure.message);
+    }
+    let first = failures
+        .first()
+        .map_or("", |failure| failure.message.as_str());
+    Error::new(
+        crate::error::ErrorKind::Sql,
+        format!(
+            "{} objects could not be copied; the first: {first}",
+            failures.len()
+        ),
+    )
+    .with_hint("Mend the cause and run again with --resume.")
+}
+
+impl Clone<'_> {
+    fn target_settings(&self) -> TargetSettings {
+        TargetSettings {
+            maintenance_work_mem: self.spec.maintenance_work_mem.clone(),
+        }
+    }
+
+    fn open_target(&self, process: &str) -> Result<Connection> {
+        open_target(
+            &self.target,
+            &self.run.of(process),
+            &self.target_settings(),
+            self.shutdown,
+        )
+    }
+
+    /// The catalog of the snapshot; on a resume that reads nothing any more, the one that was fetched then.
+    fn fetch_catalog(&self, snapshot: Option<&mut Snapshot>) -> Result<Catalog> {
+        let path = self.workdir.paths.schema_json();
+        let Some(snapshot) = snapshot else {
+            let text = std::fs::read(&path).map_err(|error| {
+                Error::io(format!("could not read file \"{}\"", path.display()), error)
+            })?;
+            return Catalog::from_json(&text);
+        };
+        let options = FetchOptions {
+            estimate_sizes: self.spec.split.estimate_sizes,
+        };
+        let catalog = catalog::fetch(snapshot.connection(), &options)?;
+        let sync = crate::sys::durable::Sync::Now;
+        crate::sys::durable::write_atomic(&path, &catalog.to_json()?, sync)?;
+        log::info!(
+            "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
+            catalog.database.name,
+            catalog.tables_to_copy().count(),
+            catalog.indexes.len(),
+            catalog.sequences.len(),
+            catalog.large_objects.count,
+        );
+        Ok(catalog)
+    }
+
+    fn copy_spec(&self) -> CopySpec {
+        let spec = self.spec;
+        CopySpec {
+            source: self.source.clone(),
+            target: self.target.clone(),
+            run: self.run.clone(),
+            target_settings: self.target_settings(),
+            table_jobs: spec.table_jobs,
+            index_jobs: spec.index_jobs,
+            vacuum_jobs: spec.vacuum_jobs,
+            large_objects_jobs: spec.large_objects_jobs,
+            use_copy_binary: spec.use_copy_binary,
+            no_owner: spec.no_owner,
+            no_acl: spec.no_acl,
+            no_comments: spec.no_comments,
+            no_tablespaces: spec.no_tablespaces,
+            skip_vacuum: spec.skip_vacuum,
+            skip_analyze: spec.skip_analyze,
+            fail_fast: spec.fail_fast,
+        }
+    }
 }

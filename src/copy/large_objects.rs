@@ -126,6 +126,7 @@ impl Worker<'_> {
         };
         let done = BlobsDone {
             batch: number,
+            snapshot: context.snapshot_content.to_string(),
             first: batch.first,
             last: batch.last,
             count: copied.objects,

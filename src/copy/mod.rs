@@ -27,7 +27,6 @@ pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, plan};
 pub use sequences::copy_sequences;
 pub use supervise::run;
-pub use tables::empty_tables;
 
 /// What the data section was asked to do.
 #[derive(Debug, Clone)]
@@ -59,6 +58,8 @@ pub struct CopyContext<'a> {
     pub workdir: &'a WorkDir,
     /// Empty when nothing is left to read from the source.
     pub snapshot: &'a str,
+    /// What the snapshot sees: done-files carry it, since an id may be given twice.
+    pub snapshot_content: &'a str,
     pub snapshot_lsn: Option<crate::lsn::Lsn>,
     pub plan: &'a CopyPlan,
 }

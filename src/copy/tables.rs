@@ -9,7 +9,7 @@ use super::relay::{Relayed, relay};
 use super::work::Work;
 use super::{CopyContext, with_retry};
 use crate::catalog::{CopyFormat, Part, Table, TargetKind, WorkItem, copy_encoding};
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::quote_literal;
 use crate::pg::wire::{Connection, Row};
 use crate::snapshot::begin_sql;
@@ -183,7 +183,7 @@ impl Worker<'_> {
             duration_ms: started.elapsed().as_millis() as u64,
             finished_at_ms: crate::workdir::done::now_ms(),
             worker_pid: std::process::id(),
-            snapshot: context.snapshot.to_string(),
+            snapshot: context.snapshot_content.to_string(),
             snapshot_lsn: context.snapshot_lsn,
             part: item.part.as_ref().map(|part| PartDone {
                 number: part.number,
@@ -305,23 +305,4 @@ fn copy_in_sql(
         "BEGIN; {truncate}{}",
         table.copy_in_sql(can_truncate, format)
     ))
-}
-
-/// Shared by the parent: empty the tables that will be filled in parts, once, before the first part.
-pub fn truncate_sql(tables: &[&Table]) -> String {
-    let names: Vec<String> = tables
-        .iter()
-        .map(|table| table.qualified_name().to_string())
-        .collect();
-    format!("TRUNCATE ONLY {}", names.join(", ONLY "))
-}
-
-/// Empty tables on the target that are about to be filled in parts.
-pub fn empty_tables(target: &mut Connection, tables: &[&Table]) -> Result<()> {
-    for chunk in tables.chunks(100) {
-        target
-            .execute(&truncate_sql(chunk))
-            .context("could not empty tables before copying their parts")?;
-    }
-    Ok(())
 }

@@ -241,17 +241,39 @@ impl Archive {
 }
 
 impl Entry {
-    /// For logs: `TABLE "public"."film"`, `EXTENSION "hstore"`. Control characters do not reach the log.
+    /// For logs: `TABLE "public"."film"`, `EXTENSION "hstore"`, `CONSTRAINT "film film_pkey" in schema "public"`.
+    /// Control characters do not reach the log.
     pub fn describe(&self) -> String {
         let quoted = |text: &Text| {
             let clean = text.lossy().replace(|c: char| c.is_control(), " ");
             crate::ident::quote_ident(&clean)
         };
+        let desc = self.desc.lossy();
+        let tag = quoted(&self.tag);
         if self.namespace.as_bytes().is_empty() {
-            format!("{} {}", self.desc.lossy(), quoted(&self.tag))
+            return format!("{desc} {tag}");
+        }
+        let schema = quoted(&self.namespace);
+        // The tag of these is two names, or a kind and a name, so that it is not what a schema qualifies.
+        let is_composed = matches!(
+            &*desc,
+            "ACL"
+                | "CHECK CONSTRAINT"
+                | "COMMENT"
+                | "CONSTRAINT"
+                | "DEFAULT"
+                | "DEFAULT ACL"
+                | "FK CONSTRAINT"
+                | "POLICY"
+                | "PUBLICATION TABLE"
+                | "RULE"
+                | "SECURITY LABEL"
+                | "TRIGGER"
+        );
+        if is_composed {
+            format!("{desc} {tag} in schema {schema}")
         } else {
-            let schema = quoted(&self.namespace);
-            format!("{} {schema}.{}", self.desc.lossy(), quoted(&self.tag))
+            format!("{desc} {schema}.{tag}")
         }
     }
 }

@@ -2,9 +2,11 @@
 //! src/common/logging.c, and `warn_or_exit_horribly` of pg_backup_archiver.c). Runs in the clone parent while the
 //! program runs. Errors about single objects are collected, everything else goes to the log at its level.
 
+use std::collections::HashMap;
+
 use log::Level;
 
-use crate::dump::archive::Archive;
+use crate::dump::archive::{Archive, Entry};
 use crate::dump::run::ProgramOutcome;
 use crate::sys::process::ExitReason;
 
@@ -19,6 +21,8 @@ pub struct RestoreFailure {
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
+    /// Where in the statement or in which function, as the server tells it.
+    pub context: Option<String>,
     /// The statement, cut by pg_restore if long. Statements that may hold a password are not kept.
     pub command: String,
     /// The server refused the statement; otherwise the connection broke.
@@ -35,9 +39,20 @@ enum Continues {
     Failure,
     Detail,
     Hint,
+    Context,
     Command,
     OtherError,
     Relayed(Level),
+}
+
+impl Continues {
+    /// Before the statement.
+    fn is_in_failure(self) -> bool {
+        matches!(
+            self,
+            Continues::Failure | Continues::Detail | Continues::Hint | Continues::Context
+        )
+    }
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +83,15 @@ impl MessageReader {
     pub fn into_outcome(self, exit: ExitReason) -> ProgramOutcome {
         let mut failures = self.failures;
         for failure in &mut failures {
-            failure.command = without_secrets(failure.command.trim_end());
+            let command = failure.command.trim_end().to_owned();
+            if may_hold_secret(&command) {
+                let words: Vec<&str> = command.split_whitespace().take(3).collect();
+                failure.command = format!("{} ...", words.join(" "));
+                // It quotes a line of the statement.
+                failure.context = None;
+            } else {
+                failure.command = command;
+            }
         }
         ProgramOutcome {
             exit,
@@ -132,7 +155,7 @@ impl MessageReader {
     /// The program's own detail or hint: it belongs to the message before it.
     fn more(&mut self, program: &str, text: &str, more: &str) {
         match (self.continues, self.failures.last_mut()) {
-            (Continues::Failure | Continues::Detail | Continues::Hint, Some(failure)) => {
+            (continues, Some(failure)) if continues.is_in_failure() => {
                 let field = if text.starts_with("hint") {
                     &mut failure.hint
                 } else {
@@ -147,14 +170,10 @@ impl MessageReader {
     }
 
     fn continuation(&mut self, line: &str) {
-        let in_failure = matches!(
-            self.continues,
-            Continues::Failure | Continues::Detail | Continues::Hint
-        );
         match (self.continues, self.failures.last_mut()) {
             (Continues::Object, _) => append_line(&mut self.object, line),
-            (_, Some(failure)) if in_failure => {
-                self.continues = failure.continuation(line, self.continues);
+            (continues, Some(failure)) if continues.is_in_failure() => {
+                self.continues = failure.continuation(line, continues);
             }
             (Continues::Command, Some(failure)) => append_line(&mut failure.command, line),
             (Continues::OtherError, _) => {
@@ -192,10 +211,17 @@ impl RestoreFailure {
         } else if let Some(hint) = labelled("HINT:  ") {
             self.hint = Some(hint);
             Continues::Hint
+        } else if let Some(context) = labelled("CONTEXT:  ") {
+            append_line(self.context.get_or_insert_default(), &context);
+            Continues::Context
+        } else if continues != Continues::Context && line.starts_with("LINE ") {
+            self.context = Some(line.to_owned());
+            Continues::Context
         } else {
             let field = match continues {
                 Continues::Detail => self.detail.get_or_insert_default(),
                 Continues::Hint => self.hint.get_or_insert_default(),
+                Continues::Context => self.context.get_or_insert_default(),
                 _ => &mut self.message,
             };
             append_line(field, line);
@@ -212,36 +238,42 @@ fn append_line(text: &mut String, line: &str) {
 }
 
 /// These statements may hold the password of another server or of a role.
-fn without_secrets(command: &str) -> String {
-    let words: Vec<&str> = command.split_whitespace().take(4).collect();
-    let is_secret = matches!(
-        words.get(1..),
-        Some(["USER" | "SUBSCRIPTION" | "SERVER" | "ROLE" | "DATABASE", ..] | ["FOREIGN", ..])
-    );
-    if is_secret {
-        format!("{} ...", words[..words.len().min(3)].join(" "))
-    } else {
-        command.to_owned()
-    }
+fn may_hold_secret(command: &str) -> bool {
+    let kind = command.split_whitespace().nth(1);
+    matches!(
+        kind,
+        Some("USER" | "SUBSCRIPTION" | "SERVER" | "ROLE" | "DATABASE" | "FOREIGN")
+    )
 }
 
 /// Say which entry each failure is about, by its statement where that is the definition of one entry only: the
 /// messages of parallel workers may be mixed up. And name the object as we name objects.
 pub fn name_failures(failures: &mut [RestoreFailure], archive: &Archive) {
-    for failure in failures {
-        let command = failure.command.trim();
-        let mut matching = archive.entries.iter().filter(|entry| {
-            let defn = entry.defn.lossy();
-            match command.strip_suffix("...") {
-                // pg_restore cuts at 1024 bytes; a shorter one ends in dots of its own.
-                Some(start) if command.len() > 1000 => defn.trim().starts_with(start),
-                _ => !command.is_empty() && defn.trim() == command,
-            }
-        });
-        if let (Some(entry), None) = (matching.next(), matching.next()) {
-            failure.dump_id = Some(entry.dump_id);
+    let by_dump_id: HashMap<i32, &Entry> = archive
+        .entries
+        .iter()
+        .map(|entry| (entry.dump_id, entry))
+        .collect();
+    // `None` when several entries have the same definition.
+    let mut by_definition: HashMap<&[u8], Option<i32>> = HashMap::new();
+    for entry in &archive.entries {
+        let definition = entry.defn.as_bytes().trim_ascii();
+        if definition.is_empty() {
+            continue;
         }
-        if let Some(entry) = failure.dump_id.and_then(|dump_id| archive.entry(dump_id)) {
+        by_definition
+            .entry(definition)
+            .and_modify(|known| *known = None)
+            .or_insert(Some(entry.dump_id));
+    }
+    for failure in failures {
+        // A statement that pg_restore has cut matches nothing; then what it said before counts.
+        let command = failure.command.trim().as_bytes();
+        if let Some(Some(dump_id)) = by_definition.get(command) {
+            failure.dump_id = Some(*dump_id);
+        }
+        let entry = failure.dump_id.and_then(|id| by_dump_id.get(&id));
+        if let Some(entry) = entry {
             failure.object = entry.describe();
         }
     }
@@ -281,6 +313,7 @@ LINE 1: ALTER TABLE
 DETAIL:  some
 more
 HINT:  try
+CONTEXT:  function f()
 Command was: ALTER TABLE public.parent OWNER TO postgres;
 
 pg_restore: from TOC entry 222; 1259 16399 TABLE ta
@@ -306,11 +339,9 @@ pg_restore: warning: errors ignored on restore: 3
         assert!(create.command.ends_with("(pg_attver=26558648);"));
         assert!(create.is_refusal);
         assert_eq!(owner.dump_id, Some(223));
-        assert!(
-            owner
-                .message
-                .starts_with("relation \"public.parent\" does not exist\nLINE 1")
-        );
+        assert_eq!(owner.message, "relation \"public.parent\" does not exist");
+        let context = "LINE 1: ALTER TABLE\n        ^\nfunction f()";
+        assert_eq!(owner.context.as_deref(), Some(context));
         assert_eq!(owner.detail.as_deref(), Some("some\nmore"));
         assert_eq!(owner.hint.as_deref(), Some("try"));
         assert_eq!(mapping.object, "TABLE ta\nble; SET (x=1) postgres");

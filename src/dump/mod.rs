@@ -1,4 +1,7 @@
-//! Drives pg_dump and pg_restore, and reads and rewrites the archive between them.
+//! Drives pg_dump and pg_restore, and reads and rewrites the archive between them. Runs in the clone parent. The way:
+//! `programs` finds the pair, `run` runs pg_dump (`pg_dump` has its arguments), `archive` reads the file, `options`
+//! takes out what the target does not know, `select` chooses the entries of a section, `list` writes them down,
+//! `run` runs pg_restore with that list, `messages` tells which objects failed.
 
 pub mod archive;
 pub mod list;

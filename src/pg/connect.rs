@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::conninfo::{ConnInfo, HostSpec, LoadBalanceHosts, TargetSessionAttrs};
-use super::wire::{Address, ConnectError, Connection, Login, Socket, Transport};
+use super::tls::{SslMode, TlsAttempt, attempts};
+use super::wire::{
+    Address, ConnectError, Connection, Login, Socket, TlsStart, Transport, start_tls,
+};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::sys::signal::Shutdown;
 
@@ -20,11 +23,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Without connect_timeout in the conninfo: an address that swallows packets must not hold us for the kernel's minutes.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-
-#[derive(Clone, Copy)]
-enum Attempt {
-    Plain,
-}
 
 /// Why one attempt failed, and whether the same attempt may succeed in a moment.
 struct Failure {
@@ -44,6 +42,18 @@ impl Failure {
 /// Connect to any host of the conninfo that fits, waiting for a server that is starting.
 pub fn connect(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Connection> {
     connect_and_pin(info, application_name, shutdown).map(|(connection, _)| connection)
+}
+
+/// Connect if the server answers now; for clean-up, which must not wait for a server that may be the one that failed.
+pub fn connect_once(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<Connection> {
+    match try_hosts(info, application_name, shutdown) {
+        Ok((connection, _)) => Ok(connection),
+        Err(failure) => Err(failure.error),
+    }
 }
 
 /// Like `connect`, with a conninfo that names only the server that answered: a snapshot belongs to one server.
@@ -214,12 +224,15 @@ fn try_address(
 ) -> std::result::Result<Connection, Failure> {
     let is_unix = matches!(address, Address::Unix(_));
     let mut failure = None;
-    for attempt in &[Attempt::Plain] {
+    for attempt in attempts(info.tls().mode, is_unix) {
         match open(info, host, address, *attempt, application_name, shutdown) {
             Ok(connection) => return Ok(connection),
             Err(error) => {
                 // Nobody listens: the other way of asking would find that too.
-                let is_final = error.may_pass || error.error.is_interrupted();
+                let is_final = error.may_pass
+                    || error.error.is_interrupted()
+                    // A wrong password stays wrong, and must not be sent again without TLS.
+                    || error.error.sqlstate() == Some("28P01");
                 // The first refusal is the telling one: "no pg_hba.conf entry" for the fallback would hide it.
                 failure.get_or_insert(error);
                 if is_final {
@@ -235,7 +248,7 @@ fn open(
     info: &ConnInfo,
     host: &HostSpec,
     address: &Address,
-    attempt: Attempt,
+    attempt: TlsAttempt,
     application_name: &str,
     shutdown: &Shutdown,
 ) -> std::result::Result<Connection, Failure> {
@@ -257,7 +270,23 @@ fn open(
         })?;
     check_peer(info, &socket).map_err(Failure::lasting)?;
     let (transport, server_end_point) = match attempt {
-        Attempt::Plain => (Transport::Plain(socket), None),
+        TlsAttempt::Plain => (Transport::Plain(socket), None),
+        TlsAttempt::Tls => match start_tls(info, host, socket, shutdown, deadline) {
+            Ok(TlsStart::Done(transport, end_point)) => (transport, end_point),
+            Ok(TlsStart::NotOffered(socket)) if goes_on_without_tls(info) => {
+                (Transport::Plain(socket), None)
+            }
+            Ok(TlsStart::NotOffered(_)) => {
+                return Err(Failure::lasting(Error::on(
+                    side,
+                    format!(
+                        "{address}: the server does not support TLS, but \"sslmode\" is \"{}\"",
+                        info.tls().mode.as_str()
+                    ),
+                )));
+            }
+            Err(error) => return Err(Failure::lasting(error.with_side(side).context(address))),
+        },
     };
     let password = info.password_for(host);
     let mut parameters = vec![("application_name".to_string(), application_name.to_string())];
@@ -283,6 +312,11 @@ fn open(
             }
         },
     )
+}
+
+/// With prefer a server without TLS is good enough; with allow it has refused the plain way already.
+fn goes_on_without_tls(info: &ConnInfo) -> bool {
+    info.tls().mode == SslMode::Prefer
 }
 
 /// Refused, no socket file, backlog full: what a server that is being restarted looks like.

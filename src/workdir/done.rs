@@ -80,6 +80,8 @@ pub struct VacuumDone {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobsDone {
     pub batch: u32,
+    /// `Snapshot::content`.
+    pub snapshot: String,
     pub first: Oid,
     pub last: Oid,
     pub count: u64,

@@ -163,6 +163,23 @@ impl WorkDir {
         self.paths.step_begun(step).exists()
     }
 
+    /// Whether any step was ever begun here.
+    pub fn has_begun_step(&self) -> Result<bool> {
+        let what = || {
+            format!(
+                "could not read directory \"{}\"",
+                self.paths.run().display()
+            )
+        };
+        match std::fs::read_dir(self.paths.run()) {
+            Ok(mut entries) => Ok(entries.any(|entry| {
+                entry.is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".lock"))
+            })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(what(), error)),
+        }
+    }
+
     pub fn begin_step(&self, step: &str) -> Result<()> {
         write_atomic(&self.paths.step_begun(step), b"", Sync::Now)
     }

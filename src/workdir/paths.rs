@@ -74,6 +74,11 @@ impl Paths {
         self.run().join("spec.json")
     }
 
+    /// How tables and large objects were cut into pieces.
+    pub fn cut(&self) -> PathBuf {
+        self.run().join("cut.json")
+    }
+
     pub fn queues(&self) -> PathBuf {
         self.run().join("queues.json")
     }
@@ -120,7 +125,7 @@ impl Paths {
 
     /// By the oid of the constraint's index.
     pub fn constraint_done(&self, index: Oid) -> PathBuf {
-        self.indexes().join(format!("{index}.constraint.done"))
+        self.indexes().join(format!("{index}.constraint"))
     }
 
     pub fn vacuum(&self) -> PathBuf {

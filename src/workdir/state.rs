@@ -97,7 +97,11 @@ impl WorkDir {
         wish: Wish,
         new_id: &str,
     ) -> Result<(Beginning, String)> {
-        let earlier: Option<RunSpec> = done::read(&self.paths.run_spec())?;
+        // A run that was refused before it began anything left nothing to go on with.
+        let earlier: Option<RunSpec> = match self.has_begun_step()? {
+            true => done::read(&self.paths.run_spec())?,
+            false => None,
+        };
         let beginning = decide(
             &self.paths.top().display().to_string(),
             earlier.as_ref(),

@@ -131,6 +131,19 @@ impl ConnInfo {
         }
     }
 
+    /// The same connection with more command line options for the server (`-c name=value`), behind the user's own.
+    pub fn with_more_options(&self, more: &str) -> ConnInfo {
+        let options = match &self.options {
+            Some(options) => format!("{options} {more}"),
+            None => more.to_string(),
+        };
+        let mut changed = self.clone();
+        changed.passed.retain(|(keyword, _)| *keyword != "options");
+        changed.passed.push(("options", options.clone()));
+        changed.options = Some(options);
+        changed
+    }
+
     pub fn side(&self) -> Side {
         self.side
     }

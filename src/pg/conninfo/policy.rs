@@ -37,12 +37,33 @@ pub enum LoadBalanceHosts {
     Random,
 }
 
+impl LoadBalanceHosts {
+    pub(super) fn from_name(name: &str) -> Option<LoadBalanceHosts> {
+        Some(match name {
+            "disable" => LoadBalanceHosts::Disable,
+            "random" => LoadBalanceHosts::Random,
+            _ => return None,
+        })
+    }
+}
+
 /// `channel_binding`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelBinding {
     Disable,
     Prefer,
     Require,
+}
+
+impl ChannelBinding {
+    pub(super) fn from_name(name: &str) -> Option<ChannelBinding> {
+        Some(match name {
+            "disable" => ChannelBinding::Disable,
+            "prefer" => ChannelBinding::Prefer,
+            "require" => ChannelBinding::Require,
+            _ => return None,
+        })
+    }
 }
 
 /// What a server may ask for. `Trust` is no request at all, `none` in `require_auth`.

@@ -92,15 +92,11 @@ fn build(side: Side, options: &RawOptions, environment: &Environment) -> Result<
             ));
         }
     };
-    let password_path = match text("passfile") {
-        Some(path) => Some(PathBuf::from(path)),
-        None => environment.home_file(".pgpass"),
-    };
     let password = text("password").map(Password::new);
-    let password_file = match &password_path {
+    let password_file = match &password {
         // The file does not matter, so neither do its permissions.
-        Some(path) if password.is_none() => PasswordFile::read(path),
-        _ => PasswordFile::default(),
+        Some(_) => PasswordFile::default(),
+        None => read_password_file(options, environment),
     };
     let passed = OPTIONS
         .iter()
@@ -123,13 +119,8 @@ fn build(side: Side, options: &RawOptions, environment: &Environment) -> Result<
             .map(Duration::from_secs),
         keepalives: keepalives(options)?,
         tls: tls(options, environment)?,
-        channel_binding: one_of(options, "channel_binding", |name| match name {
-            "disable" => Some(ChannelBinding::Disable),
-            "prefer" => Some(ChannelBinding::Prefer),
-            "require" => Some(ChannelBinding::Require),
-            _ => None,
-        })?
-        .unwrap_or(ChannelBinding::Prefer),
+        channel_binding: one_of(options, "channel_binding", ChannelBinding::from_name)?
+            .unwrap_or(ChannelBinding::Prefer),
         require_auth: RequireAuth::parse(options.get("require_auth").unwrap_or(""))
             .map_err(|reason| options.invalid("require_auth", reason))?,
         requirepeer: text("requirepeer"),
@@ -139,14 +130,18 @@ fn build(side: Side, options: &RawOptions, environment: &Environment) -> Result<
             TargetSessionAttrs::from_name,
         )?
         .unwrap_or(TargetSessionAttrs::Any),
-        load_balance_hosts: one_of(options, "load_balance_hosts", |name| match name {
-            "disable" => Some(LoadBalanceHosts::Disable),
-            "random" => Some(LoadBalanceHosts::Random),
-            _ => None,
-        })?
-        .unwrap_or(LoadBalanceHosts::Disable),
+        load_balance_hosts: one_of(options, "load_balance_hosts", LoadBalanceHosts::from_name)?
+            .unwrap_or(LoadBalanceHosts::Disable),
         passed,
     })
+}
+
+fn read_password_file(options: &RawOptions, environment: &Environment) -> PasswordFile {
+    let path = match options.non_empty("passfile") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => environment.home_file(".pgpass"),
+    };
+    path.map_or_else(PasswordFile::default, |path| PasswordFile::read(&path))
 }
 
 fn keepalives(options: &RawOptions) -> Result<Keepalives> {
@@ -176,30 +171,7 @@ fn tls(options: &RawOptions, environment: &Environment) -> Result<TlsSettings> {
         _ => RootCert::File(file("sslrootcert", "root.crt")),
     };
     let mode = ssl_mode(options, &root_cert)?;
-    let negotiation = one_of(options, "sslnegotiation", |name| match name {
-        "postgres" => Some(Negotiation::Postgres),
-        "direct" => Some(Negotiation::Direct),
-        _ => None,
-    })?
-    .unwrap_or(Negotiation::Postgres);
-    if negotiation == Negotiation::Direct && mode < SslMode::Require {
-        return Err(Error::usage(format!(
-            "weak sslmode \"{}\" may not be used with sslnegotiation=direct (use \"require\", \"verify-ca\" or \
-             \"verify-full\")",
-            mode.as_str()
-        )));
-    }
-    let min_version = version(options, "ssl_min_protocol_version")?;
-    let min_version = match options.get("ssl_min_protocol_version") {
-        None => Some(ProtocolVersion::Tls1_2),
-        Some(_) => min_version,
-    };
-    let max_version = version(options, "ssl_max_protocol_version")?;
-    if matches!((min_version, max_version), (Some(min), Some(max)) if min > max) {
-        return Err(Error::usage(
-            "\"ssl_min_protocol_version\" is higher than \"ssl_max_protocol_version\"",
-        ));
-    }
+    let (min_version, max_version) = versions(options)?;
     let key_file = file("sslkey", "postgresql.key");
     // libpq takes such a name for a key in an OpenSSL engine.
     if options.get("sslkey").is_some_and(|name| name.contains(':')) {
@@ -210,7 +182,7 @@ fn tls(options: &RawOptions, environment: &Environment) -> Result<TlsSettings> {
         .any(|keyword| options.non_empty(keyword).is_some());
     Ok(TlsSettings {
         mode,
-        negotiation,
+        negotiation: negotiation(options, mode)?,
         root_cert,
         cert: file("sslcert", "postgresql.crt"),
         sends_certificate: sends_certificate(options)?,
@@ -253,6 +225,40 @@ fn ssl_mode(options: &RawOptions, root_cert: &RootCert) -> Result<SslMode> {
         ))),
         (RootCert::File(_), given) => Ok(given.unwrap_or(SslMode::Prefer)),
     }
+}
+
+/// Without asking first there is no way to go on without TLS.
+fn negotiation(options: &RawOptions, mode: SslMode) -> Result<Negotiation> {
+    let negotiation = one_of(options, "sslnegotiation", |name| match name {
+        "postgres" => Some(Negotiation::Postgres),
+        "direct" => Some(Negotiation::Direct),
+        _ => None,
+    })?
+    .unwrap_or(Negotiation::Postgres);
+    if negotiation == Negotiation::Direct && mode < SslMode::Require {
+        return Err(Error::usage(format!(
+            "weak sslmode \"{}\" may not be used with sslnegotiation=direct (use \"require\", \"verify-ca\" or \
+             \"verify-full\")",
+            mode.as_str()
+        )));
+    }
+    Ok(negotiation)
+}
+
+/// The lowest and the highest version, where none means no limit.
+fn versions(options: &RawOptions) -> Result<(Option<ProtocolVersion>, Option<ProtocolVersion>)> {
+    let min_version = version(options, "ssl_min_protocol_version")?;
+    let min_version = match options.get("ssl_min_protocol_version") {
+        None => Some(ProtocolVersion::Tls1_2),
+        Some(_) => min_version,
+    };
+    let max_version = version(options, "ssl_max_protocol_version")?;
+    if matches!((min_version, max_version), (Some(min), Some(max)) if min > max) {
+        return Err(Error::usage(
+            "\"ssl_min_protocol_version\" is higher than \"ssl_max_protocol_version\"",
+        ));
+    }
+    Ok((min_version, max_version))
 }
 
 /// A protocol version; none for an empty value, which lifts the limit.

@@ -15,6 +15,7 @@ mod frame;
 mod query;
 mod row;
 mod socket;
+mod start_tls;
 mod startup;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub use copy::{CopyChunk, CopyIn, CopyOut};
 pub use frame::FrameBuffer;
 pub use row::Row;
 pub use socket::{Address, ConnectError, Socket, Transport};
+pub use start_tls::{TlsStart, start_tls};
 pub use startup::Login;
 
 /// What the server last said about the transaction.

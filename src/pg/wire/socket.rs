@@ -108,6 +108,20 @@ impl Socket {
         Ok(Socket { fd })
     }
 
+    /// Wait until the blocked operation can go on; `false` when the deadline passed.
+    pub fn wait(
+        &self,
+        blocked: Blocked,
+        shutdown: &Shutdown,
+        deadline: Option<Instant>,
+    ) -> Result<bool> {
+        let flags = match blocked {
+            Blocked::OnRead => PollFlags::POLLIN,
+            Blocked::OnWrite => PollFlags::POLLOUT,
+        };
+        Ok(!poll_one(shutdown, self, flags, deadline)?.is_empty())
+    }
+
     /// The user name of the process at the other end of a Unix socket (`requirepeer`).
     pub fn peer_user(&self) -> Option<String> {
         let credentials = getsockopt(&self.fd, sockopt::PeerCredentials).ok()?;
@@ -240,12 +254,8 @@ impl Transport {
         shutdown: &Shutdown,
         deadline: Option<Instant>,
     ) -> Result<bool> {
-        let flags = match blocked {
-            Blocked::OnRead => PollFlags::POLLIN,
-            Blocked::OnWrite => PollFlags::POLLOUT,
-        };
         match self.socket() {
-            Some(socket) => Ok(!poll_one(shutdown, socket, flags, deadline)?.is_empty()),
+            Some(socket) => socket.wait(blocked, shutdown, deadline),
             None => Ok(true),
         }
     }

@@ -1,0 +1,121 @@
+//! How a run begins: fresh, resumed or refused; which snapshot it reads from; and the end of what an earlier run, or this
+//! one, left on the servers. Runs in the parent.
+
+use super::{Clone, CloneSpec, step};
+use crate::error::{Error, Result};
+use crate::pg::connect::connect_once;
+use crate::pg::session::RunName;
+use crate::snapshot::{Snapshot, is_alive};
+use crate::sys::signal::Shutdown;
+use crate::workdir::WorkDir;
+use crate::workdir::state::{Beginning, Wish};
+
+/// A run and how it began.
+pub struct Run {
+    pub name: RunName,
+    pub is_resumed: bool,
+}
+
+/// Decide, and leave the work directory ready.
+pub fn begin(spec: &CloneSpec, workdir: &WorkDir) -> Result<Run> {
+    let wish = Wish {
+        restart: spec.restart,
+        resume: spec.resume,
+    };
+    let (beginning, id) = workdir.begin(options(spec), wish, &new_id()?)?;
+    let is_resumed = matches!(beginning, Beginning::Resume { .. });
+    if is_resumed {
+        log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
+    }
+    Ok(Run {
+        name: RunName::new(&id),
+        is_resumed,
+    })
+}
+
+/// 48 random bits: enough to tell runs apart on one server, short enough for application_name.
+fn new_id() -> Result<String> {
+    let mut bytes = [0u8; 6];
+    openssl::rand::rand_bytes(&mut bytes)
+        .map_err(|error| Error::internal(format!("could not make a run id: {error}")))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The options that say what is copied, with their values in words.
+fn options(spec: &CloneSpec) -> Vec<(String, String)> {
+    let split = &spec.split;
+    let number =
+        |value: Option<u64>| value.map_or_else(|| "off".to_string(), |value| value.to_string());
+    let flag = |value: bool| if value { "yes" } else { "no" }.to_string();
+    [
+        ("--source", spec.source.identity()),
+        ("--target", spec.target.identity()),
+        ("--split-tables-larger-than", number(split.larger_than)),
+        ("--split-max-parts", number(split.max_parts.map(u64::from))),
+        ("--skip-split-by-ctid", flag(split.skip_ctid)),
+        ("--drop-if-exists", flag(spec.drop_if_exists)),
+        ("--no-owner", flag(spec.no_owner)),
+        ("--no-acl", flag(spec.no_acl)),
+        ("--no-comments", flag(spec.no_comments)),
+        ("--no-tablespaces", flag(spec.no_tablespaces)),
+        ("--skip-large-objects", flag(spec.skip_large_objects)),
+        ("--skip-extensions", flag(spec.skip_extensions)),
+        ("--skip-ext-comments", flag(spec.skip_ext_comments)),
+        ("--skip-db-properties", flag(spec.skip_db_properties)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_string(), value))
+    .collect()
+}
+
+/// The snapshot to read from; `None` when a resumed run has nothing left to read.
+pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
+    let (workdir, spec) = (clone.workdir, clone.spec);
+    let process = clone.run.of("clone");
+    let has_read_all = [step::DUMP, step::TABLES, step::BLOBS]
+        .iter()
+        .try_fold(true, |all, step| {
+            Ok::<bool, Error>(all && workdir.is_step_done(step)?)
+        })?;
+    if clone.is_resumed && has_read_all {
+        return Ok(None);
+    }
+    if let Some(id) = &spec.snapshot {
+        return Snapshot::import(&clone.source, id, &process, clone.shutdown).map(Some);
+    }
+    if let Some(id) = workdir.noted_snapshot()? {
+        if is_alive(&clone.source, &id, &process, clone.shutdown)? {
+            log::info!("using snapshot {id}, which another process holds for this work directory");
+            return Snapshot::import(&clone.source, &id, &process, clone.shutdown).map(Some);
+        }
+        // Its holder was killed before it could remove the note.
+        workdir.forget_snapshot()?;
+    }
+    if clone.is_resumed && workdir.is_step_begun(step::DUMP) && !spec.not_consistent {
+        return Err(Error::state(
+            "cannot resume consistently: the snapshot of the earlier run is gone and not everything was read from it",
+        )
+        .with_hint("Use --not-consistent to copy the rest as it is now, or --restart to start over."));
+    }
+    let snapshot = Snapshot::export(&clone.source, &process, clone.shutdown)?;
+    log::info!("exported snapshot {}", snapshot.id());
+    Ok(Some(snapshot))
+}
+
+/// End every backend that carries this run's name, on both servers. Best effort: it is also done after failures, when a
+/// server may be the one that failed.
+pub fn end_backends(spec: &CloneSpec, run: &Run) {
+    for info in [&spec.source, &spec.target] {
+        let end = || -> Result<u64> {
+            let mut connection = connect_once(info, "pgcopydb clean-up", &Shutdown::deaf())?;
+            connection.set_deadline(Some(std::time::Duration::from_secs(3)));
+            connection.query_one(&run.name.terminate_sql())?.parse(0)
+        };
+        if let Err(error) = end() {
+            log::debug!(
+                "could not end backends of this run on the {}: {error}",
+                info.side()
+            );
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The data section as clone runs it: what is done already, what is to be copied, the run of the workers, and the proof
+//! that nothing is missing. Runs in the parent.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Clone, step};
+use crate::catalog::split::{SplitMethod, SplitOptions, method, plan as plan_parts};
+use crate::catalog::{Catalog, Target, WorkItem, fetch_key_bounds, target};
+use crate::copy::{self, CopyContext, CopyProgress, LargeObjectBatch};
+use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::ident::Oid;
+use crate::pg::session::open_source;
+use crate::pg::wire::Connection;
+use crate::snapshot::Snapshot;
+use crate::sys::durable::Sync;
+use crate::sys::failpoint::failpoint;
+use crate::workdir::done::{
+    self, BlobsDone, ConstraintDone, Failure, IndexDone, TableDone, VacuumDone,
+};
+
+/// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
+/// snapshot must not cut anew: the parts that are done would not fit to the others.
+#[derive(Serialize, Deserialize)]
+struct Cut {
+    /// `Snapshot::content`.
+    snapshot: String,
+    items: Vec<WorkItem>,
+    batches: Vec<LargeObjectBatch>,
+}
+
+/// Copy rows and large objects, build indexes, vacuum. Whether anything was copied.
+pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>) -> Result<bool> {
+    let (workdir, spec, started) = (clone.workdir, clone.spec, Instant::now());
+    let mut target = clone.open_target("clone")?;
+    let found = target::fetch(&mut target)?;
+    check_no_rows(clone, catalog, &found, &mut target)?;
+    workdir.begin_step(step::TABLES)?;
+    let cut = match &mut snapshot {
+        Some(snapshot) => cut(clone, catalog, snapshot)?,
+        None => Cut {
+            snapshot: String::new(),
+            items: Vec::new(),
+            batches: Vec::new(),
+        },
+    };
+    let mut progress = read_progress(clone, &cut)?;
+    if clone.is_resumed {
+        empty_stale_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+    }
+    drop(target);
+    let plan = copy::plan(catalog, cut.items, cut.batches, progress, spec.skip_vacuum);
+    let has_work = plan.reads_source();
+    let (id, lsn) = snapshot.as_ref().map_or((String::new(), None), |held| {
+        (held.id().to_string(), held.lsn())
+    });
+    let copy_spec = clone.copy_spec();
+    let context = CopyContext {
+        spec: &copy_spec,
+        catalog,
+        target: &found,
+        workdir,
+        snapshot: &id,
+        snapshot_content: &cut.snapshot,
+        snapshot_lsn: lsn,
+        plan: &plan,
+    };
+    copy::run(&context, clone.shutdown, &mut || {
+        // Noted before the snapshot goes: from here on a resume needs none.
+        finish_reading(clone, catalog, started)?;
+        match snapshot.take() {
+            Some(snapshot) => {
+                log::info!("everything is read: releasing snapshot {}", snapshot.id());
+                snapshot.release()
+            }
+            None => Ok(()),
+        }
+    })?;
+    workdir.finish_step(step::INDEXES, started.elapsed())?;
+    if !spec.skip_vacuum && clone.target_version >= 160_000 {
+        let mut target = clone.open_target("clone")?;
+        target
+            .execute("VACUUM (ONLY_DATABASE_STATS)")
+            .context("could not finish the vacuum of the target")?;
+    }
+    Ok(has_work)
+}
+
+/// A row that was there before this run is somebody's: nothing of ours may remove it. Once this was checked, every row
+/// in these tables is ours.
+fn check_no_rows(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    found: &Target,
+    target: &mut Connection,
+) -> Result<()> {
+    if clone.workdir.is_step_begun(step::TABLES) {
+        return Ok(());
+    }
+    let tables: Vec<&target::TargetTable> = catalog
+        .tables_to_copy()
+        .filter(|table| table.extension_config.is_none())
+        .filter_map(|table| found.table(&table.schema, &table.name))
+        .collect();
+    let with_rows = target::fetch_tables_with_rows(target, &tables)?;
+    let names: Vec<String> = tables
+        .iter()
+        .filter(|table| with_rows.contains(&table.oid))
+        .map(|table| table.qualified_name().to_string())
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names = super::preflight::shorten(&names);
+    Err(Error::on(
+        Side::Target,
+        format!("target not empty: there are rows already in {names}"),
+    )
+    .with_hint("Empty these tables, or start over with --restart --drop-if-exists."))
+}
+
+/// The parts of tables and the batches of large objects under this snapshot.
+fn cut(clone: &Clone<'_>, catalog: &Catalog, snapshot: &mut Snapshot) -> Result<Cut> {
+    let (workdir, spec) = (clone.workdir, clone.spec);
+    let path = workdir.paths.cut();
+    if let Some(cut) = done::read::<Cut>(&path)?
+        && cut.snapshot == snapshot.content()
+    {
+        return Ok(cut);
+    }
+    let options = SplitOptions {
+        larger_than: spec.split.larger_than.unwrap_or(0),
+        max_parts: spec.split.max_parts,
+        skip_ctid: spec.split.skip_ctid,
+        table_jobs: spec.table_jobs,
+        source_version: catalog.server_version,
+    };
+    let by_key: Vec<_> = catalog
+        .tables_to_copy()
+        .filter(|table| method(table, &options) == SplitMethod::Key)
+        .collect();
+    let bounds = match by_key.is_empty() {
+        true => HashMap::new(),
+        false => fetch_key_bounds(snapshot.connection(), &by_key)?,
+    };
+    let batches = match spec.skip_large_objects {
+        true => Vec::new(),
+        false => copy::fetch_batches(snapshot.connection())?,
+    };
+    let cut = Cut {
+        snapshot: snapshot.content().to_string(),
+        items: plan_parts(catalog.tables_to_copy(), &bounds, &options),
+        batches,
+    };
+    done::write(&path, &cut, Sync::Now)?;
+    Ok(cut)
+}
+
+/// What earlier runs have done. Parts and batches count only under the snapshot they were cut for.
+fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
+    let paths = &clone.workdir.paths;
+    let mut progress = CopyProgress::default();
+    for (name, table) in done::read_directory::<TableDone>(&paths.tables(), ".done")? {
+        match &table.part {
+            None => {
+                progress.tables.insert(table.oid);
+            }
+            Some(part) if table.snapshot == cut.snapshot => {
+                progress.parts.insert((table.oid, part.number));
+            }
+            Some(_) => log::debug!("part {name} belongs to another snapshot"),
+        }
+    }
+    // The last part of a table was announced, and then we died: nobody made the table complete.
+    let mut counts: HashMap<Oid, u32> = HashMap::new();
+    for item in &cut.items {
+        if let Some(part) = &item.part {
+            counts.insert(item.table, part.count);
+        }
+    }
+    for (table, count) in counts {
+        let is_whole = (1..=count).all(|part| progress.parts.contains(&(table, part)));
+        if is_whole && !progress.tables.contains(&table) {
+            clone.workdir.complete_parts(table, count)?;
+            progress.tables.insert(table);
+        }
+    }
+    let oids = |names: Vec<Oid>| names.into_iter().collect::<HashSet<Oid>>();
+    let indexes = done::read_directory::<IndexDone>(&paths.indexes(), ".done")?;
+    progress.indexes = oids(indexes.into_values().map(|done| done.oid).collect());
+    let constraints = done::read_directory::<ConstraintDone>(&paths.indexes(), ".constraint")?;
+    progress.constraints = oids(
+        constraints
+            .into_values()
+            .map(|done| done.index_oid)
+            .collect(),
+    );
+    let vacuumed = done::read_directory::<VacuumDone>(&paths.vacuum(), ".done")?;
+    progress.vacuumed = oids(vacuumed.into_values().map(|done| done.oid).collect());
+    let batches = done::read_directory::<BlobsDone>(&paths.blobs(), ".done")?;
+    progress.batches = batches
+        .into_values()
+        .filter(|done| {
+            cut.batches.get(done.batch as usize)
+                == Some(&LargeObjectBatch {
+                    first: done.first,
+                    last: done.last,
+                })
+                && done.snapshot == cut.snapshot
+        })
+        .map(|done| done.batch)
+        .collect();
+    Ok(progress)
+}
+
+/// Tables that are not complete and hold rows of parts that do not count any more are emptied; then their done-files go.
+/// A table without parts empties itself in the transaction of its COPY.
+fn empty_stale_tables(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    found: &Target,
+    cut: &Cut,
+    progress: &mut CopyProgress,
+    target: &mut Connection,
+) -> Result<()> {
+    let mut stale: HashMap<Oid, Vec<u32>> = HashMap::new();
+    for done in
+        done::read_directory::<TableDone>(&clone.workdir.paths.tables(), ".done")?.into_values()
+    {
+        if let Some(part) = done.part
+            && done.snapshot != cut.snapshot
+            && !progress.tables.contains(&done.oid)
+        {
+            stale.entry(done.oid).or_default().push(part.number);
+        }
+    }
+    // A table whose COPY was committed but not announced, and which we may not TRUNCATE in the next one, is emptied too.
+    let whole = cut
+        .items
+        .iter()
+        .filter(|item| item.part.is_none() && !progress.tables.contains(&item.table));
+    let unannounced: Vec<Oid> = whole.map(|item| item.table).collect();
+    for oid in stale.keys().copied().chain(unannounced) {
+        let Some(table) = catalog.table(oid) else {
+            continue;
+        };
+        let Some(there) = found.table(&table.schema, &table.name) else {
+            continue;
+        };
+        let empties_itself =
+            there.kind == crate::catalog::TargetKind::Ordinary && there.can_truncate;
+        if table.extension_config.is_some()
+            || !there.may_have_rows
+            || (empties_itself && !stale.contains_key(&oid))
+        {
+            continue;
+        }
+        let name = table.qualified_name();
+        let sql = match there.can_truncate {
+            true => format!("TRUNCATE ONLY {name}"),
+            false => format!("DELETE FROM ONLY {name}"),
+        };
+        // A partitioned table in its place has no ONLY.
+        let sql = match there.kind {
+            crate::catalog::TargetKind::Partitioned => sql.replace(" ONLY ", " "),
+            _ => sql,
+        };
+        target
+            .execute(&sql)
+            .with_context(|| format!("could not empty table {name}, which is copied again"))?;
+    }
+    crate::pg::session::flush_commits(target)?;
+    for (oid, parts) in stale {
+        clone.workdir.remove_parts(oid, &parts)?;
+    }
+    Ok(())
+}
+
+/// The workers that read from the source have left: note which steps that completes.
+fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, started: Instant) -> Result<()> {
+    let workdir = clone.workdir;
+    let failed = workdir.failures()?;
+    let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
+    if is_free_of("table") {
+        check_tables(clone, catalog)?;
+        workdir.finish_step(step::TABLES, started.elapsed())?;
+    }
+    if is_free_of("large objects") {
+        workdir.finish_step(step::BLOBS, started.elapsed())?;
+    }
+    Ok(())
+}
+
+fn check_tables(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
+    let paths = &clone.workdir.paths;
+    match catalog
+        .tables_to_copy()
+        .find(|table| !paths.table_done(table.oid).exists())
+    {
+        None => Ok(()),
+        Some(table) => Err(missing("table", &table.qualified_name().to_string())),
+    }
+}
+
+/// The last look before success is claimed: a done-file for everything that had to be done.
+pub fn check_complete(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
+    check_tables(clone, catalog)?;
+    let paths = &clone.workdir.paths;
+    for table in catalog.tables_to_copy() {
+        for index in catalog.indexes_of(table.oid) {
+            let name = index.qualified_name(table).to_string();
+            if !paths.index_done(index.oid).exists() {
+                return Err(missing("index", &name));
+            }
+            if !index.attach_sql(table).is_empty() && !paths.constraint_done(index.oid).exists() {
+                return Err(missing("constraint", &name));
+            }
+        }
+    }
+    for step in [
+        step::DUMP,
+        step::RESTORE_PRE,
+        step::TABLES,
+        step::BLOBS,
+        step::SEQUENCES,
+        step::RESTORE_POST,
+    ] {
+        if !clone.workdir.is_step_done(step)? {
+            return Err(missing("step", step));
+        }
+    }
+    Ok(())
+}
+
+fn missing(kind: &str, name: &str) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("{kind} {name} is not known to be done"),
+    )
+    .with_hint("Run again with --resume.")
+}
+
+/// Sequences, again whenever rows were copied.
+pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Result<()> {
+    let started = Instant::now();
+    if !has_copied && clone.workdir.is_step_done(step::SEQUENCES)? {
+        return Ok(());
+    }
+    failpoint("clone.before_sequences")?;
+    let mut source = open_source(&clone.source, &clone.run.of("clone"), clone.shutdown)?;
+    let mut target = clone.open_target("clone")?;
+    let readable: Vec<_> = catalog
+        .sequences
+        .iter()
+        .filter(|sequence| {
+            !catalog.is_standby || sequence.persistence == crate::catalog::Persistence::Permanent
+        })
+        .cloned()
+        .collect();
+    let failures = copy::copy_sequences(&mut source, &mut target, &readable)?;
+    crate::pg::session::flush_commits(&mut target)?;
+    for failure in &failures {
+        if clone.spec.fail_fast {
+            return Err(failure.error.clone());
+        }
+        failure.error.log("");
+        clone
+            .workdir
+            .record_failure(&Failure::new("sequence", &failure.name, &failure.error))?;
+    }
+    if failures.is_empty() {
+        clone
+            .workdir
+            .finish_step(step::SEQUENCES, started.elapsed())?;
+    }
+    log::info!("set {} sequences", readable.len() - failures.len());
+    failpoint("clone.after_sequences")
+}

@@ -1,0 +1,326 @@
+//! The schema: one pg_dump of pre-data and post-data, and the two restores around the data. Runs in the parent, which
+//! waits for the programs. What a server refuses is tried once more on a connection of ours, which tells its SQLSTATE.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::Instant;
+
+use super::{Clone, step};
+use crate::catalog::Catalog;
+use crate::dump::archive::{Archive, CatalogId, Section};
+use crate::dump::list::write_list;
+use crate::dump::messages::{RestoreFailure, name_failures};
+use crate::dump::options::{UnknownOptions, is_known_on};
+use crate::dump::pg_dump::DumpSpec;
+use crate::dump::pg_restore::{RestoreOptions, RestoreSpec};
+use crate::dump::run;
+use crate::dump::select::{Choice, SkipRules, select};
+use crate::error::{Context, Error, Result, Side};
+use crate::pg::session::flush_commits;
+use crate::pg::wire::Connection;
+use crate::snapshot::Snapshot;
+use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::failpoint::failpoint;
+use crate::workdir::done::Failure;
+
+/// Dump the schema as the snapshot sees it.
+pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
+    let (workdir, started) = (clone.workdir, Instant::now());
+    if workdir.is_step_done(step::DUMP)? {
+        return Ok(());
+    }
+    let Some(snapshot) = snapshot else {
+        return Err(Error::internal("no snapshot to dump the schema from"));
+    };
+    workdir.begin_step(step::DUMP)?;
+    let child = clone
+        .source
+        .with_application_name(&clone.run.of("pg_dump"))
+        .child()?;
+    let file = workdir.paths.dump();
+    let arguments = DumpSpec {
+        conninfo: &child.dbname_argument,
+        snapshot: snapshot.id(),
+        file: &file,
+    }
+    .arguments();
+    log::info!(
+        "dumping the schema with {}",
+        clone.programs.pg_dump.display()
+    );
+    run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)
+        .and_then(|outcome| outcome.check(&clone.programs.pg_dump))
+        .context("could not dump the schema of the source")?;
+    workdir.finish_step(step::DUMP, started.elapsed())?;
+    workdir.finish_step(step::DUMP_POST, started.elapsed())
+}
+
+/// Restore what tables need to be filled. A restore that was interrupted has made some objects and not others, all of
+/// them ours and without a row: they are dropped and made again.
+pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+    let (workdir, started) = (clone.workdir, Instant::now());
+    if workdir.is_step_done(step::RESTORE_PRE)? {
+        return Ok(());
+    }
+    let mut archive = read_archive(&workdir.paths.dump())?;
+    leave_out_unknown_options(clone, &mut archive, target)?;
+    let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
+    // From here on a resume may drop: this must be on disk before the first object is made.
+    workdir.begin_step(step::RESTORE_PRE)?;
+    failpoint("clone.before_restore_pre")?;
+    let drops = clone.spec.drop_if_exists || is_half_made;
+    let choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    if drops {
+        drop_tables(target, &choices)?;
+    }
+    // Schemas and extensions are never dropped: there may be more in them than what we copy.
+    let is_container =
+        |choice: &Choice<'_>| choice.entry.desc == "SCHEMA" || choice.entry.desc == "EXTENSION";
+    let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
+        choices.into_iter().partition(is_container);
+    let tolerate = if drops { ALREADY_THERE } else { &[] };
+    let passes: [(&str, &[Choice<'_>], bool, &[&str]); 2] = [
+        ("pre-containers", &containers, false, tolerate),
+        ("pre", &rest, drops, &[]),
+    ];
+    let mut failed = 0;
+    for (name, choices, drops, tolerated) in passes {
+        failed += restore(clone, &archive, name, choices, 1, drops, tolerated)?;
+    }
+    flush_commits(target)?;
+    if failed > 0 {
+        log::warn!(
+            "{failed} objects of the schema could not be restored; going on with the others"
+        );
+    }
+    workdir.finish_step(step::RESTORE_PRE, started.elapsed())?;
+    failpoint("clone.after_restore_pre")
+}
+
+/// Restore everything that indexes, constraints and rows had to wait for.
+pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
+    let (workdir, started) = (clone.workdir, Instant::now());
+    if workdir.is_step_done(step::RESTORE_POST)? {
+        return Ok(());
+    }
+    let archive = read_archive(&workdir.paths.dump().with_file_name("restore.dump"))?;
+    let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
+    workdir.begin_step(step::RESTORE_POST)?;
+    failpoint("clone.before_restore_post")?;
+    let mut built = HashSet::new();
+    for index in &catalog.indexes {
+        built.insert(CatalogId::relation(index.oid));
+        built.extend(
+            index
+                .constraint
+                .as_ref()
+                .map(|constraint| CatalogId::constraint(constraint.oid)),
+        );
+    }
+    let choices = select(&archive, &rules(clone, Section::PostData, &built));
+    // What an interrupted restore made is there, whole: each entry is one statement.
+    let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
+    let failed = restore(
+        clone,
+        &archive,
+        "post",
+        &choices,
+        clone.spec.restore_jobs,
+        false,
+        tolerate,
+    )?;
+    let mut target = clone.open_target("clone")?;
+    flush_commits(&mut target)?;
+    if failed > 0 {
+        log::warn!(
+            "{failed} objects of the schema could not be restored; going on with the others"
+        );
+        return Ok(());
+    }
+    workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
+    failpoint("clone.after_restore_post")
+}
+
+/// Duplicate schema, object, relation, function, column; a second primary key.
+const ALREADY_THERE: &[&str] = &["42P06", "42710", "42P07", "42723", "42701", "42P16"];
+
+fn rules<'a>(clone: &Clone<'_>, section: Section, built: &'a HashSet<CatalogId>) -> SkipRules<'a> {
+    SkipRules {
+        section,
+        skip_extensions: clone.spec.skip_extensions,
+        skip_ext_comments: clone.spec.skip_ext_comments,
+        built,
+    }
+}
+
+fn read_archive(path: &Path) -> Result<Archive> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("could not read file \"{}\"", path.display()))?;
+    Archive::read(&bytes).with_context(|| format!("could not read archive \"{}\"", path.display()))
+}
+
+/// Options that this release of the target does not know must not cost the objects that carry them.
+fn leave_out_unknown_options(
+    clone: &Clone<'_>,
+    archive: &mut Archive,
+    target: &mut Connection,
+) -> Result<()> {
+    let unknown = UnknownOptions::find(archive, &mut |option| is_known_on(target, option))?;
+    if !unknown.is_empty() {
+        let changed = unknown.drop_from(archive);
+        log::warn!(
+            "the target does not know option {}: left out of {changed} objects",
+            unknown.names().join(", ")
+        );
+    }
+    write_atomic(
+        &clone.workdir.paths.restored_dump(),
+        &archive.write()?,
+        Sync::Now,
+    )
+}
+
+/// DROP TABLE with everything that depends on it: foreign keys between the tables would else keep each other alive.
+fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
+    let names: Vec<String> = choices
+        .iter()
+        .filter(|choice| choice.skipped.is_none() && choice.entry.desc == "TABLE")
+        .map(|choice| {
+            let entry = choice.entry;
+            crate::ident::QualifiedName::new(entry.namespace.lossy(), entry.tag.lossy()).to_string()
+        })
+        .collect();
+    for chunk in names.chunks(500) {
+        target
+            .execute(&format!(
+                "DROP TABLE IF EXISTS {} CASCADE",
+                chunk.join(", ")
+            ))
+            .context("could not drop tables of the target")?;
+    }
+    Ok(())
+}
+
+/// One run of pg_restore; how many objects failed for good. Those are recorded.
+fn restore(
+    clone: &Clone<'_>,
+    archive: &Archive,
+    name: &str,
+    choices: &[Choice<'_>],
+    jobs: u32,
+    drop_if_exists: bool,
+    tolerated: &[&str],
+) -> Result<usize> {
+    if choices.iter().all(|choice| choice.skipped.is_some()) {
+        return Ok(0);
+    }
+    let (workdir, spec) = (clone.workdir, clone.spec);
+    let list = workdir.paths.list(name);
+    write_atomic(&list, write_list(choices).as_bytes(), Sync::Later)?;
+    let mut settings = format!(
+        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
+         -c idle_in_transaction_session_timeout=0",
+        spec.maintenance_work_mem
+    );
+    if clone.target_version >= 170_000 {
+        settings.push_str(" -c transaction_timeout=0");
+    }
+    let child = clone
+        .target
+        .with_application_name(&clone.run.of("pg_restore"))
+        .with_more_options(&settings)
+        .child()?;
+    let arguments = RestoreSpec {
+        conninfo: &child.dbname_argument,
+        archive: &workdir.paths.restored_dump(),
+        list: &list,
+        jobs,
+        options: RestoreOptions {
+            drop_if_exists,
+            no_owner: spec.no_owner,
+            no_acl: spec.no_acl,
+            no_comments: spec.no_comments,
+            no_tablespaces: spec.no_tablespaces,
+            exit_on_error: false,
+        },
+    }
+    .arguments();
+    log::info!(
+        "restoring {name} with {}",
+        clone.programs.pg_restore.display()
+    );
+    let mut outcome = run::run(
+        &clone.programs.pg_restore,
+        &arguments,
+        &child,
+        clone.shutdown,
+    )?;
+    outcome
+        .check(&clone.programs.pg_restore)
+        .context("could not restore the schema on the target")?;
+    name_failures(&mut outcome.failures, archive);
+    let mut failed = 0;
+    if !outcome.failures.is_empty() {
+        let mut target = clone.open_target("clone")?;
+        for failure in &outcome.failures {
+            failed += usize::from(!retry(clone, archive, &mut target, failure, tolerated)?);
+        }
+    }
+    Ok(failed)
+}
+
+/// Run the refused statement once more: a deadlock or an order problem passes, and what fails again has a SQLSTATE.
+/// Whether all is well with the object.
+fn retry(
+    clone: &Clone<'_>,
+    archive: &Archive,
+    target: &mut Connection,
+    failure: &RestoreFailure,
+    tolerated: &[&str],
+) -> Result<bool> {
+    let error = match target.execute(&statement(archive, failure)) {
+        Ok(_) => {
+            log::info!("{} could be restored after all", failure.object);
+            return Ok(true);
+        }
+        Err(error) if error.is_interrupted() || error.is_connection_lost() => return Err(error),
+        Err(error) => error,
+    };
+    target.recover();
+    if error
+        .sqlstate()
+        .is_some_and(|sqlstate| tolerated.contains(&sqlstate))
+    {
+        log::debug!("{}: {error}; it was made by an earlier run", failure.object);
+        return Ok(true);
+    }
+    // A pg_restore newer than the target begins with settings that the target does not know.
+    if error.sqlstate() == Some("42704") && failure.command.starts_with("SET ") {
+        log::debug!("the target does not know: {}", failure.command);
+        return Ok(true);
+    }
+    // pg_restore's own words are about the first try, which is the one that counts; ours add the code.
+    let error = Error::on(Side::Target, failure.message.clone())
+        .with_server_of(&error)
+        .context(format!("could not restore {}", failure.object));
+    if clone.spec.fail_fast {
+        return Err(error);
+    }
+    error.log("");
+    clone
+        .workdir
+        .record_failure(&Failure::new("schema object", &failure.object, &error))?;
+    Ok(false)
+}
+
+/// The statement that failed; pg_restore shows only the beginning of a long one, which the archive has whole.
+fn statement(archive: &Archive, failure: &RestoreFailure) -> String {
+    let Some(beginning) = failure.command.strip_suffix("...") else {
+        return failure.command.clone();
+    };
+    let entry = failure.dump_id.and_then(|id| archive.entry(id));
+    match entry.map(|entry| entry.defn.lossy()) {
+        Some(defn) if defn.starts_with(beginning) => defn.into_owned(),
+        _ => failure.command.clone(),
+    }
+}
