@@ -21,18 +21,19 @@ pub fn copy_with_pg_dump(source: Db, target: Db) {
     );
     let mut psql = Command::new(Version::Pg18.bindir().join("psql"))
         .env_clear()
-        .env("PGOPTIONS", "-c client_min_messages=error")
         .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d"])
         .arg(target.0.uri(target.1))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let script = without_attribute_versions(&dump.stdout);
     let is_written = psql.stdin.take().expect("piped").write_all(&script);
-    let status = psql.wait().unwrap();
-    // psql's own message, on our stderr, says more than the broken pipe.
-    assert!(status.success(), "psql: {status}");
+    let output = psql.wait_with_output().unwrap();
+    // psql's own message says more than the broken pipe.
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "psql: {errors}");
     is_written.unwrap();
 }
 
