@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use postgres::error::SqlState;
 use serde::{Deserialize, Serialize};
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -234,6 +235,12 @@ impl Error {
         self.server
             .as_deref()
             .map(|server| server.sqlstate.as_str())
+    }
+
+    /// Whether the server gave one of these codes.
+    pub fn is_any_of(&self, states: &[SqlState]) -> bool {
+        self.sqlstate()
+            .is_some_and(|sqlstate| states.iter().any(|state| state.code() == sqlstate))
     }
 
     pub fn is_interrupted(&self) -> bool {

@@ -1,4 +1,30 @@
-//! pgcopydb: copy a PostgreSQL database to another server.
+//! pgcopydb: copy a PostgreSQL database to another server, fast, resumable, safe to kill.
+//!
+//! # Processes
+//!
+//! ```text
+//! pgcopydb clone (parent): holds the snapshot, runs pg_dump and pg_restore, feeds the queues, reaps
+//!   |- copy worker 1..N          COPY from socket to socket          queue: tables and parts
+//!   |- large-object worker 1..N  lo_get to lo_from_bytea             queue: batches
+//!   |- index worker 1..N         CREATE INDEX, then ADD CONSTRAINT   queue: indexes, fed by copy workers
+//!   `- vacuum worker 1..N        VACUUM ANALYZE                      queue: tables, fed by index workers
+//! ```
+//!
+//! The parent blocks, has one thread and forks; workers leave through `_exit`. They share nothing but what they inherited
+//! (catalog, plan), System V queues (what to do next) and the work directory (what is done). A worker commits with
+//! synchronous_commit off, and writes a done-file only after the target has flushed that commit.
+//!
+//! # Layers: a module may use those below it, never those above (a test reads the `use` lines)
+//!
+//! | layer | modules |
+//! |---|---|
+//! | command line | [`cli`]: options to a spec, errors to an exit code |
+//! | stories | [`clone`]: the phases, top to bottom |
+//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`dump`]: pg_dump, pg_restore and the archive between |
+//! | knowledge | [`catalog`]: what exists; [`snapshot`]: export, hold, import; [`workdir`]: what is on disk |
+//! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
+//! | system | [`sys`]: the only `unsafe`: processes, signals, queues, durable files |
+//! | words | [`error`], [`ident`], [`lsn`], [`logging`] |
 
 pub mod catalog;
 pub mod cli;

@@ -1,6 +1,8 @@
 //! The snapshot that everything read from the source shares: export, hold, use again. The holder is a connection of
 //! the parent; workers know its name only.
 
+use postgres::error::SqlState;
+
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::quote_literal;
 use crate::lsn::Lsn;
@@ -140,7 +142,10 @@ pub fn is_alive(
 /// The server's words for a snapshot whose transaction has ended: 22023 before 16 (and for a malformed name), 42704
 /// since.
 fn is_gone(error: &Error) -> bool {
-    matches!(error.sqlstate(), Some("22023") | Some("42704"))
+    error.is_any_of(&[
+        SqlState::INVALID_PARAMETER_VALUE,
+        SqlState::UNDEFINED_OBJECT,
+    ])
 }
 
 /// Export a snapshot, note it in the work directory, tell `announce` its id, and hold it until a signal, or until the

@@ -4,10 +4,20 @@
 
 use std::time::Instant;
 
+use postgres::error::SqlState;
+
 use super::{Clone, step};
 use crate::catalog::Catalog;
 use crate::error::{Context, Result};
 use crate::pg::session::flush_commits;
+
+/// Unknown parameter or role, a value that is out of its range here, no right, not to be changed now.
+const LEFT_OUT: &[SqlState] = &[
+    SqlState::UNDEFINED_OBJECT,
+    SqlState::INVALID_PARAMETER_VALUE,
+    SqlState::INSUFFICIENT_PRIVILEGE,
+    SqlState::CANT_CHANGE_RUNTIME_PARAM,
+];
 
 pub fn copy(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let started = Instant::now();
@@ -19,13 +29,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
         let sql = setting.alter_sql(clone.target.dbname());
         match target.execute(&sql) {
             Ok(_) => {}
-            // Unknown parameter, role, or a value out of its range; no right.
-            Err(error)
-                if matches!(
-                    error.sqlstate(),
-                    Some("42704" | "22023" | "42501" | "55P02")
-                ) =>
-            {
+            Err(error) if error.is_any_of(LEFT_OUT) => {
                 log::warn!(
                     "setting \"{}\" of the database is left out: {error}",
                     setting.name

@@ -5,12 +5,15 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::Instant;
 
+use postgres::error::SqlState;
+
 use super::{Clone, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::write_list;
-use crate::dump::messages::{RestoreFailure, name_failures};
+use crate::dump::messages::name_failures;
 use crate::dump::options::{UnknownOptions, is_known_on};
+use crate::dump::outcome::RestoreFailure;
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::pg_restore::{RestoreOptions, RestoreSpec};
 use crate::dump::run;
@@ -79,7 +82,7 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_container);
     let tolerate = if drops { ALREADY_THERE } else { &[] };
-    let passes: [(&str, &[Choice<'_>], bool, &[&str]); 2] = [
+    let passes: [(&str, &[Choice<'_>], bool, &[SqlState]); 2] = [
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
     ];
@@ -141,8 +144,15 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     failpoint("clone.after_restore_post")
 }
 
-/// Duplicate schema, object, relation, function, column; a second primary key.
-const ALREADY_THERE: &[&str] = &["42P06", "42710", "42P07", "42723", "42701", "42P16"];
+/// What a statement is answered when an earlier run has done it; the last is a second primary key.
+const ALREADY_THERE: &[SqlState] = &[
+    SqlState::DUPLICATE_SCHEMA,
+    SqlState::DUPLICATE_OBJECT,
+    SqlState::DUPLICATE_TABLE,
+    SqlState::DUPLICATE_FUNCTION,
+    SqlState::DUPLICATE_COLUMN,
+    SqlState::INVALID_TABLE_DEFINITION,
+];
 
 fn rules<'a>(clone: &Clone<'_>, section: Section, built: &'a HashSet<CatalogId>) -> SkipRules<'a> {
     SkipRules {
@@ -209,7 +219,7 @@ fn restore(
     choices: &[Choice<'_>],
     jobs: u32,
     drop_if_exists: bool,
-    tolerated: &[&str],
+    tolerated: &[SqlState],
 ) -> Result<usize> {
     if choices.iter().all(|choice| choice.skipped.is_some()) {
         return Ok(0);
@@ -276,7 +286,7 @@ fn retry(
     archive: &Archive,
     target: &mut Connection,
     failure: &RestoreFailure,
-    tolerated: &[&str],
+    tolerated: &[SqlState],
 ) -> Result<bool> {
     let error = match target.execute(&statement(archive, failure)) {
         Ok(_) => {
@@ -287,15 +297,12 @@ fn retry(
         Err(error) => error,
     };
     target.recover();
-    if error
-        .sqlstate()
-        .is_some_and(|sqlstate| tolerated.contains(&sqlstate))
-    {
+    if error.is_any_of(tolerated) {
         log::debug!("{}: {error}; it was made by an earlier run", failure.object);
         return Ok(true);
     }
     // A pg_restore newer than the target begins with settings that the target does not know.
-    if error.sqlstate() == Some("42704") && failure.command.starts_with("SET ") {
+    if error.is_any_of(&[SqlState::UNDEFINED_OBJECT]) && failure.command.starts_with("SET ") {
         log::debug!("the target does not know: {}", failure.command);
         return Ok(true);
     }

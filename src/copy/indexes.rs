@@ -7,6 +7,8 @@
 
 use std::time::Instant;
 
+use postgres::error::SqlState;
+
 use super::ledger::Ledger;
 use super::work::Work;
 use super::{CopyContext, with_retry};
@@ -181,7 +183,9 @@ impl Worker<'_> {
         let name = index.qualified_name(table).to_string();
         failpoint("index.before_build")?;
         let result = match self.run_sql(&name, &self.create_sql(index)) {
-            Err(error) if error.sqlstate() == Some("42P07") => self.adopt(&name, index, error),
+            Err(error) if error.is_any_of(&[SqlState::DUPLICATE_TABLE]) => {
+                self.adopt(&name, index, error)
+            }
             Err(error) if is_name_not_found(&error) => {
                 self.build_with_search_path(&name, index, error)
             }
@@ -348,12 +352,15 @@ fn search_path(catalog: &Catalog) -> Option<&str> {
         .map(|setting| &*setting.value)
 }
 
-/// Undefined function, table, object, schema: what a missing search_path looks like.
+/// What a missing search_path looks like.
 fn is_name_not_found(error: &Error) -> bool {
-    matches!(
-        error.sqlstate(),
-        Some("42883" | "42P01" | "42704" | "3F000" | "42703")
-    )
+    error.is_any_of(&[
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::INVALID_SCHEMA_NAME,
+    ])
 }
 
 /// What the plan needs to know of a table to choose between one item and several.

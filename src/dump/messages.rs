@@ -7,27 +7,8 @@ use std::collections::HashMap;
 use log::Level;
 
 use crate::dump::archive::{Archive, Entry};
-use crate::dump::run::ProgramOutcome;
+use crate::dump::outcome::{ProgramOutcome, RestoreFailure};
 use crate::sys::process::ExitReason;
-
-/// An object that pg_restore could not restore.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RestoreFailure {
-    /// `None` when pg_restore did not say.
-    pub dump_id: Option<i32>,
-    /// As pg_restore names it, `TABLE film postgres`; `name_failures` makes it `TABLE "public"."film"`.
-    pub object: String,
-    /// Without the severity.
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-    /// Where in the statement or in which function, as the server tells it.
-    pub context: Option<String>,
-    /// The statement, cut by pg_restore if long. Statements that may hold a password are not kept.
-    pub command: String,
-    /// The server refused the statement; otherwise the connection broke.
-    pub is_refusal: bool,
-}
 
 /// What a line without a prefix continues.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -283,7 +264,7 @@ pub fn name_failures(failures: &mut [RestoreFailure], archive: &Archive) {
 mod tests {
     use super::{MessageReader, name_failures};
     use crate::dump::archive::tests::golden;
-    use crate::dump::run::ProgramOutcome;
+    use crate::dump::outcome::ProgramOutcome;
     use crate::sys::process::ExitReason;
 
     fn read(text: &str, code: i32) -> ProgramOutcome {

@@ -8,6 +8,7 @@ pub mod list;
 pub mod messages;
 pub mod option_lists;
 pub mod options;
+pub mod outcome;
 pub mod pg_dump;
 pub mod pg_restore;
 pub mod programs;

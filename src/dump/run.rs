@@ -6,45 +6,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use crate::dump::messages::{MessageReader, RestoreFailure};
-use crate::error::{Error, ErrorKind, Result};
+use crate::dump::messages::MessageReader;
+use crate::dump::outcome::ProgramOutcome;
+use crate::error::Result;
 use crate::pg::conninfo::ChildConnection;
 use crate::sys::child_program::{self, Output};
-use crate::sys::process::ExitReason;
 use crate::sys::signal::Shutdown;
-
-/// What a program did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgramOutcome {
-    pub exit: ExitReason,
-    /// Objects that pg_restore could not restore, and went on.
-    pub failures: Vec<RestoreFailure>,
-    /// Errors about anything else, already logged.
-    pub other_errors: Vec<String>,
-    /// pg_restore came to its end, and counted so many errors.
-    pub errors_ignored: Option<u64>,
-}
-
-impl ProgramOutcome {
-    /// `Ok` when the program did all it could: it ended well, or the server refused single objects (`failures`).
-    pub fn check(&self, program: &Path) -> Result<()> {
-        let only_objects_failed = self.exit == ExitReason::Code(1)
-            && self.errors_ignored.is_some()
-            && self.other_errors.is_empty()
-            && self.failures.iter().all(|failure| failure.is_refusal);
-        if self.exit.is_success() || only_objects_failed {
-            return Ok(());
-        }
-        let name = program.file_name().unwrap_or(program.as_os_str());
-        let mut message = format!("{} {}", name.to_string_lossy(), self.exit);
-        let failed = self.failures.iter().map(|failure| &failure.message);
-        // The last one is what ended it.
-        if let Some(error) = self.other_errors.iter().chain(failed).next_back() {
-            message = format!("{message}: {error}");
-        }
-        Err(Error::new(ErrorKind::Child, message))
-    }
-}
 
 /// Run to the end, with the connection's variables; its `dbname_argument` must be among the arguments. An error only
 /// when the program could not be run, or was stopped because `shutdown` says so.

@@ -6,6 +6,8 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
+
 use super::conninfo::{ConnInfo, HostSpec, LoadBalanceHosts, TargetSessionAttrs};
 use super::tls::{SslMode, TlsAttempt, attempts};
 use super::wire::{
@@ -232,7 +234,7 @@ fn try_address(
                 let is_final = error.may_pass
                     || error.error.is_interrupted()
                     // A wrong password stays wrong, and must not be sent again without TLS.
-                    || error.error.sqlstate() == Some("28P01");
+                    || error.error.is_any_of(&[SqlState::INVALID_PASSWORD]);
                 // The first refusal is the telling one: "no pg_hba.conf entry" for the fallback would hide it.
                 failure.get_or_insert(error);
                 if is_final {
@@ -305,7 +307,7 @@ fn open(
     Connection::start(side, address.clone(), transport, &login, shutdown, deadline).map_err(
         |error| {
             // Starting up, shutting down, recovering: the server says so itself.
-            let may_pass = error.sqlstate() == Some("57P03");
+            let may_pass = error.is_any_of(&[SqlState::CANNOT_CONNECT_NOW]);
             Failure {
                 error: error.context(address),
                 may_pass,

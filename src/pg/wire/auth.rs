@@ -9,7 +9,7 @@ use postgres_protocol::authentication::sasl::{
 use postgres_protocol::message::frontend;
 
 use super::frame::Body;
-use super::startup::Login;
+use super::login::Login;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::conninfo::{AuthMethod, ChannelBinding};
 

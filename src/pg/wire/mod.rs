@@ -12,6 +12,7 @@ mod auth;
 mod cancel;
 mod copy;
 mod frame;
+mod login;
 mod query;
 mod row;
 mod socket;
@@ -29,10 +30,10 @@ use crate::sys::signal::Shutdown;
 pub use cancel::CancelKey;
 pub use copy::{CopyChunk, CopyIn, CopyOut};
 pub use frame::FrameBuffer;
+pub use login::Login;
 pub use row::Row;
 pub use socket::{Address, ConnectError, Socket, Transport};
 pub use start_tls::{TlsStart, start_tls};
-pub use startup::Login;
 
 /// What the server last said about the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,24 +10,11 @@ use postgres_protocol::message::frontend;
 use super::auth::Authentication;
 use super::cancel::CancelKey;
 use super::frame::Body;
+use super::login::Login;
 use super::socket::{Address, Transport};
 use super::{Connection, FrameBuffer, TransactionStatus};
 use crate::error::{Error, Result, Side};
-use crate::pg::conninfo::{ChannelBinding, RequireAuth};
 use crate::sys::signal::Shutdown;
-
-/// Who connects to what, and how it may prove that.
-pub struct Login<'a> {
-    pub user: &'a str,
-    pub dbname: &'a str,
-    pub password: Option<&'a str>,
-    /// Further startup parameters: application_name, options, replication, ...
-    pub parameters: Vec<(String, String)>,
-    pub channel_binding: ChannelBinding,
-    /// The server certificate's hash for SCRAM channel binding, when TLS is on and the hash is known.
-    pub server_end_point: Option<Vec<u8>>,
-    pub require_auth: &'a RequireAuth,
-}
 
 impl Connection {
     /// Introduce ourselves on a fresh transport and wait until the server is ready.

@@ -1,0 +1,58 @@
+//! What a run of pg_dump or pg_restore came to. Plain data and one judgement; no I/O.
+
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys::process::ExitReason;
+
+/// An object that pg_restore could not restore.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreFailure {
+    /// `None` when pg_restore did not say.
+    pub dump_id: Option<i32>,
+    /// As pg_restore names it, `TABLE film postgres`; `name_failures` makes it `TABLE "public"."film"`.
+    pub object: String,
+    /// Without the severity.
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+    /// Where in the statement or in which function, as the server tells it.
+    pub context: Option<String>,
+    /// The statement, cut by pg_restore if long. Statements that may hold a password are not kept.
+    pub command: String,
+    /// The server refused the statement; otherwise the connection broke.
+    pub is_refusal: bool,
+}
+
+/// What a program did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramOutcome {
+    pub exit: ExitReason,
+    /// Objects that pg_restore could not restore, and went on.
+    pub failures: Vec<RestoreFailure>,
+    /// Errors about anything else, already logged.
+    pub other_errors: Vec<String>,
+    /// pg_restore came to its end, and counted so many errors.
+    pub errors_ignored: Option<u64>,
+}
+
+impl ProgramOutcome {
+    /// `Ok` when the program did all it could: it ended well, or the server refused single objects (`failures`).
+    pub fn check(&self, program: &Path) -> Result<()> {
+        let only_objects_failed = self.exit == ExitReason::Code(1)
+            && self.errors_ignored.is_some()
+            && self.other_errors.is_empty()
+            && self.failures.iter().all(|failure| failure.is_refusal);
+        if self.exit.is_success() || only_objects_failed {
+            return Ok(());
+        }
+        let name = program.file_name().unwrap_or(program.as_os_str());
+        let mut message = format!("{} {}", name.to_string_lossy(), self.exit);
+        let failed = self.failures.iter().map(|failure| &failure.message);
+        // The last one is what ended it.
+        if let Some(error) = self.other_errors.iter().chain(failed).next_back() {
+            message = format!("{message}: {error}");
+        }
+        Err(Error::new(ErrorKind::Child, message))
+    }
+}
