@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::cluster::{Cluster, StopMode, Version, shared_source, shared_target};
+use crate::support::cluster::{Cluster, StopMode, shared_source, shared_target};
 use crate::support::cmd::{Scene, unexpected_lines};
 use crate::support::compare::{assert_same, differences};
 use crate::support::proxy::Proxy;
 use crate::support::reference::{
     assert_same_across_versions, copy_with_pg_dump, differences_across_versions,
 };
+use crate::support::version::Version;
 use crate::support::{fixtures, leftovers, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::cluster::Version;
 use super::leftovers::{self, Process};
+use super::version::Version;
 
 /// Every process of a run inherits this variable, which is how the ones it leaves behind are found.
 pub const TEST_ID: &str = "PGCOPYDB_TEST_ID";

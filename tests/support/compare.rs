@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use pgcopydb::ident::{QualifiedName, quote_ident};
 use postgres::Client;
 
-use super::cluster::{Cluster, Version, rows};
+use super::cluster::{Cluster, rows};
+use super::version::Version;
 
 /// A database on a server.
 pub type Db<'a> = (&'a Cluster, &'a str);

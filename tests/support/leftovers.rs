@@ -43,10 +43,9 @@ pub fn processes_with(variable: &str, value: &str, path: &Path) -> Vec<Process> 
             continue;
         }
         let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        if let Some((state, parent)) = state_and_parent(&stat)
-            && state != "Z"
-        {
-            found.push(Process { pid, parent, title });
+        match state_and_parent(&stat) {
+            Some((state, parent)) if state != "Z" => found.push(Process { pid, parent, title }),
+            _ => {}
         }
     }
     found

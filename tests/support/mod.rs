@@ -8,6 +8,7 @@ pub mod fixtures;
 pub mod leftovers;
 pub mod proxy;
 pub mod reference;
+pub mod version;
 
 use std::time::{Duration, Instant};
 

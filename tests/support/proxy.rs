@@ -147,9 +147,11 @@ fn forward(client: TcpStream, server_port: u16, state: &Arc<State>) {
 /// Copy one direction until either end closes.
 fn pump(mut from: TcpStream, mut to: TcpStream, state: &State, is_from_server: bool) {
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(received) = from.read(&mut buffer)
-        && received > 0
-    {
+    loop {
+        let received = from.read(&mut buffer).unwrap_or(0);
+        if received == 0 {
+            break;
+        }
         let delay = *state.delay.lock().unwrap();
         if !delay.is_zero() {
             std::thread::sleep(delay);

@@ -4,8 +4,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::cluster::{Cluster, Version};
+use super::cluster::Cluster;
 use super::compare::{self, Db};
+use super::version::Version;
 
 /// Copy a database with pg_dump of the target's version and psql. It must succeed entirely.
 pub fn copy_with_pg_dump(source: Db, target: Db) {
