@@ -70,13 +70,13 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     copy::run(&context, clone.shutdown, &mut || {
         // Noted before the snapshot goes: from here on a resume needs none.
         finish_reading(clone, catalog, started)?;
-        match snapshot.take() {
-            Some(snapshot) => {
-                log::info!("everything is read: releasing snapshot {}", snapshot.id());
-                snapshot.release()
+        if let Some(snapshot) = snapshot.take() {
+            log::info!("everything is read: releasing snapshot {}", snapshot.id());
+            if let Err(error) = snapshot.release() {
+                log::info!("{error}; nothing needs it any more");
             }
-            None => Ok(()),
         }
+        Ok(())
     })?;
     workdir.finish_step(step::INDEXES, started.elapsed())?;
     if !spec.skip_vacuum && clone.target_version >= 160_000 {
