@@ -110,11 +110,11 @@ impl Worker<'_> {
         );
         match result {
             Ok(relayed) => self.copied(item, relayed, started),
-            Err(error) => context.object_failed(
-                "table",
-                &name,
-                error.context(format!("could not copy {name}")),
-            ),
+            Err(error) => {
+                let error = context.explain(error, self.source.as_mut());
+                let error = error.context(format!("could not copy {name}"));
+                context.object_failed("table", &name, error)
+            }
         }
     }
 

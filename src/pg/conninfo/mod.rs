@@ -131,6 +131,14 @@ impl ConnInfo {
         }
     }
 
+    /// The same connection, given up after this long.
+    pub fn with_connect_timeout(&self, timeout: Duration) -> ConnInfo {
+        ConnInfo {
+            connect_timeout: Some(timeout),
+            ..self.clone()
+        }
+    }
+
     /// The same connection with more command line options for the server (`-c name=value`), behind the user's own.
     pub fn with_more_options(&self, more: &str) -> ConnInfo {
         let options = match &self.options {
