@@ -24,7 +24,7 @@ use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
-use crate::workdir::done::Failure;
+use crate::workdir::done::{self, Failure};
 
 /// Dump the schema as the snapshot sees it.
 pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
@@ -63,7 +63,7 @@ pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
 pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_PRE)? {
-        return Ok(());
+        return retry_pre(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
     leave_out_unknown_options(clone, &mut archive, target)?;
@@ -86,18 +86,49 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
     ];
-    let mut failed = 0;
+    let mut failed = Vec::new();
     for (name, choices, drops, tolerated) in passes {
-        failed += restore(clone, &archive, name, choices, 1, drops, tolerated)?;
+        failed.extend(restore(
+            clone, &archive, name, choices, 1, drops, tolerated,
+        )?);
     }
     flush_commits(target)?;
-    if failed > 0 {
-        log::warn!(
-            "{failed} objects of the schema could not be restored; going on with the others"
-        );
-    }
+    note_pre_failures(clone, &failed)?;
     workdir.finish_step(step::RESTORE_PRE, started.elapsed())?;
     failpoint("clone.after_restore_pre")
+}
+
+/// The step counts as done when pg_restore came to its end: tables that hold rows must not be made again. What it could
+/// not make is tried again by each resume.
+fn retry_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+    let noted: Option<Vec<RestoreFailure>> = done::read(&clone.workdir.paths.pre_data_failures())?;
+    let noted = noted.unwrap_or_default();
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let archive = read_archive(&clone.workdir.paths.restored_dump())?;
+    let mut failed = Vec::new();
+    for failure in noted {
+        if !retry(clone, &archive, target, &failure, ALREADY_THERE)? {
+            failed.push(failure);
+        }
+    }
+    flush_commits(target)?;
+    note_pre_failures(clone, &failed)
+}
+
+fn note_pre_failures(clone: &Clone<'_>, failed: &[RestoreFailure]) -> Result<()> {
+    warn_of(failed);
+    done::write(&clone.workdir.paths.pre_data_failures(), &failed, Sync::Now)
+}
+
+fn warn_of(failed: &[RestoreFailure]) {
+    if !failed.is_empty() {
+        log::warn!(
+            "{} objects of the schema could not be restored; going on with the others",
+            failed.len()
+        );
+    }
 }
 
 /// Restore everything that indexes, constraints and rows had to wait for.
@@ -134,10 +165,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     )?;
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
-    if failed > 0 {
-        log::warn!(
-            "{failed} objects of the schema could not be restored; going on with the others"
-        );
+    warn_of(&failed);
+    if !failed.is_empty() {
         return Ok(());
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
@@ -211,7 +240,7 @@ fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// One run of pg_restore; how many objects failed for good. Those are recorded.
+/// One run of pg_restore; the objects that failed for good. Those are recorded.
 fn restore(
     clone: &Clone<'_>,
     archive: &Archive,
@@ -220,9 +249,9 @@ fn restore(
     jobs: u32,
     drop_if_exists: bool,
     tolerated: &[SqlState],
-) -> Result<usize> {
+) -> Result<Vec<RestoreFailure>> {
     if choices.iter().all(|choice| choice.skipped.is_some()) {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let (workdir, spec) = (clone.workdir, clone.spec);
     let list = workdir.paths.list(name);
@@ -269,11 +298,13 @@ fn restore(
         .check(&clone.programs.pg_restore)
         .context("could not restore the schema on the target")?;
     name_failures(&mut outcome.failures, archive);
-    let mut failed = 0;
+    let mut failed = Vec::new();
     if !outcome.failures.is_empty() {
         let mut target = clone.open_target("clone")?;
-        for failure in &outcome.failures {
-            failed += usize::from(!retry(clone, archive, &mut target, failure, tolerated)?);
+        for failure in outcome.failures {
+            if !retry(clone, archive, &mut target, &failure, tolerated)? {
+                failed.push(failure);
+            }
         }
     }
     Ok(failed)

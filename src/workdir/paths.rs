@@ -74,6 +74,11 @@ impl Paths {
         self.run().join("spec.json")
     }
 
+    /// What pre-data could not make, for the next run to try again.
+    pub fn pre_data_failures(&self) -> PathBuf {
+        self.run().join("restore-pre.failed")
+    }
+
     /// How tables and large objects were cut into pieces.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")
