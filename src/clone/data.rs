@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Clone, step};
+use super::{Clone, stale, step};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan as plan_parts};
 use crate::catalog::{Catalog, Target, WorkItem, fetch_key_bounds, target};
 use crate::copy::{self, CopyContext, CopyProgress, LargeObjectBatch};
@@ -24,10 +24,10 @@ use crate::workdir::done::{
 /// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
 /// snapshot must not cut anew: the parts that are done would not fit to the others.
 #[derive(Serialize, Deserialize)]
-struct Cut {
+pub struct Cut {
     /// `Snapshot::content`.
-    snapshot: String,
-    items: Vec<WorkItem>,
+    pub snapshot: String,
+    pub items: Vec<WorkItem>,
     batches: Vec<LargeObjectBatch>,
 }
 
@@ -48,7 +48,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     };
     let mut progress = read_progress(clone, &cut)?;
     if clone.is_resumed {
-        empty_stale_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+        stale::empty_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
     }
     drop(target);
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, spec.skip_vacuum);
@@ -213,69 +213,6 @@ fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
         .map(|done| done.batch)
         .collect();
     Ok(progress)
-}
-
-/// Tables that are not complete and hold rows of parts that do not count any more are emptied; then their done-files go.
-/// A table without parts empties itself in the transaction of its COPY.
-fn empty_stale_tables(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    found: &Target,
-    cut: &Cut,
-    progress: &mut CopyProgress,
-    target: &mut Connection,
-) -> Result<()> {
-    let mut stale: HashMap<Oid, Vec<u32>> = HashMap::new();
-    for done in
-        done::read_directory::<TableDone>(&clone.workdir.paths.tables(), ".done")?.into_values()
-    {
-        if let Some(part) = done.part
-            && done.snapshot != cut.snapshot
-            && !progress.tables.contains(&done.oid)
-        {
-            stale.entry(done.oid).or_default().push(part.number);
-        }
-    }
-    // A table whose COPY was committed but not announced, and which we may not TRUNCATE in the next one, is emptied too.
-    let whole = cut
-        .items
-        .iter()
-        .filter(|item| item.part.is_none() && !progress.tables.contains(&item.table));
-    let unannounced: Vec<Oid> = whole.map(|item| item.table).collect();
-    for oid in stale.keys().copied().chain(unannounced) {
-        let Some(table) = catalog.table(oid) else {
-            continue;
-        };
-        let Some(there) = found.table(&table.schema, &table.name) else {
-            continue;
-        };
-        let empties_itself =
-            there.kind == crate::catalog::TargetKind::Ordinary && there.can_truncate;
-        if table.extension_config.is_some()
-            || !there.may_have_rows
-            || (empties_itself && !stale.contains_key(&oid))
-        {
-            continue;
-        }
-        let name = table.qualified_name();
-        let sql = match there.can_truncate {
-            true => format!("TRUNCATE ONLY {name}"),
-            false => format!("DELETE FROM ONLY {name}"),
-        };
-        // A partitioned table in its place has no ONLY.
-        let sql = match there.kind {
-            crate::catalog::TargetKind::Partitioned => sql.replace(" ONLY ", " "),
-            _ => sql,
-        };
-        target
-            .execute(&sql)
-            .with_context(|| format!("could not empty table {name}, which is copied again"))?;
-    }
-    crate::pg::session::flush_commits(target)?;
-    for (oid, parts) in stale {
-        clone.workdir.remove_parts(oid, &parts)?;
-    }
-    Ok(())
 }
 
 /// The workers that read from the source have left: note which steps that completes.

@@ -8,6 +8,7 @@ mod preflight;
 mod properties;
 mod schema;
 mod spec;
+mod stale;
 mod summary;
 
 pub use spec::{CloneSpec, SplitOptions};

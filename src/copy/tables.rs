@@ -167,7 +167,18 @@ impl Worker<'_> {
         let to = target.copy_in(&copy_in)?;
         let relayed = relay(from, to)?;
         failpoint("copy.before_commit")?;
-        target.commit()?;
+        let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
+        target.commit().map_err(|error| match error {
+            // The rows may be there or not, and a second COPY would not remove them.
+            error if error.is_connection_lost() && !is_repeatable => Error::on(
+                Side::Target,
+                format!("it is not known whether the rows were committed: {error}"),
+            )
+            .with_hint(
+                "Run again with --resume, which looks, and copies the table again if need be.",
+            ),
+            error => error,
+        })?;
         failpoint("copy.after_commit")?;
         Ok(relayed)
     }
@@ -280,12 +291,12 @@ fn copy_in_sql(
     format: CopyFormat<'_>,
 ) -> Result<String> {
     let name = table.qualified_name();
-    let Some(target) = context.target.table(&table.schema, &table.name) else {
+    if context.target.table(&table.schema, &table.name).is_none() {
         return Err(Error::on(
             Side::Target,
             format!("table {name} does not exist on the target"),
         ));
-    };
+    }
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
     if let Some(condition) = &table.extension_config {
         return Ok(format!(
@@ -293,9 +304,7 @@ fn copy_in_sql(
             table.copy_in_sql(false, format)
         ));
     }
-    // A part shares its table with others, which TRUNCATE (done before the first part) and FREEZE would not allow.
-    let is_alone = part.is_none() && target.kind == TargetKind::Ordinary;
-    let can_truncate = is_alone && target.can_truncate;
+    let can_truncate = empties_table(context, table, part);
     let truncate = if can_truncate {
         format!("TRUNCATE ONLY {name}; ")
     } else {
@@ -305,4 +314,13 @@ fn copy_in_sql(
         "BEGIN; {truncate}{}",
         table.copy_in_sql(can_truncate, format)
     ))
+}
+
+/// Whether the COPY is preceded by TRUNCATE in its own transaction. A part shares its table with others, which TRUNCATE
+/// and FREEZE would not allow.
+fn empties_table(context: &CopyContext<'_>, table: &Table, part: Option<&Part>) -> bool {
+    let target = context.target.table(&table.schema, &table.name);
+    part.is_none()
+        && table.extension_config.is_none()
+        && target.is_some_and(|target| target.kind == TargetKind::Ordinary && target.can_truncate)
 }
