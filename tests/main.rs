@@ -11,3 +11,5 @@ mod layering;
 mod support;
 #[cfg(test)]
 mod support_works;
+#[cfg(test)]
+mod work_dir_faults;
