@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod failed_objects;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod layering;
