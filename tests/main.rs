@@ -10,6 +10,8 @@ mod faults;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod server_faults;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
