@@ -8,6 +8,8 @@ mod failed_objects;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod large_objects;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod server_faults;
