@@ -23,9 +23,10 @@ struct Sinks {
     json_file: Option<File>,
 }
 
-/// Begin to log. A second call changes nothing.
+/// Begin to log. A second call changes nothing. When a log file cannot be opened there is stderr, to say so.
 pub fn init(level: LevelFilter) -> Result<()> {
-    let sinks = Sinks::from_environment()?;
+    let mut sinks = Sinks::from_environment();
+    let opened = sinks.open_files();
     let mut builder = env_logger::Builder::new();
     builder
         // Only our own lines: libraries have nothing to tell an operator.
@@ -34,7 +35,7 @@ pub fn init(level: LevelFilter) -> Result<()> {
         .target(env_logger::Target::Pipe(Box::new(std::io::stderr())))
         .format(move |line, record| sinks.write(line, record));
     let _ = builder.try_init();
-    Ok(())
+    opened
 }
 
 /// Everything is handed to the kernel line by line; this is for the last words before a signal.
@@ -43,23 +44,28 @@ pub fn flush() {
 }
 
 impl Sinks {
-    fn from_environment() -> Result<Sinks> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    fn from_environment() -> Sinks {
         let is_on = |value: String| {
             matches!(
                 value.to_ascii_lowercase().as_str(),
                 "1" | "true" | "yes" | "on"
             )
         };
-        let file = |name: &str| variable(name).map(|path| open(&path)).transpose();
-        Ok(Sinks {
+        Sinks {
             time_format: variable("PGCOPYDB_LOG_TIME_FORMAT")
                 .and_then(|format| clock::time_format(&format))
                 .unwrap_or_else(|| c"%H:%M:%S".to_owned()),
             is_stderr_json: variable("PGCOPYDB_LOG_JSON").is_some_and(is_on),
-            text_file: file("PGCOPYDB_LOG_FILENAME")?,
-            json_file: file("PGCOPYDB_LOG_JSON_FILE")?,
-        })
+            text_file: None,
+            json_file: None,
+        }
+    }
+
+    fn open_files(&mut self) -> Result<()> {
+        let file = |name: &str| variable(name).map(|path| open(&path)).transpose();
+        self.text_file = file("PGCOPYDB_LOG_FILENAME")?;
+        self.json_file = file("PGCOPYDB_LOG_JSON_FILE")?;
+        Ok(())
     }
 
     fn write(
@@ -84,6 +90,10 @@ impl Sinks {
         }
         stderr.write_all(if self.is_stderr_json { json() } else { text() }.as_bytes())
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn open(path: &str) -> Result<File> {
