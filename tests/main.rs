@@ -14,6 +14,8 @@ mod layering;
 #[cfg(test)]
 mod server_faults;
 #[cfg(test)]
+mod snapshot_command;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
