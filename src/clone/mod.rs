@@ -5,6 +5,7 @@
 mod begin;
 mod data;
 mod preflight;
+mod progress;
 mod properties;
 mod schema;
 mod spec;
@@ -65,7 +66,7 @@ pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let result = run_in(spec, &workdir, &run, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
-        begin::end_backends(spec, &run);
+        begin::end_backends(spec, &run.name);
     }
     result
 }
@@ -94,8 +95,10 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         programs,
         shutdown,
     };
+    if let Some(earlier) = &run.earlier {
+        begin::end_backends(spec, earlier);
+    }
     if run.is_resumed {
-        begin::end_backends(spec, run);
         if workdir.is_step_done(step::CLONE)? {
             log::info!(
                 "nothing to do: the run in \"{}\" was complete",

@@ -24,7 +24,7 @@ use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
-use crate::workdir::done::Failure;
+use crate::workdir::done::{self, Failure};
 
 /// Dump the schema as the snapshot sees it.
 pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
@@ -63,7 +63,7 @@ pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
 pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_PRE)? {
-        return Ok(());
+        return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
     leave_out_unknown_options(clone, &mut archive, target)?;
@@ -86,18 +86,61 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
     ];
-    let mut failed = 0;
+    let mut refused = Vec::new();
     for (name, choices, drops, tolerated) in passes {
-        failed += restore(clone, &archive, name, choices, 1, drops, tolerated)?;
+        refused.extend(restore(
+            clone, &archive, name, choices, 1, drops, tolerated,
+        )?);
     }
     flush_commits(target)?;
-    if failed > 0 {
-        log::warn!(
-            "{failed} objects of the schema could not be restored; going on with the others"
-        );
-    }
+    // The step is done all the same, since the tables are filled next and must not be made again; what was refused is
+    // written down, for a resume to try again by itself.
+    note_refused(clone, &refused)?;
     workdir.finish_step(step::RESTORE_PRE, started.elapsed())?;
     failpoint("clone.after_restore_pre")
+}
+
+/// Objects of the pre-data that an earlier run could not make, tried again one by one. The statements of an entry that
+/// did pass then answer that the object is there.
+fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+    let path = clone.workdir.paths.refused();
+    let refused: HashSet<i32> = done::read::<Vec<i32>>(&path)?
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    if refused.is_empty() {
+        return Ok(());
+    }
+    if refused.contains(&NO_ENTRY) {
+        return Err(Error::state(
+            "cannot resume: the restore of the schema had an error that belongs to no object, and cannot be tried again",
+        )
+        .with_hint("Use --restart --drop-if-exists to start over."));
+    }
+    let archive = read_archive(&clone.workdir.paths.restored_dump())?;
+    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    choices.retain(|choice| refused.contains(&choice.entry.dump_id));
+    let again = restore(
+        clone,
+        &archive,
+        "pre-refused",
+        &choices,
+        1,
+        false,
+        ALREADY_THERE,
+    )?;
+    flush_commits(target)?;
+    note_refused(clone, &again)
+}
+
+fn note_refused(clone: &Clone<'_>, refused: &[i32]) -> Result<()> {
+    if !refused.is_empty() {
+        log::warn!(
+            "{} objects of the schema could not be restored; going on with the others",
+            refused.len()
+        );
+    }
+    done::write(&clone.workdir.paths.refused(), &refused, Sync::Now)
 }
 
 /// Restore everything that indexes, constraints and rows had to wait for.
@@ -106,7 +149,7 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     if workdir.is_step_done(step::RESTORE_POST)? {
         return Ok(());
     }
-    let archive = read_archive(&workdir.paths.dump().with_file_name("restore.dump"))?;
+    let archive = read_archive(&workdir.paths.restored_dump())?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
@@ -123,7 +166,7 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let choices = select(&archive, &rules(clone, Section::PostData, &built));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
-    let failed = restore(
+    let refused = restore(
         clone,
         &archive,
         "post",
@@ -134,10 +177,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     )?;
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
-    if failed > 0 {
-        log::warn!(
-            "{failed} objects of the schema could not be restored; going on with the others"
-        );
+    if !refused.is_empty() {
+        // Not done: the resume runs the whole section again, and passes over what is there.
         return Ok(());
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
@@ -211,7 +252,7 @@ fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// One run of pg_restore; how many objects failed for good. Those are recorded.
+/// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
 fn restore(
     clone: &Clone<'_>,
     archive: &Archive,
@@ -220,9 +261,9 @@ fn restore(
     jobs: u32,
     drop_if_exists: bool,
     tolerated: &[SqlState],
-) -> Result<usize> {
+) -> Result<Vec<i32>> {
     if choices.iter().all(|choice| choice.skipped.is_some()) {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let (workdir, spec) = (clone.workdir, clone.spec);
     let list = workdir.paths.list(name);
@@ -269,15 +310,21 @@ fn restore(
         .check(&clone.programs.pg_restore)
         .context("could not restore the schema on the target")?;
     name_failures(&mut outcome.failures, archive);
-    let mut failed = 0;
+    let mut refused = Vec::new();
     if !outcome.failures.is_empty() {
         let mut target = clone.open_target("clone")?;
         for failure in &outcome.failures {
-            failed += usize::from(!retry(clone, archive, &mut target, failure, tolerated)?);
+            if !retry(clone, archive, &mut target, failure, tolerated)? {
+                // A failure that belongs to no entry cannot be tried again: it is of the restore as a whole.
+                refused.push(failure.dump_id.unwrap_or(NO_ENTRY));
+            }
         }
     }
-    Ok(failed)
+    Ok(refused)
 }
+
+/// No entry of an archive has this dump id.
+const NO_ENTRY: i32 = -1;
 
 /// Run the refused statement once more: a deadlock or an order problem passes, and what fails again has a SQLSTATE.
 /// Whether all is well with the object.

@@ -167,7 +167,13 @@ impl Worker<'_> {
         let to = target.copy_in(&copy_in)?;
         let relayed = relay(from, to)?;
         failpoint("copy.before_commit")?;
-        target.commit()?;
+        target.commit().map_err(|error| {
+            if copy_in.starts_with(TRUNCATES) {
+                error
+            } else {
+                commit_unknown(error)
+            }
+        })?;
         failpoint("copy.after_commit")?;
         Ok(relayed)
     }
@@ -272,6 +278,25 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
     .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
 }
 
+/// How a COPY begins that may be repeated, whatever became of the one before.
+const TRUNCATES: &str = "BEGIN; TRUNCATE ONLY ";
+
+/// The connection broke under a COMMIT: the rows may be there or not. To copy them once more could double them, so the
+/// item counts as failed, and the resume finds out by counting.
+fn commit_unknown(error: Error) -> Error {
+    if !error.is_connection_lost() {
+        return error;
+    }
+    Error::on(
+        Side::Target,
+        format!(
+            "it is not known whether its rows were committed: {}",
+            error.message()
+        ),
+    )
+    .with_hint("Run again with --resume.")
+}
+
 /// COPY FROM with what must happen in the same transaction before it.
 fn copy_in_sql(
     context: &CopyContext<'_>,
@@ -296,13 +321,9 @@ fn copy_in_sql(
     // A part shares its table with others, which TRUNCATE (done before the first part) and FREEZE would not allow.
     let is_alone = part.is_none() && target.kind == TargetKind::Ordinary;
     let can_truncate = is_alone && target.can_truncate;
-    let truncate = if can_truncate {
-        format!("TRUNCATE ONLY {name}; ")
-    } else {
-        String::new()
-    };
-    Ok(format!(
-        "BEGIN; {truncate}{}",
-        table.copy_in_sql(can_truncate, format)
-    ))
+    let copy = table.copy_in_sql(can_truncate, format);
+    Ok(match can_truncate {
+        true => format!("{TRUNCATES}{name}; {copy}"),
+        false => format!("BEGIN; {copy}"),
+    })
 }

@@ -51,8 +51,10 @@ pub fn connect_once(
     info: &ConnInfo,
     application_name: &str,
     shutdown: &Shutdown,
+    timeout: Duration,
 ) -> Result<Connection> {
-    match try_hosts(info, application_name, shutdown) {
+    let info = info.with_connect_timeout(timeout);
+    match try_hosts(&info, application_name, shutdown) {
         Ok((connection, _)) => Ok(connection),
         Err(failure) => Err(failure.error),
     }

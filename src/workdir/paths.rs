@@ -74,6 +74,11 @@ impl Paths {
         self.run().join("spec.json")
     }
 
+    /// Dump ids of the pre-data that the target refused.
+    pub fn refused(&self) -> PathBuf {
+        self.run().join("restore-pre.refused")
+    }
+
     /// How tables and large objects were cut into pieces.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")

@@ -32,6 +32,15 @@ pub enum Beginning {
     Resume { id: String },
 }
 
+/// A run that may begin.
+#[derive(Debug)]
+pub struct Begun {
+    pub is_resumed: bool,
+    pub id: String,
+    /// The run that the directory held before, gone on with or thrown away: it may have left something on the servers.
+    pub earlier_id: Option<String>,
+}
+
 /// Decide how to begin. `Err` is the refusal.
 pub fn decide(
     dir: &str,
@@ -91,12 +100,7 @@ fn differences(earlier: &[(String, String)], now: &[(String, String)]) -> Vec<St
 
 impl WorkDir {
     /// Begin a run or go on with one: leaves the directory ready, with the run's id.
-    pub fn begin(
-        &self,
-        options: Vec<(String, String)>,
-        wish: Wish,
-        new_id: &str,
-    ) -> Result<(Beginning, String)> {
+    pub fn begin(&self, options: Vec<(String, String)>, wish: Wish, new_id: &str) -> Result<Begun> {
         // A run that was refused before it began anything left nothing to go on with.
         let earlier: Option<RunSpec> = match self.has_begun_step()? {
             true => done::read(&self.paths.run_spec())?,
@@ -108,6 +112,7 @@ impl WorkDir {
             &options,
             wish,
         )?;
+        let earlier_id = earlier.map(|earlier| earlier.id);
         // Queues of a run that was killed are removed whatever happens next.
         self.remove_noted_queues()?;
         let id = match &beginning {
@@ -127,7 +132,11 @@ impl WorkDir {
                 spec.id
             }
         };
-        Ok((beginning, id))
+        Ok(Begun {
+            is_resumed: matches!(beginning, Beginning::Resume { .. }),
+            id,
+            earlier_id,
+        })
     }
 
     /// The id of the run that this directory holds.

@@ -131,6 +131,13 @@ impl ConnInfo {
         }
     }
 
+    pub fn with_connect_timeout(&self, timeout: Duration) -> ConnInfo {
+        ConnInfo {
+            connect_timeout: Some(timeout),
+            ..self.clone()
+        }
+    }
+
     /// The same connection with more command line options for the server (`-c name=value`), behind the user's own.
     pub fn with_more_options(&self, more: &str) -> ConnInfo {
         let options = match &self.options {
