@@ -26,7 +26,7 @@ impl fmt::Display for Side {
 }
 
 /// What kind of failure, which decides the exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// Bad arguments.
     Usage,
@@ -89,8 +89,9 @@ pub struct ServerError {
     pub constraint: Option<String>,
 }
 
-/// An error with its context. `Display` is one line: context, then the cause, then the SQLSTATE.
-#[derive(Debug, Clone)]
+/// An error with its context. `Display` is one line: context, then the cause, then the SQLSTATE. A worker hands its last
+/// one to its parent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Error {
     kind: ErrorKind,
     side: Option<Side>,
@@ -160,15 +161,17 @@ impl Error {
 
     /// A statement that the server refused.
     pub fn server(side: Side, server: ServerError) -> Error {
-        // FATAL and PANIC end the connection, whatever the SQLSTATE.
+        // FATAL and PANIC end the connection, whatever the SQLSTATE: it is not the statement that was refused.
         let is_connection_lost = server.severity == "FATAL" || server.severity == "PANIC";
+        let error = match is_connection_lost {
+            true => Error::connection_lost(side, server.message.clone()),
+            false => Error::new(ErrorKind::Sql, server.message.clone()).with_side(side),
+        };
         Error {
-            side: Some(side),
-            is_connection_lost,
             detail: server.detail.clone(),
             hint: server.hint.clone(),
-            server: Some(Box::new(server.clone())),
-            ..Error::new(ErrorKind::Sql, server.message)
+            server: Some(Box::new(server)),
+            ..error
         }
     }
 

@@ -139,9 +139,9 @@ pub fn is_alive(
     }
 }
 
-/// The server's words for a snapshot whose transaction has ended: 22023 before 16 (and for a malformed name), 42704
+/// The server's words, from BEGIN on a snapshot, for a snapshot whose transaction has ended: 22023 before 16 (and for a malformed name), 42704
 /// since.
-fn is_gone(error: &Error) -> bool {
+pub fn is_gone(error: &Error) -> bool {
     error.is_any_of(&[
         SqlState::INVALID_PARAMETER_VALUE,
         SqlState::UNDEFINED_OBJECT,

@@ -53,13 +53,13 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     copy::run(&context, clone.shutdown, &mut || {
         // Noted before the snapshot goes: from here on a resume needs none.
         finish_reading(clone, catalog, started)?;
-        match snapshot.take() {
-            Some(snapshot) => {
-                log::info!("everything is read: releasing snapshot {}", snapshot.id());
-                snapshot.release()
+        if let Some(snapshot) = snapshot.take() {
+            log::info!("everything is read: releasing snapshot {}", snapshot.id());
+            if let Err(error) = snapshot.release() {
+                log::info!("{error}; nothing needs it any more");
             }
-            None => Ok(()),
         }
+        Ok(())
     })?;
     workdir.finish_step(step::INDEXES, started.elapsed())?;
     if !spec.skip_vacuum && clone.target_version >= 160_000 {
@@ -82,7 +82,6 @@ fn check_no_rows(
     if clone.workdir.is_step_begun(step::TABLES) {
         return Ok(());
     }
-    check_no_large_objects(clone, catalog, target)?;
     let tables: Vec<&target::TargetTable> = catalog
         .tables_to_copy()
         .filter(|table| table.extension_config.is_none())
@@ -103,33 +102,6 @@ fn check_no_rows(
         format!("target not empty: there are rows already in {names}"),
     )
     .with_hint("Empty these tables, or start over with --restart --drop-if-exists."))
-}
-
-/// Large objects have no names: one of the target's own may have the number of one of the source's.
-fn check_no_large_objects(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    target: &mut Connection,
-) -> Result<()> {
-    if clone.spec.skip_large_objects
-        || clone.spec.drop_if_exists
-        || catalog.large_objects.count == 0
-    {
-        return Ok(());
-    }
-    let row = target
-        .query_one("SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)")
-        .context("could not look for large objects on the target")?;
-    if !row.bool(0)? {
-        return Ok(());
-    }
-    Err(Error::on(
-        Side::Target,
-        "target not empty: there are large objects already",
-    )
-    .with_hint(
-        "Remove them with vacuumlo or lo_unlink, or use --skip-large-objects or --drop-if-exists.",
-    ))
 }
 
 /// The workers that read from the source have left: note which steps that completes.

@@ -120,7 +120,8 @@ pub fn check_target(
         )?;
     }
     check_extension_tables(clone, catalog, &found, connection)?;
-    check_empty(clone, catalog, &found)
+    check_empty(clone, catalog, &found)?;
+    check_no_large_objects(clone, catalog, connection)
 }
 
 /// The configuration tables of an extension that the target has already: rows that our COPY would replace are not ours.
@@ -170,6 +171,31 @@ fn check_empty(clone: &Clone<'_>, catalog: &Catalog, found: &target::Target) -> 
         "target not empty: tables of the source exist there already",
         there,
         "Use an empty target database, or --drop-if-exists to replace them.",
+    )
+}
+
+/// Large objects have no schema to keep them apart: one that is there would be replaced by the source's of its id.
+fn check_no_large_objects(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    connection: &mut Connection,
+) -> Result<()> {
+    let spec = clone.spec;
+    let is_none_copied = spec.skip_large_objects || catalog.large_objects.count == 0;
+    if is_none_copied || spec.drop_if_exists || clone.workdir.is_step_begun(step::RESTORE_PRE) {
+        return Ok(());
+    }
+    let there = connection
+        .query("SELECT oid FROM pg_catalog.pg_largeobject_metadata ORDER BY oid LIMIT 100")
+        .context("could not list large objects of the target")?;
+    let there = there
+        .iter()
+        .map(|row| Ok(row.text(0)?.to_string()))
+        .collect::<Result<Vec<String>>>()?;
+    refuse_missing(
+        "target not empty: large objects exist there already",
+        there,
+        "Use an empty target database, --skip-large-objects, or --drop-if-exists to replace them.",
     )
 }
 

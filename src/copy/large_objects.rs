@@ -120,6 +120,7 @@ impl Worker<'_> {
         let copied = match result {
             Ok(copied) => copied,
             Err(error) => {
+                let error = context.explain(error, self.source.as_mut());
                 let error = error.context(format!("could not copy {name}"));
                 return context.object_failed("large objects", &name, error);
             }

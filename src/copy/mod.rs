@@ -13,12 +13,16 @@ mod tables;
 mod vacuum;
 mod work;
 
+use std::time::Instant;
+
 use crate::catalog::{Catalog, Table, Target};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::Oid;
+use crate::pg::connect::patience;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
+use crate::snapshot::{begin_sql, is_gone};
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
 use crate::workdir::done::Failure;
@@ -78,6 +82,30 @@ impl CopyContext<'_> {
         )
     }
 
+    /// What a failure to copy means: when the snapshot is gone, no other object can be copied either, and one error
+    /// says so instead of one for each object.
+    fn explain(&self, error: Error, source: Option<&mut Connection>) -> Error {
+        let Some(source) = source.filter(|_| is_gone(&error)) else {
+            return error;
+        };
+        match source.execute(&begin_sql(self.snapshot)) {
+            Err(again) if is_gone(&again) => Error::connection_lost(
+                Side::Source,
+                format!("snapshot {} does not exist any more", self.snapshot),
+            )
+            .with_server_of(&again)
+            .with_kind(ErrorKind::Source)
+            .with_hint(
+                "The source was restarted, or the connection that held the snapshot was lost: run again with \
+                 --resume --not-consistent, or --restart.",
+            ),
+            _ => {
+                source.recover();
+                error
+            }
+        }
+    }
+
     fn table(&self, oid: Oid) -> Result<&Table> {
         self.catalog
             .table(oid)
@@ -108,6 +136,7 @@ fn with_retry<W, T>(
     mut reset: impl FnMut(&mut W),
 ) -> Result<T> {
     let mut attempt = 1;
+    let mut lost_since = None;
     loop {
         let error = match work(worker) {
             Ok(done) => return Ok(done),
@@ -115,7 +144,9 @@ fn with_retry<W, T>(
         };
         // Whatever happened, the protocol state of both connections is not worth guessing at.
         reset(worker);
-        if !error.is_connection_lost() || attempt == ATTEMPTS {
+        // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
+        let since = *lost_since.get_or_insert_with(Instant::now);
+        if !error.is_connection_lost() || attempt == ATTEMPTS || since.elapsed() >= patience() {
             return Err(error);
         }
         log::warn!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::work::Work;
 use super::{CopyContext, indexes, large_objects, tables, vacuum};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sys::msgq::MessageQueue;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
@@ -99,7 +99,7 @@ pub fn run(
         on_source_read,
     );
     if result.is_err() {
-        workers.stop();
+        log_failures(&workers.stop());
     }
     context.workdir.forget_queues()?;
     result
@@ -153,8 +153,10 @@ fn supervise(
         for feed in [&mut *copy, &mut *blobs, &mut *index, &mut *vacuum] {
             feed.feed()?;
         }
-        if let Some(error) = first_failure(&workers.reap()) {
-            return Err(error);
+        let ended = workers.reap();
+        if let Some(failed) = ended.iter().position(|ended| !ended.reason.is_success()) {
+            log_failures(&ended[failed + 1..]);
+            return Err(ended[failed].error());
         }
         let is_copied = workers.count(COPY) == 0;
         if is_copied && workers.count(LARGE_OBJECTS) == 0 && !is_source_read {
@@ -175,10 +177,11 @@ fn supervise(
     }
 }
 
-/// The parent's one line about a worker that did not end well; the worker has said why.
-fn first_failure(ended: &[Ended]) -> Option<Error> {
-    let failed = ended.iter().find(|ended| !ended.reason.is_success())?;
-    Some(failed.error().with_kind(ErrorKind::Child))
+/// Workers that failed beside the one whose error ends the run, with reasons of their own.
+fn log_failures(ended: &[Ended]) {
+    for ended in ended.iter().filter(|ended| ended.last_error.is_some()) {
+        ended.error().log("");
+    }
 }
 
 /// Queues outlive a process that is killed: note them, so that the next run removes exactly these.

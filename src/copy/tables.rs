@@ -110,11 +110,11 @@ impl Worker<'_> {
         );
         match result {
             Ok(relayed) => self.copied(item, relayed, started),
-            Err(error) => context.object_failed(
-                "table",
-                &name,
-                error.context(format!("could not copy {name}")),
-            ),
+            Err(error) => {
+                let error = context.explain(error, self.source.as_mut());
+                let error = error.context(format!("could not copy {name}"));
+                context.object_failed("table", &name, error)
+            }
         }
     }
 
@@ -167,12 +167,17 @@ impl Worker<'_> {
         let to = target.copy_in(&copy_in)?;
         let relayed = relay(from, to)?;
         failpoint("copy.before_commit")?;
-        target.commit().map_err(|error| {
-            if copy_in.starts_with(TRUNCATES) {
-                error
-            } else {
-                commit_unknown(error)
-            }
+        let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
+        target.commit().map_err(|error| match error {
+            // The rows may be there or not, and a second COPY would not remove them.
+            error if error.is_connection_lost() && !is_repeatable => Error::on(
+                Side::Target,
+                format!("it is not known whether the rows were committed: {error}"),
+            )
+            .with_hint(
+                "Run again with --resume, which looks, and copies the table again if need be.",
+            ),
+            error => error,
         })?;
         failpoint("copy.after_commit")?;
         Ok(relayed)
@@ -278,25 +283,6 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
     .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
 }
 
-/// How a COPY begins that may be repeated, whatever became of the one before.
-const TRUNCATES: &str = "BEGIN; TRUNCATE ONLY ";
-
-/// The connection broke under a COMMIT: the rows may be there or not. To copy them once more could double them, so the
-/// item counts as failed, and the resume finds out by counting.
-fn commit_unknown(error: Error) -> Error {
-    if !error.is_connection_lost() {
-        return error;
-    }
-    Error::on(
-        Side::Target,
-        format!(
-            "it is not known whether its rows were committed: {}",
-            error.message()
-        ),
-    )
-    .with_hint("Run again with --resume.")
-}
-
 /// COPY FROM with what must happen in the same transaction before it.
 fn copy_in_sql(
     context: &CopyContext<'_>,
@@ -305,12 +291,12 @@ fn copy_in_sql(
     format: CopyFormat<'_>,
 ) -> Result<String> {
     let name = table.qualified_name();
-    let Some(target) = context.target.table(&table.schema, &table.name) else {
+    if context.target.table(&table.schema, &table.name).is_none() {
         return Err(Error::on(
             Side::Target,
             format!("table {name} does not exist on the target"),
         ));
-    };
+    }
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
     if let Some(condition) = &table.extension_config {
         return Ok(format!(
@@ -318,12 +304,23 @@ fn copy_in_sql(
             table.copy_in_sql(false, format)
         ));
     }
-    // A part shares its table with others, which TRUNCATE (done before the first part) and FREEZE would not allow.
-    let is_alone = part.is_none() && target.kind == TargetKind::Ordinary;
-    let can_truncate = is_alone && target.can_truncate;
-    let copy = table.copy_in_sql(can_truncate, format);
-    Ok(match can_truncate {
-        true => format!("{TRUNCATES}{name}; {copy}"),
-        false => format!("BEGIN; {copy}"),
-    })
+    let can_truncate = empties_table(context, table, part);
+    let truncate = if can_truncate {
+        format!("TRUNCATE ONLY {name}; ")
+    } else {
+        String::new()
+    };
+    Ok(format!(
+        "BEGIN; {truncate}{}",
+        table.copy_in_sql(can_truncate, format)
+    ))
+}
+
+/// Whether the COPY is preceded by TRUNCATE in its own transaction. A part shares its table with others, which TRUNCATE
+/// and FREEZE would not allow.
+fn empties_table(context: &CopyContext<'_>, table: &Table, part: Option<&Part>) -> bool {
+    let target = context.target.table(&table.schema, &table.name);
+    part.is_none()
+        && table.extension_config.is_none()
+        && target.is_some_and(|target| target.kind == TargetKind::Ordinary && target.can_truncate)
 }

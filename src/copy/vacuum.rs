@@ -104,9 +104,7 @@ impl Worker<'_> {
                 .iter()
                 .try_for_each(|table| self.vacuum(std::slice::from_ref(table))),
             Err(error) => {
-                let name = self.context.catalog.tables[batch[0] as usize]
-                    .qualified_name()
-                    .to_string();
+                let name = self.context.table(batch[0])?.qualified_name().to_string();
                 let error = error.context(format!("could not vacuum table {name}"));
                 self.context.object_failed("vacuum", &name, error)
             }

@@ -16,8 +16,22 @@ use super::wire::{
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::sys::signal::Shutdown;
 
-/// How long a server that refuses connections or is starting is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server that refuses connections or is starting is waited for. Builds for the tests can shorten it by
+/// PGCOPYDB_TEST_PATIENCE_MS.
+pub fn patience() -> Duration {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    #[cfg(feature = "failpoint")]
+    if let Some(shorter) = std::env::var("PGCOPYDB_TEST_PATIENCE_MS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
+        return Duration::from_millis(shorter);
+    }
+    PATIENCE
+}
+
+/// How long clean-up waits for a server: it must be over soon, and the server may be the one that failed.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The first pause between attempts; each is longer than the one before, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -66,7 +80,7 @@ pub fn connect_and_pin(
     application_name: &str,
     shutdown: &Shutdown,
 ) -> Result<(Connection, ConnInfo)> {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + patience();
     let mut pause = FIRST_PAUSE;
     let mut is_announced = false;
     loop {
@@ -94,7 +108,7 @@ pub fn connect_and_pin(
             log::warn!(
                 "could not connect to {side}: {}; trying again for {} s",
                 failure.error,
-                PATIENCE.as_secs()
+                patience().as_secs()
             );
         }
         shutdown.sleep(pause)?;

@@ -7,9 +7,12 @@
 //! signal at its parent's death, opens its own connections, and ends in `_exit`. Threads only in processes that never
 //! fork.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
@@ -41,9 +44,27 @@ impl std::fmt::Display for ExitReason {
     }
 }
 
-/// Fork a child that runs `body` and never returns into the caller's stack. The child logs its error itself (the
-/// parent only says who ended and how) and exits with the error's code.
-pub fn fork_child(name: &str, body: impl FnOnce(Shutdown) -> Result<()>) -> Result<Pid> {
+/// A child as its parent knows it.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: Pid,
+    /// Where the child leaves its last error. A pipe, since a full disk may be what it has to tell of.
+    report: OwnedFd,
+}
+
+impl Child {
+    /// Why a child that has ended did so; `None` when it could not tell.
+    pub fn last_error(self) -> Option<Error> {
+        let mut bytes = Vec::new();
+        // The pipe does not block: what a process that was killed has not written will not come.
+        let _ = File::from(self.report).read_to_end(&mut bytes);
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// Fork a child that runs `body` and never returns into the caller's stack. It exits with its error's code and leaves
+/// the error to the parent, who logs it.
+pub fn fork_child(name: &str, body: impl FnOnce(Shutdown) -> Result<()>) -> Result<Child> {
     let threads = thread_count();
     if threads != 1 {
         return Err(Error::internal(format!(
@@ -53,16 +74,24 @@ pub fn fork_child(name: &str, body: impl FnOnce(Shutdown) -> Result<()>) -> Resu
     let _ = std::io::stdout().flush();
     let _ = std::io::stderr().flush();
     let parent = nix::unistd::getpid();
+    let (report, to_parent) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .map_err(|errno| Error::io("could not create a pipe", errno.into()))?;
     match fork().map_err(|errno| Error::io(format!("could not fork \"{name}\""), errno.into()))? {
-        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Parent { child } => Ok(Child { pid: child, report }),
         ForkResult::Child => {
-            let code = run_child(name, parent, body);
+            drop(report);
+            let code = run_child(name, parent, to_parent, body);
             exit_now(code)
         }
     }
 }
 
-fn run_child(name: &str, parent: Pid, body: impl FnOnce(Shutdown) -> Result<()>) -> i32 {
+fn run_child(
+    name: &str,
+    parent: Pid,
+    to_parent: OwnedFd,
+    body: impl FnOnce(Shutdown) -> Result<()>,
+) -> i32 {
     if Shutdown::after_fork().is_err() {
         return i32::from(ErrorKind::Io.exit_code());
     }
@@ -80,12 +109,18 @@ fn run_child(name: &str, parent: Pid, body: impl FnOnce(Shutdown) -> Result<()>)
             log::debug!("{name} stopped on request");
             i32::from(error.exit_code())
         }
-        Ok(Err(error)) => {
-            error.log(&format!("{name}: "));
-            i32::from(error.exit_code())
-        }
-        Err(_) => i32::from(ErrorKind::Internal.exit_code()),
+        Ok(Err(error)) => leave(name, to_parent, &error),
+        Err(_) => leave(name, to_parent, &Error::internal("it panicked")),
     }
+}
+
+/// Hand the last error to the parent, or log it when that fails.
+fn leave(name: &str, to_parent: OwnedFd, error: &Error) -> i32 {
+    let text = serde_json::to_vec(error).unwrap_or_default();
+    if text.is_empty() || File::from(to_parent).write_all(&text).is_err() {
+        error.log(&format!("{name}: "));
+    }
+    i32::from(error.exit_code())
 }
 
 /// Threads of this process, from the kernel's own list.

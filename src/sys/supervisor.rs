@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::process::{ExitReason, fork_child};
+use super::process::{Child, ExitReason, fork_child};
 use super::signal::Shutdown;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -22,15 +22,20 @@ pub struct Ended {
     pub group: &'static str,
     pub pid: Pid,
     pub reason: ExitReason,
+    /// What it said itself.
+    pub last_error: Option<Error>,
 }
 
 impl Ended {
-    /// The parent's one line about it.
+    /// Why it failed: in its own words, or else how it ended.
     pub fn error(&self) -> Error {
-        Error::new(
-            ErrorKind::Child,
-            format!("{} (pid {}) {}", self.name, self.pid, self.reason),
-        )
+        match &self.last_error {
+            Some(error) => error.clone().context(&self.name),
+            None => Error::new(
+                ErrorKind::Child,
+                format!("{} (pid {}) {}", self.name, self.pid, self.reason),
+            ),
+        }
     }
 }
 
@@ -38,7 +43,7 @@ impl Ended {
 struct Worker {
     name: String,
     group: &'static str,
-    pid: Pid,
+    child: Child,
 }
 
 /// The children that are alive, as far as this process knows.
@@ -60,9 +65,10 @@ impl WorkerSet {
         body: impl FnOnce(Shutdown) -> Result<()>,
     ) -> Result<Pid> {
         let name = format!("{group} {number}");
-        let pid = fork_child(&name, body)?;
+        let child = fork_child(&name, body)?;
+        let pid = child.pid;
         log::debug!("started {name} (pid {pid})");
-        self.workers.push(Worker { name, group, pid });
+        self.workers.push(Worker { name, group, child });
         Ok(pid)
     }
 
@@ -82,28 +88,32 @@ impl WorkerSet {
     /// else in this process is not taken away from its owner.
     pub fn reap(&mut self) -> Vec<Ended> {
         let mut ended = Vec::new();
-        self.workers.retain(|worker| {
-            let reason = match waitpid(worker.pid, Some(WaitPidFlag::WNOHANG)) {
+        for worker in std::mem::take(&mut self.workers) {
+            let pid = worker.child.pid;
+            let reason = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => ExitReason::Code(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => ExitReason::Signal(signal as i32),
                 // ECHILD: somebody else reaped it, so all we know is that it is gone.
                 Err(nix::errno::Errno::ECHILD) => ExitReason::Code(-1),
-                _ => return true,
+                _ => {
+                    self.workers.push(worker);
+                    continue;
+                }
             };
             ended.push(Ended {
-                name: worker.name.clone(),
+                name: worker.name,
                 group: worker.group,
-                pid: worker.pid,
+                pid,
                 reason,
+                last_error: worker.child.last_error(),
             });
-            false
-        });
+        }
         ended
     }
 
     pub fn signal_all(&self, signal: Signal) {
         for worker in &self.workers {
-            let _ = nix::sys::signal::kill(worker.pid, signal);
+            let _ = nix::sys::signal::kill(worker.child.pid, signal);
         }
     }
 
@@ -125,7 +135,7 @@ impl WorkerSet {
                 log::warn!(
                     "{} (pid {}) did not stop in time: killing it",
                     worker.name,
-                    worker.pid
+                    worker.child.pid
                 );
             }
             self.signal_all(Signal::SIGKILL);

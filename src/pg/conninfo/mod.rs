@@ -131,6 +131,7 @@ impl ConnInfo {
         }
     }
 
+    /// The same connection, given up after this long.
     pub fn with_connect_timeout(&self, timeout: Duration) -> ConnInfo {
         ConnInfo {
             connect_timeout: Some(timeout),
