@@ -98,14 +98,12 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     if let Some(earlier) = &run.earlier {
         begin::end_backends(spec, earlier);
     }
-    if run.is_resumed {
-        if workdir.is_step_done(step::CLONE)? {
-            log::info!(
-                "nothing to do: the run in \"{}\" was complete",
-                workdir.paths.top().display()
-            );
-            return Ok(());
-        }
+    if run.is_resumed && workdir.is_step_done(step::CLONE)? {
+        log::info!(
+            "nothing to do: the run in \"{}\" was complete",
+            workdir.paths.top().display()
+        );
+        return Ok(());
     }
     let mut snapshot = begin::snapshot(&clone)?;
     let catalog = clone.fetch_catalog(snapshot.as_mut())?;

@@ -138,11 +138,6 @@ impl WorkDir {
             earlier_id,
         })
     }
-
-    /// The id of the run that this directory holds.
-    pub fn run_id(&self) -> Result<Option<String>> {
-        Ok(done::read::<RunSpec>(&self.paths.run_spec())?.map(|spec| spec.id))
-    }
 }
 
 #[cfg(test)]
