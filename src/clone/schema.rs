@@ -270,9 +270,13 @@ fn restore(
     write_atomic(&list, write_list(choices).as_bytes(), Sync::Later)?;
     let mut settings = format!(
         "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
-         -c idle_in_transaction_session_timeout=0",
+         -c idle_in_transaction_session_timeout=0 \
+         -c default_transaction_read_only=off",
         spec.maintenance_work_mem
     );
+    if clone.target_version >= 140_000 {
+        settings.push_str(" -c idle_session_timeout=0");
+    }
     if clone.target_version >= 170_000 {
         settings.push_str(" -c transaction_timeout=0");
     }

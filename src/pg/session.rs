@@ -125,6 +125,10 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
     for (name, value) in EXACT_VALUES {
         sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
     }
+    // A worker may wait for hours until the next table is complete.
+    if connection.server_version() >= 140_000 {
+        sql.push_str("SET idle_session_timeout = 0; ");
+    }
     if connection.server_version() >= 170_000 {
         sql.push_str("SET transaction_timeout = 0; ");
     }
