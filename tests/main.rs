@@ -4,8 +4,12 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
+#[cfg(test)]
+mod work_dir_faults;

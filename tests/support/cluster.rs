@@ -214,7 +214,9 @@ impl Cluster {
         let text = fs::read_to_string(self.data_dir().join("postmaster.pid")).unwrap_or_default();
         let mut lines = text.lines();
         lines.next() == Some(pid.to_string().as_str())
-            && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+            && lines
+                .nth(6)
+                .is_some_and(|status| matches!(status.trim(), "ready" | "standby"))
     }
 
     /// Stop it and wait until it is gone.

@@ -281,6 +281,19 @@ impl Outcome {
         }
     }
 
+    /// It ended with this exit code, and the last error line of its log has all of `texts`.
+    #[track_caller]
+    pub fn assert_last_error(&self, code: i32, texts: &[&str]) {
+        let (status, log) = (self.status, &self.stderr);
+        assert_eq!(status.code(), Some(code), "{status}\n{log}");
+        let errors = unexpected_lines(log, &[" WARN "]);
+        let last = errors.last().map_or("", String::as_str);
+        assert!(!last.contains("panicked at"), "{log}");
+        for text in texts {
+            assert!(last.contains(text), "no \"{text}\" in {last}\n{log}");
+        }
+    }
+
     /// It died by this signal.
     #[track_caller]
     pub fn assert_signalled(&self, signal: Signal) {
