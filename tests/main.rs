@@ -8,8 +8,12 @@ mod faults;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
+#[cfg(test)]
+mod versions;
 #[cfg(test)]
 mod work_dir_faults;
