@@ -2,10 +2,11 @@
 //! it; workers inherit it and write done-files. Knows no server.
 
 pub mod done;
+mod ours;
 pub mod paths;
 pub mod state;
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -19,7 +20,7 @@ use crate::sys::msgq::{QueueNote, remove_noted};
 use done::{
     BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms,
 };
-use paths::{Paths, TOP_NAMES};
+use paths::Paths;
 
 /// Which of the programs that may share a directory; one live process of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,14 +60,17 @@ pub fn location(dir: Option<&Path>) -> PathBuf {
 impl WorkDir {
     /// Open the directory, making it if need be.
     pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
-        let make = || {
+        // Whatever is there already is for the check to judge.
+        if std::fs::symlink_metadata(dir).is_err() {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)
-        };
-        make().with_context(|| format!("could not create work directory \"{}\"", dir.display()))?;
-        check_is_ours(dir)?;
+                .with_context(|| {
+                    format!("could not create work directory \"{}\"", dir.display())
+                })?;
+        }
+        ours::check(dir)?;
         let lock = match LockFile::take(&dir.join(service.pid_file()))
             .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
         {
@@ -111,21 +115,7 @@ impl WorkDir {
     /// Forget an earlier run: everything it made, nothing else. The snapshot file stays, since the process that
     /// exported it may be alive.
     pub fn remove_run(&self) -> Result<()> {
-        for directory in [self.paths.schema(), self.paths.run()] {
-            match std::fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(
-                        format!("could not remove directory \"{}\"", directory.display()),
-                        error,
-                    ));
-                }
-                _ => {}
-            }
-        }
-        for file in [self.paths.schema_json(), self.paths.summary_json()] {
-            remove_file(&file)?;
-        }
-        Ok(())
+        ours::remove_run(&self.paths)
     }
 
     /// What only the run before this one meant: failures, claims on constraints.
@@ -355,45 +345,6 @@ fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-/// A directory is ours when we own it, it is no link, and nothing is in it that we would not have put there.
-fn check_is_ours(dir: &Path) -> Result<()> {
-    let refuse = |reason: String| {
-        Err(Error::state(format!(
-            "cannot use work directory \"{}\": {reason}",
-            dir.display()
-        ))
-        .with_hint("Choose another directory with --dir."))
-    };
-    let what = || format!("could not inspect work directory \"{}\"", dir.display());
-    let metadata = std::fs::symlink_metadata(dir).with_context(what)?;
-    if !metadata.is_dir() {
-        return refuse("it is not a directory".to_string());
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return refuse(format!("it belongs to user id {}", metadata.uid()));
-    }
-    for entry in std::fs::read_dir(dir).with_context(what)? {
-        let entry = entry.with_context(what)?;
-        let name = entry.file_name();
-        let is_known = name
-            .to_str()
-            .is_some_and(|name| TOP_NAMES.contains(&name) || name.ends_with(".tmp"));
-        if !is_known {
-            return refuse(format!(
-                "\"{}\" in it is not pgcopydb's",
-                name.to_string_lossy()
-            ));
-        }
-        if entry.file_type().with_context(what)?.is_symlink() {
-            return refuse(format!(
-                "\"{}\" in it is a symbolic link",
-                name.to_string_lossy()
-            ));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::done::TableDone;
@@ -428,27 +379,6 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!((whole.rows, whole.part), (20, None));
-    }
-
-    #[test]
-    fn refuses_what_is_not_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::write(path.join("thesis.tex"), "").unwrap();
-        let error = WorkDir::open(&path, Service::Clone).unwrap_err();
-        assert!(error.to_string().contains("thesis.tex"), "{error}");
-        std::fs::remove_file(path.join("thesis.tex")).unwrap();
-        std::os::unix::fs::symlink("/tmp", path.join("run")).unwrap();
-        assert!(
-            WorkDir::open(&path, Service::Clone)
-                .unwrap_err()
-                .to_string()
-                .contains("symbolic link")
-        );
-        let file = dir.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        assert!(WorkDir::open(&file, Service::Clone).is_err());
     }
 
     #[test]
