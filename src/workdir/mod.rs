@@ -8,6 +8,7 @@ pub mod state;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -17,10 +18,14 @@ use crate::sys::durable::{
     HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic,
 };
 use crate::sys::msgq::{QueueNote, remove_noted};
+use crate::sys::signal::Shutdown;
 use done::{
     BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms,
 };
 use paths::Paths;
+
+/// Workers whose parent died are gone within 10 s, also in the middle of CREATE INDEX; a little more for a busy machine.
+const ORPHANS_END: Duration = Duration::from_secs(15);
 
 /// Which of the programs that may share a directory; one live process of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,19 +76,7 @@ impl WorkDir {
                 })?;
         }
         ours::check(dir)?;
-        let lock = match LockFile::take(&dir.join(service.pid_file()))
-            .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
-        {
-            Ok(lock) => lock,
-            Err(HeldBy(pid)) => {
-                let pid = pid.map_or_else(|| "unknown".to_string(), |pid| pid.to_string());
-                return Err(Error::state(format!(
-                    "cannot use work directory \"{}\": another pgcopydb with pid {pid} is using it",
-                    dir.display()
-                ))
-                .with_hint("Wait for it to end, stop it, or choose another --dir."));
-            }
-        };
+        let lock = take_lock(dir, service)?;
         Ok(WorkDir {
             paths: Paths::new(dir),
             _lock: lock,
@@ -335,6 +328,48 @@ impl WorkDir {
     }
 }
 
+/// After kill -9 of the parent its workers hold the lock until they have noticed and cleaned up, which takes seconds: a
+/// resume waits for them, so that the two never work on one table at once.
+fn take_lock(dir: &Path, service: Service) -> Result<LockFile> {
+    let deadline = Instant::now() + ORPHANS_END;
+    let mut is_told = false;
+    loop {
+        let held = match LockFile::take(&dir.join(service.pid_file()))
+            .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
+        {
+            Ok(lock) => return Ok(lock),
+            Err(held) => held,
+        };
+        let is_orphaned = held.is_orphaned();
+        if !is_orphaned || Instant::now() >= deadline {
+            return Err(in_use(dir, &held, is_orphaned));
+        }
+        if !is_told {
+            log::info!(
+                "waiting for the workers of an earlier run in \"{}\" to end",
+                dir.display()
+            );
+            is_told = true;
+        }
+        Shutdown::handle().sleep(Duration::from_millis(50))?;
+    }
+}
+
+fn in_use(dir: &Path, held: &HeldBy, is_orphaned: bool) -> Error {
+    let pid = held
+        .0
+        .map_or_else(|| "unknown".to_string(), |pid| pid.to_string());
+    let user = match is_orphaned {
+        true => format!("workers of a pgcopydb with pid {pid}, which is gone, are using it"),
+        false => format!("another pgcopydb with pid {pid} is using it"),
+    };
+    Error::state(format!(
+        "cannot use work directory \"{}\": {user}",
+        dir.display()
+    ))
+    .with_hint("Wait for it to end, stop it, or choose another --dir.")
+}
+
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
@@ -393,5 +428,19 @@ mod tests {
                 .contains(&format!("pid {}", std::process::id())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn waits_for_workers_whose_parent_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        let worker = WorkDir::open(&path, Service::Clone).unwrap();
+        std::fs::write(path.join("pgcopydb.pid"), format!("{}\n", 1 << 23)).unwrap();
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            drop(worker);
+        });
+        WorkDir::open(&path, Service::Clone).unwrap();
+        end.join().unwrap();
     }
 }
