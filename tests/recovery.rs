@@ -14,7 +14,7 @@ use crate::support::{leftovers, wait_until};
 /// One of each kind of work: parts, plain and partitioned tables, constraints, large objects, sequences, a view.
 const WORK: &str = "
     create table big (id bigserial primary key, v text, n int);
-    insert into big (v, n) select repeat('x', 200), g % 97 from generate_series(1, 20000) g;
+    insert into big (v, n) select repeat('x', 300), g % 97 from generate_series(1, 30000) g;
     create index big_n on big (n);
     create index big_v on big (v, n);
     alter table big add constraint big_n_id unique (n, id);
@@ -166,14 +166,17 @@ const MOMENTS: &[&str] = &[
 fn a_killed_worker_ends_the_run() {
     let (source, target) = (shared_source(), shared_target());
     let db = database(source);
-    for role in ["copy worker", "index worker", "vacuum worker"] {
+    for (role, sleeps) in [
+        ("copy worker", "copy.before_commit=sleep:20000"),
+        ("index worker", "index.before_build=sleep:20000"),
+        ("large-object worker", "blobs.before_commit=sleep:20000"),
+    ] {
         let scene = Scene::new();
         let copy = target.new_db("worker");
         let (from, to) = (source.uri(&db), target.uri(&copy));
-        // The worker waits for a lock that we hold, so that it is there to be killed.
         let mut running = scene
             .clone_db(&from, &to, &SPLIT)
-            .env("PGCOPYDB_FAILPOINT", "none=kill")
+            .env("PGCOPYDB_FAILPOINT", sleeps)
             .spawn();
         let find = |running: &crate::support::cmd::Running| {
             running
@@ -187,19 +190,12 @@ fn a_killed_worker_ends_the_run() {
             victim = find(&running);
             victim.is_some() || !running.is_running()
         });
-        if let Some(pid) = victim {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        let outcome = running.wait_deadline(Duration::from_secs(20));
-        if !outcome.status.success() {
-            outcome.assert_last_error(12, &[role, "SIGKILL"]);
-        }
+        let pid = victim.expect("the worker sleeps, so it is there");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        let outcome = running.wait_deadline(Duration::from_secs(15));
+        outcome.assert_last_error(12, &[role, "SIGKILL"]);
         leftovers::assert_no_process(|| scene.processes());
-        let resumed = if outcome.status.success() {
-            outcome
-        } else {
-            resume(&scene, &from, &to)
-        };
+        let resumed = resume(&scene, &from, &to);
         assert_whole(&scene, &resumed, (source, &db), (target, &copy));
     }
 }
@@ -234,7 +230,10 @@ fn what_a_done_file_speaks_of_survives_a_crash_of_the_target() {
         let scene = Scene::new();
         let copy = target.new_db("crash");
         let to = target.uri(&copy);
-        let mut running = scene.clone_db(&from, &to, &SPLIT).spawn();
+        let mut running = scene
+            .clone_db(&from, &to, &SPLIT)
+            .env("PGCOPYDB_TEST_PATIENCE_MS", "1000")
+            .spawn();
         let dir = scene.work_dir();
         wait_until(Duration::from_secs(30), kind, || {
             !running.is_running() || has_done_file(&dir, kind)
