@@ -10,6 +10,8 @@ mod layering;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod source_changes;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
