@@ -4,11 +4,17 @@
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod failed_objects;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
 mod recovery;
+#[cfg(test)]
+mod run_rules;
+#[cfg(test)]
+mod server_faults;
 #[cfg(test)]
 mod source_changes;
 #[cfg(test)]
