@@ -50,7 +50,11 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     }
     let access = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
     if let Err(errno) = eaccess(dir, access) {
-        return refuse(format!("it is not writable: {}", errno.desc()));
+        // The operating system's refusal, as it would be later: not a state of ours.
+        return Err(Error::io(
+            format!("cannot use work directory \"{}\"", dir.display()),
+            errno.into(),
+        ));
     }
     let mut names = Vec::new();
     for entry in std::fs::read_dir(dir).with_context(what)? {
