@@ -12,12 +12,20 @@ mod large_objects;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod run_rules;
+#[cfg(test)]
 mod server_faults;
 #[cfg(test)]
 mod snapshot_command;
 #[cfg(test)]
+mod source_changes;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
+#[cfg(test)]
+mod versions;
 #[cfg(test)]
 mod work_dir_faults;

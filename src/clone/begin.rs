@@ -1,6 +1,8 @@
 //! How a run begins: fresh, resumed or refused; which snapshot it reads from; and the end of what an earlier run, or this
 //! one, left on the servers. Runs in the parent.
 
+use std::time::Duration;
+
 use super::{Clone, CloneSpec, step};
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_once;
@@ -8,12 +10,14 @@ use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
-use crate::workdir::state::{Beginning, Wish};
+use crate::workdir::state::Wish;
 
 /// A run and how it began.
 pub struct Run {
     pub name: RunName,
     pub is_resumed: bool,
+    /// What the work directory held before.
+    pub earlier: Option<RunName>,
 }
 
 /// Decide, and leave the work directory ready.
@@ -22,14 +26,14 @@ pub fn begin(spec: &CloneSpec, workdir: &WorkDir) -> Result<Run> {
         restart: spec.restart,
         resume: spec.resume,
     };
-    let (beginning, id) = workdir.begin(options(spec), wish, &new_id()?)?;
-    let is_resumed = matches!(beginning, Beginning::Resume { .. });
-    if is_resumed {
+    let begun = workdir.begin(options(spec), wish, &new_id()?)?;
+    if begun.is_resumed {
         log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
     }
     Ok(Run {
-        name: RunName::new(&id),
-        is_resumed,
+        name: RunName::new(&begun.id),
+        is_resumed: begun.is_resumed,
+        earlier: begun.earlier_id.as_deref().map(RunName::new),
     })
 }
 
@@ -102,14 +106,18 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     Ok(Some(snapshot))
 }
 
+/// For each server: a run that ends because of a signal has ten seconds for everything.
+const CLEAN_UP_WAIT: Duration = Duration::from_secs(1);
+
 /// End every backend that carries this run's name, on both servers. Best effort: it is also done after failures, when a
 /// server may be the one that failed.
-pub fn end_backends(spec: &CloneSpec, run: &Run) {
+pub fn end_backends(spec: &CloneSpec, run: &RunName) {
     for info in [&spec.source, &spec.target] {
         let end = || -> Result<u64> {
-            let mut connection = connect_once(info, "pgcopydb clean-up", &Shutdown::deaf())?;
-            connection.set_deadline(Some(std::time::Duration::from_secs(3)));
-            connection.query_one(&run.name.terminate_sql())?.parse(0)
+            let mut connection =
+                connect_once(info, "pgcopydb clean-up", &Shutdown::deaf(), CLEAN_UP_WAIT)?;
+            connection.set_deadline(Some(CLEAN_UP_WAIT));
+            connection.query_one(&run.terminate_sql())?.parse(0)
         };
         if let Err(error) = end() {
             log::debug!(

@@ -1,35 +1,18 @@
 //! The data section as clone runs it: what is done already, what is to be copied, the run of the workers, and the proof
 //! that nothing is missing. Runs in the parent.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use super::{Clone, stale, step};
-use crate::catalog::split::{SplitMethod, SplitOptions, method, plan as plan_parts};
-use crate::catalog::{Catalog, Target, WorkItem, fetch_key_bounds, target};
-use crate::copy::{self, CopyContext, CopyProgress, LargeObjectBatch};
+use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
+use super::{Clone, step};
+use crate::catalog::{Catalog, Target, target};
+use crate::copy::{self, CopyContext};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
-use crate::ident::Oid;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
-use crate::sys::durable::Sync;
 use crate::sys::failpoint::failpoint;
-use crate::workdir::done::{
-    self, BlobsDone, ConstraintDone, Failure, IndexDone, TableDone, VacuumDone,
-};
-
-/// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
-/// snapshot must not cut anew: the parts that are done would not fit to the others.
-#[derive(Serialize, Deserialize)]
-pub struct Cut {
-    /// `Snapshot::content`.
-    pub snapshot: String,
-    pub items: Vec<WorkItem>,
-    batches: Vec<LargeObjectBatch>,
-}
+use crate::workdir::done::Failure;
 
 /// Copy rows and large objects, build indexes, vacuum. Whether anything was copied.
 pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>) -> Result<bool> {
@@ -48,7 +31,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     };
     let mut progress = read_progress(clone, &cut)?;
     if clone.is_resumed {
-        stale::empty_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+        empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
     }
     drop(target);
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, spec.skip_vacuum);
@@ -119,100 +102,6 @@ fn check_no_rows(
         format!("target not empty: there are rows already in {names}"),
     )
     .with_hint("Empty these tables, or start over with --restart --drop-if-exists."))
-}
-
-/// The parts of tables and the batches of large objects under this snapshot.
-fn cut(clone: &Clone<'_>, catalog: &Catalog, snapshot: &mut Snapshot) -> Result<Cut> {
-    let (workdir, spec) = (clone.workdir, clone.spec);
-    let path = workdir.paths.cut();
-    if let Some(cut) = done::read::<Cut>(&path)?
-        && cut.snapshot == snapshot.content()
-    {
-        return Ok(cut);
-    }
-    let options = SplitOptions {
-        larger_than: spec.split.larger_than.unwrap_or(0),
-        max_parts: spec.split.max_parts,
-        skip_ctid: spec.split.skip_ctid,
-        table_jobs: spec.table_jobs,
-        source_version: catalog.server_version,
-    };
-    let by_key: Vec<_> = catalog
-        .tables_to_copy()
-        .filter(|table| method(table, &options) == SplitMethod::Key)
-        .collect();
-    let bounds = match by_key.is_empty() {
-        true => HashMap::new(),
-        false => fetch_key_bounds(snapshot.connection(), &by_key)?,
-    };
-    let batches = match spec.skip_large_objects {
-        true => Vec::new(),
-        false => copy::fetch_batches(snapshot.connection())?,
-    };
-    let cut = Cut {
-        snapshot: snapshot.content().to_string(),
-        items: plan_parts(catalog.tables_to_copy(), &bounds, &options),
-        batches,
-    };
-    done::write(&path, &cut, Sync::Now)?;
-    Ok(cut)
-}
-
-/// What earlier runs have done. Parts and batches count only under the snapshot they were cut for.
-fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
-    let paths = &clone.workdir.paths;
-    let mut progress = CopyProgress::default();
-    for (name, table) in done::read_directory::<TableDone>(&paths.tables(), ".done")? {
-        match &table.part {
-            None => {
-                progress.tables.insert(table.oid);
-            }
-            Some(part) if table.snapshot == cut.snapshot => {
-                progress.parts.insert((table.oid, part.number));
-            }
-            Some(_) => log::debug!("part {name} belongs to another snapshot"),
-        }
-    }
-    // The last part of a table was announced, and then we died: nobody made the table complete.
-    let mut counts: HashMap<Oid, u32> = HashMap::new();
-    for item in &cut.items {
-        if let Some(part) = &item.part {
-            counts.insert(item.table, part.count);
-        }
-    }
-    for (table, count) in counts {
-        let is_whole = (1..=count).all(|part| progress.parts.contains(&(table, part)));
-        if is_whole && !progress.tables.contains(&table) {
-            clone.workdir.complete_parts(table, count)?;
-            progress.tables.insert(table);
-        }
-    }
-    let oids = |names: Vec<Oid>| names.into_iter().collect::<HashSet<Oid>>();
-    let indexes = done::read_directory::<IndexDone>(&paths.indexes(), ".done")?;
-    progress.indexes = oids(indexes.into_values().map(|done| done.oid).collect());
-    let constraints = done::read_directory::<ConstraintDone>(&paths.indexes(), ".constraint")?;
-    progress.constraints = oids(
-        constraints
-            .into_values()
-            .map(|done| done.index_oid)
-            .collect(),
-    );
-    let vacuumed = done::read_directory::<VacuumDone>(&paths.vacuum(), ".done")?;
-    progress.vacuumed = oids(vacuumed.into_values().map(|done| done.oid).collect());
-    let batches = done::read_directory::<BlobsDone>(&paths.blobs(), ".done")?;
-    progress.batches = batches
-        .into_values()
-        .filter(|done| {
-            cut.batches.get(done.batch as usize)
-                == Some(&LargeObjectBatch {
-                    first: done.first,
-                    last: done.last,
-                })
-                && done.snapshot == cut.snapshot
-        })
-        .map(|done| done.batch)
-        .collect();
-    Ok(progress)
 }
 
 /// The workers that read from the source have left: note which steps that completes.

@@ -5,10 +5,10 @@
 mod begin;
 mod data;
 mod preflight;
+mod progress;
 mod properties;
 mod schema;
 mod spec;
-mod stale;
 mod summary;
 
 pub use spec::{CloneSpec, SplitOptions};
@@ -66,7 +66,7 @@ pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let result = run_in(spec, &workdir, &run, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
-        begin::end_backends(spec, &run);
+        begin::end_backends(spec, &run.name);
     }
     result
 }
@@ -95,15 +95,15 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         programs,
         shutdown,
     };
-    if run.is_resumed {
-        begin::end_backends(spec, run);
-        if workdir.is_step_done(step::CLONE)? {
-            log::info!(
-                "nothing to do: the run in \"{}\" was complete",
-                workdir.paths.top().display()
-            );
-            return Ok(());
-        }
+    if let Some(earlier) = &run.earlier {
+        begin::end_backends(spec, earlier);
+    }
+    if run.is_resumed && workdir.is_step_done(step::CLONE)? {
+        log::info!(
+            "nothing to do: the run in \"{}\" was complete",
+            workdir.paths.top().display()
+        );
+        return Ok(());
     }
     let mut snapshot = begin::snapshot(&clone)?;
     let catalog = clone.fetch_catalog(snapshot.as_mut())?;

@@ -119,8 +119,40 @@ pub fn check_target(
             "Install their packages on the target server, or use --skip-extensions.",
         )?;
     }
+    check_extension_tables(clone, catalog, &found, connection)?;
     check_empty(clone, catalog, &found)?;
     check_no_large_objects(clone, catalog, connection)
+}
+
+/// The configuration tables of an extension that the target has already: rows that our COPY would replace are not ours.
+fn check_extension_tables(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    found: &target::Target,
+    connection: &mut Connection,
+) -> Result<()> {
+    if clone.spec.drop_if_exists || clone.workdir.is_step_begun(step::RESTORE_PRE) {
+        return Ok(());
+    }
+    let mut with_rows = Vec::new();
+    for table in &catalog.tables {
+        let name = table.qualified_name();
+        let (Some(condition), Some(there)) = (
+            &table.extension_config,
+            found.table(&table.schema, &table.name),
+        ) else {
+            continue;
+        };
+        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {name} {condition})");
+        if there.may_have_rows && connection.query_one(&sql)?.bool(0)? {
+            with_rows.push(name.to_string());
+        }
+    }
+    refuse_missing(
+        "target not empty: configuration tables of extensions hold rows already",
+        with_rows,
+        "Empty them, or use --drop-if-exists to replace the rows.",
+    )
 }
 
 /// Without --drop-if-exists, a table that is there already is somebody else's, rows or not.

@@ -63,7 +63,7 @@ pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
 pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_PRE)? {
-        return retry_pre(clone, target);
+        return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
     leave_out_unknown_options(clone, &mut archive, target)?;
@@ -86,49 +86,61 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
     ];
-    let mut failed = Vec::new();
+    let mut refused = Vec::new();
     for (name, choices, drops, tolerated) in passes {
-        failed.extend(restore(
+        refused.extend(restore(
             clone, &archive, name, choices, 1, drops, tolerated,
         )?);
     }
     flush_commits(target)?;
-    note_pre_failures(clone, &failed)?;
+    // The step is done all the same, since the tables are filled next and must not be made again; what was refused is
+    // written down, for a resume to try again by itself.
+    note_refused(clone, &refused)?;
     workdir.finish_step(step::RESTORE_PRE, started.elapsed())?;
     failpoint("clone.after_restore_pre")
 }
 
-/// The step counts as done when pg_restore came to its end: tables that hold rows must not be made again. What it could
-/// not make is tried again by each resume.
-fn retry_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
-    let noted: Option<Vec<RestoreFailure>> = done::read(&clone.workdir.paths.pre_data_failures())?;
-    let noted = noted.unwrap_or_default();
-    if noted.is_empty() {
+/// Objects of the pre-data that an earlier run could not make, tried again one by one. The statements of an entry that
+/// did pass then answer that the object is there.
+fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+    let path = clone.workdir.paths.refused();
+    let refused: HashSet<i32> = done::read::<Vec<i32>>(&path)?
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    if refused.is_empty() {
         return Ok(());
     }
-    let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let mut failed = Vec::new();
-    for failure in noted {
-        if !retry(clone, &archive, target, &failure, ALREADY_THERE)? {
-            failed.push(failure);
-        }
+    if refused.contains(&NO_ENTRY) {
+        return Err(Error::state(
+            "cannot resume: the restore of the schema had an error that belongs to no object, and cannot be tried again",
+        )
+        .with_hint("Use --restart --drop-if-exists to start over."));
     }
+    let archive = read_archive(&clone.workdir.paths.restored_dump())?;
+    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    choices.retain(|choice| refused.contains(&choice.entry.dump_id));
+    let again = restore(
+        clone,
+        &archive,
+        "pre-refused",
+        &choices,
+        1,
+        false,
+        ALREADY_THERE,
+    )?;
     flush_commits(target)?;
-    note_pre_failures(clone, &failed)
+    note_refused(clone, &again)
 }
 
-fn note_pre_failures(clone: &Clone<'_>, failed: &[RestoreFailure]) -> Result<()> {
-    warn_of(failed);
-    done::write(&clone.workdir.paths.pre_data_failures(), &failed, Sync::Now)
-}
-
-fn warn_of(failed: &[RestoreFailure]) {
-    if !failed.is_empty() {
+fn note_refused(clone: &Clone<'_>, refused: &[i32]) -> Result<()> {
+    if !refused.is_empty() {
         log::warn!(
             "{} objects of the schema could not be restored; going on with the others",
-            failed.len()
+            refused.len()
         );
     }
+    done::write(&clone.workdir.paths.refused(), &refused, Sync::Now)
 }
 
 /// Restore everything that indexes, constraints and rows had to wait for.
@@ -137,7 +149,7 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     if workdir.is_step_done(step::RESTORE_POST)? {
         return Ok(());
     }
-    let archive = read_archive(&workdir.paths.dump().with_file_name("restore.dump"))?;
+    let archive = read_archive(&workdir.paths.restored_dump())?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
@@ -157,17 +169,17 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
     let (event_triggers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_about_event_trigger);
-    let mut failed = Vec::new();
+    let mut refused = Vec::new();
     for (name, choices) in [("post", rest), ("post-event-triggers", event_triggers)] {
         let jobs = clone.spec.restore_jobs;
-        failed.extend(restore(
+        refused.extend(restore(
             clone, &archive, name, &choices, jobs, false, tolerate,
         )?);
     }
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
-    warn_of(&failed);
-    if !failed.is_empty() {
+    if !refused.is_empty() {
+        // Not done: the resume runs the whole section again, and passes over what is there.
         return Ok(());
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
@@ -249,7 +261,7 @@ fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
     Ok(())
 }
 
-/// One run of pg_restore; the objects that failed for good. Those are recorded.
+/// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
 fn restore(
     clone: &Clone<'_>,
     archive: &Archive,
@@ -258,7 +270,7 @@ fn restore(
     jobs: u32,
     drop_if_exists: bool,
     tolerated: &[SqlState],
-) -> Result<Vec<RestoreFailure>> {
+) -> Result<Vec<i32>> {
     if choices.iter().all(|choice| choice.skipped.is_some()) {
         return Ok(Vec::new());
     }
@@ -267,9 +279,13 @@ fn restore(
     write_atomic(&list, write_list(choices).as_bytes(), Sync::Later)?;
     let mut settings = format!(
         "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
-         -c idle_in_transaction_session_timeout=0",
+         -c idle_in_transaction_session_timeout=0 \
+         -c default_transaction_read_only=off",
         spec.maintenance_work_mem
     );
+    if clone.target_version >= 140_000 {
+        settings.push_str(" -c idle_session_timeout=0");
+    }
     if clone.target_version >= 170_000 {
         settings.push_str(" -c transaction_timeout=0");
     }
@@ -307,17 +323,21 @@ fn restore(
         .check(&clone.programs.pg_restore)
         .context("could not restore the schema on the target")?;
     name_failures(&mut outcome.failures, archive);
-    let mut failed = Vec::new();
+    let mut refused = Vec::new();
     if !outcome.failures.is_empty() {
         let mut target = clone.open_target("clone")?;
-        for failure in outcome.failures {
-            if !retry(clone, archive, &mut target, &failure, tolerated)? {
-                failed.push(failure);
+        for failure in &outcome.failures {
+            if !retry(clone, archive, &mut target, failure, tolerated)? {
+                // A failure that belongs to no entry cannot be tried again: it is of the restore as a whole.
+                refused.push(failure.dump_id.unwrap_or(NO_ENTRY));
             }
         }
     }
-    Ok(failed)
+    Ok(refused)
 }
+
+/// No entry of an archive has this dump id.
+const NO_ENTRY: i32 = -1;
 
 /// Run the refused statement once more: a deadlock or an order problem passes, and what fails again has a SQLSTATE.
 /// Whether all is well with the object.

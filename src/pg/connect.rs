@@ -30,9 +30,6 @@ pub fn patience() -> Duration {
     PATIENCE
 }
 
-/// How long clean-up waits for a server: it must be over soon, and the server may be the one that failed.
-const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The first pause between attempts; each is longer than the one before, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -65,8 +62,9 @@ pub fn connect_once(
     info: &ConnInfo,
     application_name: &str,
     shutdown: &Shutdown,
+    timeout: Duration,
 ) -> Result<Connection> {
-    let info = info.with_connect_timeout(CLEANUP_TIMEOUT);
+    let info = info.with_connect_timeout(timeout);
     match try_hosts(&info, application_name, shutdown) {
         Ok((connection, _)) => Ok(connection),
         Err(failure) => Err(failure.error),

@@ -23,14 +23,28 @@ impl RunName {
         format!("{} {process}", self.0)
     }
 
-    /// SQL that ends every other backend of this run that belongs to our role; returns how many there were.
-    pub fn terminate_sql(&self) -> String {
+    /// SQL that counts the other backends of this run that are not idle.
+    pub fn others_sql(&self) -> String {
         format!(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-             WHERE left(application_name, {length}) = {name} AND pid <> pg_backend_pid() \
+            "SELECT count(*) FROM pg_stat_activity WHERE {} AND state <> 'idle'",
+            self.condition()
+        )
+    }
+
+    fn condition(&self) -> String {
+        format!(
+            "left(application_name, {length}) = {name} AND pid <> pg_backend_pid() \
              AND usename = session_user",
             length = self.0.len() + 1,
             name = quote_literal(&format!("{} ", self.0)),
+        )
+    }
+
+    /// SQL that ends every other backend of this run that belongs to our role; returns how many there were.
+    pub fn terminate_sql(&self) -> String {
+        format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {}",
+            self.condition()
         )
     }
 }
@@ -110,6 +124,10 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
     let mut sql = String::new();
     for (name, value) in EXACT_VALUES {
         sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));
+    }
+    // A worker may wait for hours until the next table is complete.
+    if connection.server_version() >= 140_000 {
+        sql.push_str("SET idle_session_timeout = 0; ");
     }
     if connection.server_version() >= 170_000 {
         sql.push_str("SET transaction_timeout = 0; ");

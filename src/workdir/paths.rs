@@ -74,9 +74,9 @@ impl Paths {
         self.run().join("spec.json")
     }
 
-    /// What pre-data could not make, for the next run to try again.
-    pub fn pre_data_failures(&self) -> PathBuf {
-        self.run().join("restore-pre.failed")
+    /// Dump ids of the pre-data that the target refused.
+    pub fn refused(&self) -> PathBuf {
+        self.run().join("restore-pre.refused")
     }
 
     /// How tables and large objects were cut into pieces.

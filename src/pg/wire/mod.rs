@@ -104,11 +104,6 @@ impl Connection {
         self.deadline = limit.map(|limit| Instant::now() + limit);
     }
 
-    /// Watch another stop flag; the deaf one is for clean-up after a signal.
-    pub fn set_shutdown(&mut self, shutdown: Shutdown) {
-        self.shutdown = shutdown;
-    }
-
     fn server_error(&self, error: ServerError) -> Error {
         Error::server(self.side, error)
     }
