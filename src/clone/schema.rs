@@ -13,12 +13,12 @@ use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::write_list;
 use crate::dump::messages::name_failures;
 use crate::dump::options::{UnknownOptions, is_known_on};
-use crate::dump::outcome::RestoreFailure;
+use crate::dump::outcome::{ProgramOutcome, RestoreFailure};
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::pg_restore::{RestoreOptions, RestoreSpec};
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
-use crate::error::{Context, Error, Result, Side};
+use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -51,8 +51,8 @@ pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
         "dumping the schema with {}",
         clone.programs.pg_dump.display()
     );
-    run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)
-        .and_then(|outcome| outcome.check(&clone.programs.pg_dump))
+    let outcome = run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)?;
+    check(&outcome, &clone.programs.pg_dump, Side::Source)
         .context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;
     workdir.finish_step(step::DUMP_POST, started.elapsed())
@@ -261,6 +261,15 @@ fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
     Ok(())
 }
 
+/// A program that lost its server failed because of the server.
+fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
+    outcome.check(program).map_err(|error| match side {
+        _ if !outcome.lost_server() => error,
+        Side::Source => error.with_kind(ErrorKind::Source).with_side(side),
+        Side::Target => error.with_kind(ErrorKind::Target).with_side(side),
+    })
+}
+
 /// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
 fn restore(
     clone: &Clone<'_>,
@@ -319,8 +328,7 @@ fn restore(
         &child,
         clone.shutdown,
     )?;
-    outcome
-        .check(&clone.programs.pg_restore)
+    check(&outcome, &clone.programs.pg_restore, Side::Target)
         .context("could not restore the schema on the target")?;
     name_failures(&mut outcome.failures, archive);
     let mut refused = Vec::new();
