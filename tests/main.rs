@@ -2,7 +2,11 @@
 //! that all tests of a run share two clusters and link once.
 
 #[cfg(test)]
+mod authentication;
+#[cfg(test)]
 mod cli;
+#[cfg(test)]
+mod connections;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
