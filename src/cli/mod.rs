@@ -9,6 +9,7 @@ mod given;
 mod later;
 mod options;
 mod ping;
+mod secrets;
 mod size;
 mod snapshot;
 mod stdout;
@@ -65,6 +66,7 @@ enum Command {
 /// The whole program. An error is logged here, once.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    secrets::hide(&words);
     let result = match parse(command(), &words) {
         Ok((cli, given)) => start(cli, &given),
         Err(usage::Refused::Help(text)) => stdout::print(&text),
