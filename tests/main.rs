@@ -16,4 +16,6 @@ mod support;
 #[cfg(test)]
 mod support_works;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod work_dir_faults;
