@@ -14,5 +14,6 @@ mod server_faults;
 mod source_changes;
 mod support;
 mod support_works;
+mod tls;
 mod versions;
 mod work_dir_faults;
