@@ -14,7 +14,7 @@ pub fn hide_secrets(words: &[OsString]) {
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     if words.iter().any(|word| may_hold_secret(word)) {
-        title::set(&public_words(&words).join(" "));
+        title::replace_arguments(&public_words(&words));
     }
 }
 
@@ -35,10 +35,14 @@ fn public_word(word: &str) -> String {
     if !may_hold_secret(word) {
         return word.to_string();
     }
+    // Only what is clearly a connection string is taken apart: "-Spostgres://.." would be read as the name of a database.
+    let is_string = word.starts_with("postgres://")
+        || word.starts_with("postgresql://")
+        || (!word.starts_with('-') && word.contains("password=") && !word.contains("://"));
     match ConnInfo::parse(Side::Source, word) {
-        Ok(info) => info.redacted(),
+        Ok(info) if is_string => info.redacted(),
         // Whatever it is, it is not shown.
-        Err(_) => "****".to_string(),
+        _ => "****".to_string(),
     }
 }
 
@@ -60,6 +64,7 @@ mod tests {
             "host=new user=me password='hush hush' dbname=shop",
             "-S",
             "postgres://me:hu sh@/%zz",
+            "-Spostgres://me:hush@old/shop",
             "--dir",
             "/w",
         ];
@@ -69,6 +74,6 @@ mod tests {
             shown.starts_with("pgcopydb clone --source=postgres://me:****@old/shop"),
             "{shown}"
         );
-        assert!(shown.ends_with("-S **** --dir /w"), "{shown}");
+        assert!(shown.ends_with("-S **** **** --dir /w"), "{shown}");
     }
 }
