@@ -152,7 +152,9 @@ fn a_snapshot_that_is_held_makes_the_resume_consistent() {
         "--dir",
         work_dir.to_str().unwrap(),
     ];
-    let mut holder = scene.command(args).spawn();
+    // In a scene of its own: it outlives the runs that are killed.
+    let holders = Scene::new();
+    let mut holder = holders.command(args).spawn();
     wait_until(Duration::from_secs(20), "the snapshot", || {
         assert!(holder.is_running());
         work_dir.join("snapshot").exists()

@@ -12,6 +12,7 @@ mod ping;
 mod size;
 mod snapshot;
 mod stdout;
+mod title;
 mod usage;
 mod version;
 
@@ -65,6 +66,7 @@ enum Command {
 /// The whole program. An error is logged here, once.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    title::hide_secrets(&words);
     let result = match parse(command(), &words) {
         Ok((cli, given)) => start(cli, &given),
         Err(usage::Refused::Help(text)) => stdout::print(&text),

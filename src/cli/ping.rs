@@ -6,7 +6,7 @@ use std::thread;
 use clap::Args;
 
 use super::options::ConnectionArgs;
-use crate::error::{Context, Error, Result, Side};
+use crate::error::{Error, Result, Side};
 use crate::pg::connect::connect;
 use crate::pg::conninfo::ConnInfo;
 use crate::sys::signal::Shutdown;
@@ -47,8 +47,7 @@ pub fn run(args: PingArgs) -> Result<()> {
 }
 
 fn ping(side: Side, info: &ConnInfo, shutdown: &Shutdown) -> Result<()> {
-    let connection = connect(info, "pgcopydb ping", shutdown)
-        .with_context(|| format!("could not connect to {side} database"))?;
+    let connection = connect(info, "pgcopydb ping", shutdown)?;
     log::info!(
         "{side} database {info} answers, PostgreSQL {}",
         connection

@@ -1,18 +1,13 @@
-//! From a conninfo to a connection: which host, which address, TLS or not, again or not. Runs in every process that
-//! talks to a server. It only says in which order things are tried; the protocol is `wire`'s, the policy `conninfo`'s.
+//! From a conninfo to a connection: which host, which address, again or not. Runs in every process that talks to a
+//! server. It only says in which order servers are tried; how one is reached is `reach`'s, the policy `conninfo`'s.
 
-use std::io::ErrorKind as IoErrorKind;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-
 use super::conninfo::{ConnInfo, HostSpec, LoadBalanceHosts, TargetSessionAttrs};
-use super::tls::{SslMode, TlsAttempt, attempts};
-use super::wire::{
-    Address, ConnectError, Connection, Login, Socket, TlsStart, Transport, start_tls,
-};
+use super::reach::{Failure, Next, reach};
+use super::wire::{Address, Connection};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::sys::signal::Shutdown;
 
@@ -33,24 +28,6 @@ pub fn patience() -> Duration {
 /// The first pause between attempts; each is longer than the one before, up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// Without connect_timeout in the conninfo: an address that swallows packets must not hold us for the kernel's minutes.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Why one attempt failed, and whether the same attempt may succeed in a moment.
-struct Failure {
-    error: Error,
-    may_pass: bool,
-}
-
-impl Failure {
-    fn lasting(error: Error) -> Failure {
-        Failure {
-            error,
-            may_pass: false,
-        }
-    }
-}
 
 /// Connect to any host of the conninfo that fits, waiting for a server that is starting.
 pub fn connect(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<Connection> {
@@ -136,6 +113,9 @@ fn try_hosts(
             match try_host(info, index, *wanted, application_name, shutdown) {
                 Ok(connected) => return Ok(connected),
                 Err(failure) if failure.error.is_interrupted() => return Err(failure),
+                Err(failure) if failure.next == Next::Nothing => {
+                    return Err(Failure::last(after(errors, failure.error)));
+                }
                 Err(failure) => {
                     may_pass |= failure.may_pass;
                     errors.push(failure.error);
@@ -144,15 +124,20 @@ fn try_hosts(
         }
     }
     let Some(last) = errors.pop() else {
-        return Err(Failure::lasting(Error::internal(
-            "a conninfo without hosts",
-        )));
+        return Err(Failure::last(Error::internal("a conninfo without hosts")));
     };
-    let error = errors
-        .into_iter()
-        .rev()
-        .fold(last, |last, earlier| last.context(earlier.message()));
-    Err(Failure { error, may_pass })
+    Err(Failure {
+        error: after(errors, last),
+        next: Next::Nothing,
+        may_pass,
+    })
+}
+
+/// The last error with those of the hosts before.
+fn after(earlier: Vec<Error>, last: Error) -> Error {
+    earlier.into_iter().rev().fold(last, |last, earlier| {
+        last.context(format!("{}; then", earlier.message()))
+    })
 }
 
 fn host_order(info: &ConnInfo) -> Vec<usize> {
@@ -185,27 +170,30 @@ fn try_host(
     shutdown: &Shutdown,
 ) -> std::result::Result<(Connection, ConnInfo), Failure> {
     let host = &info.hosts()[index];
-    let mut addresses = addresses(info.side(), host).map_err(Failure::lasting)?;
+    let mut addresses =
+        addresses(info.side(), host).map_err(|error| Failure::lasting(error, Next::Host))?;
     if info.load_balance_hosts() == LoadBalanceHosts::Random {
         shuffle(&mut addresses);
     }
     let mut failure = None;
     for address in addresses {
-        match try_address(info, host, &address, application_name, shutdown) {
+        match reach(info, host, &address, application_name, shutdown) {
             Ok(mut connection) => {
-                check_session(&mut connection, wanted).map_err(Failure::lasting)?;
+                check_session(&mut connection, wanted)
+                    .map_err(|error| Failure::lasting(error.context(&address), Next::Host))?;
                 let pinned = match &address {
                     Address::Unix(_) => info.pinned(index),
                     Address::Tcp(address) => info.pinned_to_address(index, address.ip()),
                 };
                 return Ok((connection, pinned));
             }
-            Err(error) if error.error.is_interrupted() => return Err(error),
-            Err(error) => failure = Some(error),
+            Err(error) if error.next == Next::Address => failure = Some(error),
+            Err(error) => return Err(error),
         }
     }
     Err(failure.unwrap_or_else(|| {
-        Failure::lasting(Error::on(info.side(), "the host name has no address"))
+        let error = Error::on(info.side(), "the host name has no address");
+        Failure::lasting(error, Next::Host)
     }))
 }
 
@@ -227,135 +215,6 @@ fn addresses(side: Side, host: &HostSpec) -> Result<Vec<Address>> {
                 format!("could not resolve host name \"{name}\": {error}"),
             )
         })
-}
-
-/// The ways that sslmode allows for this address, in its order.
-fn try_address(
-    info: &ConnInfo,
-    host: &HostSpec,
-    address: &Address,
-    application_name: &str,
-    shutdown: &Shutdown,
-) -> std::result::Result<Connection, Failure> {
-    let is_unix = matches!(address, Address::Unix(_));
-    let mut failure = None;
-    for attempt in attempts(info.tls().mode, is_unix) {
-        match open(info, host, address, *attempt, application_name, shutdown) {
-            Ok(connection) => return Ok(connection),
-            Err(error) => {
-                // Nobody listens: the other way of asking would find that too.
-                let is_final = error.may_pass
-                    || error.error.is_interrupted()
-                    // A wrong password stays wrong, and must not be sent again without TLS.
-                    || error.error.is_any_of(&[SqlState::INVALID_PASSWORD]);
-                // The first refusal is the telling one: "no pg_hba.conf entry" for the fallback would hide it.
-                failure.get_or_insert(error);
-                if is_final {
-                    break;
-                }
-            }
-        }
-    }
-    Err(failure.unwrap_or_else(|| Failure::lasting(Error::internal("no way to connect was tried"))))
-}
-
-fn open(
-    info: &ConnInfo,
-    host: &HostSpec,
-    address: &Address,
-    attempt: TlsAttempt,
-    application_name: &str,
-    shutdown: &Shutdown,
-) -> std::result::Result<Connection, Failure> {
-    let side = info.side();
-    let deadline = Some(Instant::now() + info.connect_timeout().unwrap_or(DEFAULT_TIMEOUT));
-    let socket =
-        Socket::connect(address, &info.keepalives(), shutdown, deadline).map_err(|error| {
-            match error {
-                ConnectError::Refused(error) => Failure {
-                    may_pass: is_not_listening(&error),
-                    error: Error::connection_lost(side, format!("{address}: {error}")),
-                },
-                ConnectError::TimedOut => Failure::lasting(Error::connection_lost(
-                    side,
-                    format!("{address}: timeout expired"),
-                )),
-                ConnectError::Stopped(error) => Failure::lasting(error),
-            }
-        })?;
-    check_peer(info, &socket).map_err(Failure::lasting)?;
-    let (transport, server_end_point) = match attempt {
-        TlsAttempt::Plain => (Transport::Plain(socket), None),
-        TlsAttempt::Tls => match start_tls(info, host, socket, shutdown, deadline) {
-            Ok(TlsStart::Done(transport, end_point)) => (transport, end_point),
-            Ok(TlsStart::NotOffered(socket)) if goes_on_without_tls(info) => {
-                (Transport::Plain(socket), None)
-            }
-            Ok(TlsStart::NotOffered(_)) => {
-                return Err(Failure::lasting(Error::on(
-                    side,
-                    format!(
-                        "{address}: the server does not support TLS, but \"sslmode\" is \"{}\"",
-                        info.tls().mode.as_str()
-                    ),
-                )));
-            }
-            Err(error) => return Err(Failure::lasting(error.with_side(side).context(address))),
-        },
-    };
-    let password = info.password_for(host);
-    let mut parameters = vec![("application_name".to_string(), application_name.to_string())];
-    if let Some(options) = info.options() {
-        parameters.push(("options".to_string(), options.to_string()));
-    }
-    let login = Login {
-        user: info.user(),
-        dbname: info.dbname(),
-        password: password.as_ref().map(|password| password.expose()),
-        parameters,
-        channel_binding: info.channel_binding(),
-        server_end_point,
-        require_auth: info.require_auth(),
-    };
-    Connection::start(side, address.clone(), transport, &login, shutdown, deadline).map_err(
-        |error| {
-            // Starting up, shutting down, recovering: the server says so itself.
-            let may_pass = error.is_any_of(&[SqlState::CANNOT_CONNECT_NOW]);
-            Failure {
-                error: error.context(address),
-                may_pass,
-            }
-        },
-    )
-}
-
-/// With prefer a server without TLS is good enough; with allow it has refused the plain way already.
-fn goes_on_without_tls(info: &ConnInfo) -> bool {
-    info.tls().mode == SslMode::Prefer
-}
-
-/// Refused, no socket file, backlog full: what a server that is being restarted looks like.
-fn is_not_listening(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        IoErrorKind::ConnectionRefused | IoErrorKind::NotFound | IoErrorKind::WouldBlock
-    )
-}
-
-fn check_peer(info: &ConnInfo, socket: &Socket) -> Result<()> {
-    let Some(wanted) = info.requirepeer() else {
-        return Ok(());
-    };
-    match socket.peer_user() {
-        Some(user) if user == wanted => Ok(()),
-        user => Err(Error::on(
-            info.side(),
-            format!(
-                "\"requirepeer\" asks for a server of user \"{wanted}\", but it runs as \"{}\"",
-                user.unwrap_or_default()
-            ),
-        )),
-    }
 }
 
 /// Whether this server is of the wanted kind.

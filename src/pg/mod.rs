@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod conninfo;
+mod reach;
 pub mod session;
 pub mod tls;
 pub mod wire;

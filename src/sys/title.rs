@@ -1,5 +1,5 @@
-//! The process title that `ps` shows. Runs first in the parent, so that a password given on the command line is
-//! overwritten at once, then in each child.
+//! The process title that `ps` shows. Runs first in the parent, when a password was given on the command line, then in
+//! each child.
 
 use std::ffi::CString;
 
@@ -10,6 +10,13 @@ pub fn set(title: &str) {
     }
     if let Some((start, end)) = argument_area() {
         overwrite(start, end, title.as_bytes());
+    }
+}
+
+/// Overwrite this process's arguments with these, which must not be longer.
+pub fn replace_arguments(words: &[String]) {
+    if let Some((start, end)) = argument_area() {
+        overwrite(start, end, words.join("\0").as_bytes());
     }
 }
 

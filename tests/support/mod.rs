@@ -1,6 +1,8 @@
 //! What the tests stand on: throw-away servers, the program under test, a faulty network, a thorough comparison.
 //! Nothing here knows how pgcopydb works inside; tests see it as a user does.
 
+pub mod access;
+pub mod authority;
 pub mod cluster;
 pub mod cmd;
 pub mod compare;

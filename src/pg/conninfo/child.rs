@@ -72,7 +72,9 @@ impl ConnInfo {
         if let Some(name) = &self.application_name {
             keyword::append(&mut argument, "application_name", name);
         }
-        for (keyword, value) in &self.passed {
+        // Clients before 16 do not know it, and with one host there is nothing to balance.
+        let is_moot = |keyword: &str| keyword == "load_balance_hosts" && self.hosts.len() == 1;
+        for (keyword, value) in self.passed.iter().filter(|(keyword, _)| !is_moot(keyword)) {
             keyword::append(&mut argument, keyword, value);
         }
         Ok(ChildConnection {

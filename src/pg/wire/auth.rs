@@ -26,6 +26,7 @@ pub struct Authentication<'a> {
     side: Side,
     state: State,
     is_channel_bound: bool,
+    was_asked: bool,
 }
 
 impl<'a> Authentication<'a> {
@@ -35,11 +36,18 @@ impl<'a> Authentication<'a> {
             side,
             state: State::Start,
             is_channel_bound: false,
+            was_asked: false,
         }
+    }
+
+    /// Whether the server has sent any request.
+    pub fn was_asked(&self) -> bool {
+        self.was_asked
     }
 
     /// One AuthenticationXxx message in, the message to send back out, if any.
     pub fn step(&mut self, body: &[u8]) -> Result<Option<BytesMut>> {
+        self.was_asked = true;
         let mut body = Body::new(body);
         match body.i32()? {
             0 => self.ok().map(|()| None),

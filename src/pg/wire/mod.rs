@@ -34,6 +34,7 @@ pub use login::Login;
 pub use row::Row;
 pub use socket::{Address, ConnectError, Socket, Transport};
 pub use start_tls::{TlsStart, start_tls};
+pub use startup::StartError;
 
 /// What the server last said about the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

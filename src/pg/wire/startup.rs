@@ -16,6 +16,14 @@ use super::{Connection, FrameBuffer, TransactionStatus};
 use crate::error::{Error, Result, Side};
 use crate::sys::signal::Shutdown;
 
+/// Why the server did not let us in.
+#[derive(Debug)]
+pub struct StartError {
+    pub error: Error,
+    /// Whether it had begun to authenticate us: then it accepts connections of this kind.
+    pub was_asked: bool,
+}
+
 impl Connection {
     /// Introduce ourselves on a fresh transport and wait until the server is ready.
     pub fn start(
@@ -25,7 +33,7 @@ impl Connection {
         login: &Login<'_>,
         shutdown: &Shutdown,
         deadline: Option<Instant>,
-    ) -> Result<Connection> {
+    ) -> std::result::Result<Connection, StartError> {
         let mut connection = Connection {
             side,
             transport,
@@ -40,10 +48,20 @@ impl Connection {
             is_broken: false,
             deadline,
         };
-        connection.send_startup(login)?;
-        connection.wait_until_ready(login)?;
-        connection.deadline = None;
-        Ok(connection)
+        let mut authentication = Authentication::new(login, side);
+        let started = connection
+            .send_startup(login)
+            .and_then(|()| connection.wait_until_ready(&mut authentication));
+        match started {
+            Ok(()) => {
+                connection.deadline = None;
+                Ok(connection)
+            }
+            Err(error) => Err(StartError {
+                error,
+                was_asked: authentication.was_asked(),
+            }),
+        }
     }
 
     fn send_startup(&mut self, login: &Login<'_>) -> Result<()> {
@@ -58,8 +76,7 @@ impl Connection {
         self.flush_output()
     }
 
-    fn wait_until_ready(&mut self, login: &Login<'_>) -> Result<()> {
-        let mut authentication = Authentication::new(login, self.side);
+    fn wait_until_ready(&mut self, authentication: &mut Authentication<'_>) -> Result<()> {
         loop {
             let frame = self.read_frame()?;
             match frame.tag {
