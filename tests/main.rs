@@ -12,6 +12,8 @@ mod faults;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod session_settings;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod support_works;
