@@ -13,7 +13,7 @@ use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir};
 
 /// How often the holder of a snapshot looks whether its server is still there.
-const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
+const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A snapshot and, when it is ours, the transaction that keeps it alive.
 #[derive(Debug)]

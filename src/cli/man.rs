@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Files in src/cli that are no command.
 const SUPPORT: &[&str] = &[
-    "given", "later", "man", "mod", "options", "size", "stdout", "usage",
+    "given", "later", "man", "mod", "options", "size", "stdout", "title", "usage",
 ];
 
 /// One `match` in error.rs decides these; the wording is that of the contract.

@@ -9,10 +9,10 @@ mod given;
 mod later;
 mod options;
 mod ping;
-mod secrets;
 mod size;
 mod snapshot;
 mod stdout;
+mod title;
 mod usage;
 mod version;
 
@@ -66,7 +66,7 @@ enum Command {
 /// The whole program. An error is logged here, once.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
-    secrets::hide(&words);
+    title::hide_secrets(&words);
     let result = match parse(command(), &words) {
         Ok((cli, given)) => start(cli, &given),
         Err(usage::Refused::Help(text)) => stdout::print(&text),

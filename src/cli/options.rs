@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::size::parse_size;
 use crate::error::{Error, Result, Side};
+use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
 
 /// More workers than this are a typing mistake: each one is a process and a connection on both servers.
@@ -44,13 +45,13 @@ pub enum Verbosity {
 }
 
 impl Verbosity {
-    pub fn level(self) -> log::LevelFilter {
+    pub fn level(self) -> Severity {
         match self {
-            Verbosity::Quiet => log::LevelFilter::Error,
-            Verbosity::Info => log::LevelFilter::Info,
-            Verbosity::Notice => log::LevelFilter::Debug,
-            Verbosity::Debug => log::LevelFilter::Debug,
-            Verbosity::Trace => log::LevelFilter::Trace,
+            Verbosity::Quiet => Severity::Error,
+            Verbosity::Info => Severity::Info,
+            Verbosity::Notice => Severity::Notice,
+            Verbosity::Debug => Severity::Debug,
+            Verbosity::Trace => Severity::Trace,
         }
     }
 }

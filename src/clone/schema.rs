@@ -166,15 +166,16 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let choices = select(&archive, &rules(clone, Section::PostData, &built));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
-    let refused = restore(
-        clone,
-        &archive,
-        "post",
-        &choices,
-        clone.spec.restore_jobs,
-        false,
-        tolerate,
-    )?;
+    // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
+    let (event_triggers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
+        choices.into_iter().partition(is_about_event_trigger);
+    let mut refused = Vec::new();
+    for (name, choices) in [("post", rest), ("post-event-triggers", event_triggers)] {
+        let jobs = clone.spec.restore_jobs;
+        refused.extend(restore(
+            clone, &archive, name, &choices, jobs, false, tolerate,
+        )?);
+    }
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
     if !refused.is_empty() {
@@ -183,6 +184,14 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
     failpoint("clone.after_restore_post")
+}
+
+/// An event trigger, or its comment or label.
+fn is_about_event_trigger(choice: &Choice<'_>) -> bool {
+    let entry = choice.entry;
+    entry.desc == "EVENT TRIGGER"
+        || (entry.desc == "COMMENT" || entry.desc == "SECURITY LABEL")
+            && entry.tag.lossy().starts_with("EVENT TRIGGER ")
 }
 
 /// What a statement is answered when an earlier run has done it; the last is a second primary key.

@@ -96,10 +96,12 @@ pub fn run(
 }
 
 /// What was copied of a batch.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Default)]
 struct Copied {
     objects: u64,
     bytes: u64,
+    /// Objects of which the target refused an owner, a privilege or a comment.
+    refused: Vec<(Oid, Error)>,
 }
 
 impl Worker<'_> {
@@ -118,7 +120,16 @@ impl Worker<'_> {
             },
         );
         let copied = match result {
-            Ok(copied) => copied,
+            Ok(copied) if copied.refused.is_empty() => copied,
+            // The objects are there; the batch does not count as done, so that a resume tries again.
+            Ok(copied) => {
+                let mut refused = copied.refused.into_iter();
+                return refused.try_for_each(|(oid, error)| {
+                    let name = format!("large object {oid}");
+                    let error = error.context(format!("could not set a property of {name}"));
+                    context.object_failed("large objects", &name, error)
+                });
+            }
             Err(error) => {
                 let error = context.explain(error, self.source.as_mut());
                 let error = error.context(format!("could not copy {name}"));
@@ -191,8 +202,9 @@ impl Worker<'_> {
         for oid in long {
             copy_rest(source, &mut writer, oid)?;
         }
-        copy_properties(context, source, &mut writer, batch)?;
-        let copied = writer.copied;
+        let statements = property_statements(context, source, writer.target, batch)?;
+        let mut copied = writer.copied;
+        copied.refused = set_properties(target, &statements)?;
         failpoint("blobs.before_commit")?;
         target.commit()?;
         source.execute("COMMIT")?;
@@ -269,32 +281,35 @@ fn copy_rest(source: &mut Connection, writer: &mut Writer<'_>, oid: Oid) -> Resu
     }
 }
 
+/// A statement about one object.
+type Statement = (Oid, String);
+
 /// Owners, privileges and comments, for the few objects where they are not what a fresh object has.
-fn copy_properties(
+fn property_statements(
     context: &CopyContext<'_>,
     source: &mut Connection,
-    writer: &mut Writer<'_>,
+    target: &mut Connection,
     batch: &Batch,
-) -> Result<()> {
-    let target_role = writer
-        .target
+) -> Result<Vec<Statement>> {
+    let target_role = target
         .query_one("SELECT current_user")?
         .text(0)?
         .to_string();
-    let mut statements = Vec::new();
     let spec = context.spec;
     let rows = format!(
         "SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner), m.lomacl IS NOT NULL, \
              pg_catalog.obj_description(m.oid, 'pg_largeobject'), \
-             g.is_public, g.grantee, g.privilege_type, g.is_grantable \
+             g.is_public, g.grantee, g.privilege_type, g.is_grantable, g.grantor \
          FROM pg_catalog.pg_largeobject_metadata m \
          LEFT JOIN LATERAL ( \
              SELECT a.grantee = 0 AS is_public, pg_catalog.pg_get_userbyid(a.grantee) AS grantee, \
-                 a.privilege_type, a.is_grantable \
-             FROM pg_catalog.aclexplode(m.lomacl) a) g ON true \
-         WHERE m.oid BETWEEN {} AND {} ORDER BY m.oid",
+                 a.privilege_type, a.is_grantable, pg_catalog.pg_get_userbyid(a.grantor) AS grantor, a.number \
+             FROM pg_catalog.aclexplode(m.lomacl) \
+                 WITH ORDINALITY AS a (grantor, grantee, privilege_type, is_grantable, number)) g ON true \
+         WHERE m.oid BETWEEN {} AND {} ORDER BY m.oid, g.number",
         batch.first, batch.last
     );
+    let (mut ours, mut owners, mut of_others) = (Vec::new(), Vec::new(), Vec::new());
     let mut previous = None;
     source.query_each(&rows, &mut |row| {
         let oid: Oid = row.parse(0)?;
@@ -302,44 +317,68 @@ fn copy_properties(
         if previous.replace(oid) != Some(oid) {
             if !spec.no_acl && row.bool(2)? {
                 // The stored list is the whole truth: what the owner may do by default is in it, or was taken away.
-                statements.push(format!(
-                    "REVOKE ALL ON LARGE OBJECT {oid} FROM {}",
-                    quote_ident(&target_role)
-                ));
+                let role = quote_ident(&target_role);
+                ours.push((oid, format!("REVOKE ALL ON LARGE OBJECT {oid} FROM {role}")));
             }
             if let (false, Some(comment)) = (spec.no_comments, row.opt_text(3)?) {
-                statements.push(format!(
-                    "COMMENT ON LARGE OBJECT {oid} IS {}",
-                    quote_literal(comment)
-                ));
+                let comment = quote_literal(comment);
+                ours.push((oid, format!("COMMENT ON LARGE OBJECT {oid} IS {comment}")));
+            }
+            if !spec.no_owner && owner != target_role {
+                let owner = quote_ident(owner);
+                owners.push((oid, format!("ALTER LARGE OBJECT {oid} OWNER TO {owner}")));
             }
         }
-        if !spec.no_acl && row.opt_text(6)?.is_some() {
-            statements.push(grant_sql(oid, owner, &target_role, spec.no_owner, row)?);
+        if spec.no_acl || row.opt_text(6)?.is_none() {
+            return Ok(());
+        }
+        let grant = grant_sql(oid, owner, &target_role, spec.no_owner, row)?;
+        match row.text(8)? {
+            grantor if grantor == owner => ours.push((oid, grant)),
+            // Passed on by somebody with the grant option: it is theirs to take back.
+            grantor => {
+                let grantor = quote_ident(grantor);
+                of_others.push((oid, format!("SET ROLE {grantor}; {grant}; RESET ROLE")));
+            }
         }
         Ok(())
     })?;
-    if !spec.no_owner {
-        // Last: whoever gives an object away may not grant on it any more.
-        source.query_each(
-            &format!(
-                "SELECT oid, pg_catalog.pg_get_userbyid(lomowner) FROM pg_catalog.pg_largeobject_metadata \
-                 WHERE oid BETWEEN {} AND {} AND pg_catalog.pg_get_userbyid(lomowner) <> {}",
-                batch.first,
-                batch.last,
-                quote_literal(&target_role)
-            ),
-            &mut |row| {
-                let (oid, owner) = (row.parse::<Oid>(0)?, quote_ident(row.text(1)?));
-                statements.push(format!("ALTER LARGE OBJECT {oid} OWNER TO {owner}"));
-                Ok(())
-            },
-        )?;
-    }
+    // Whoever gives an object away may not grant on it any more.
+    ours.append(&mut owners);
+    ours.append(&mut of_others);
+    Ok(ours)
+}
+
+/// Run the statements; what was refused, once for each object. One that fails must not take the batch with it.
+fn set_properties(target: &mut Connection, statements: &[Statement]) -> Result<Vec<(Oid, Error)>> {
+    let mut refused: Vec<(Oid, Error)> = Vec::new();
     for chunk in statements.chunks(1000) {
-        writer.target.execute(&chunk.join("; "))?;
+        let together: Vec<&str> = chunk.iter().map(|(_, sql)| sql.as_str()).collect();
+        if try_out(target, &together.join("; "))?.is_none() {
+            continue;
+        }
+        for (oid, sql) in chunk {
+            match try_out(target, sql)? {
+                Some(error) if refused.iter().all(|(other, _)| other != oid) => {
+                    refused.push((*oid, error));
+                }
+                _ => {}
+            }
+        }
     }
-    Ok(())
+    Ok(refused)
+}
+
+/// Run a statement without losing the transaction to it; the error it was refused with.
+fn try_out(target: &mut Connection, sql: &str) -> Result<Option<Error>> {
+    target.execute("SAVEPOINT properties")?;
+    match target.execute(sql) {
+        Ok(_) => target.execute("RELEASE SAVEPOINT properties").map(|_| None),
+        Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),
+        Err(error) => target
+            .execute("ROLLBACK TO SAVEPOINT properties")
+            .map(|_| Some(error)),
+    }
 }
 
 /// One entry of an ACL. The owner's own entry is given to the role that owns the object now; ALTER OWNER passes it on.

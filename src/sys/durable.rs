@@ -3,12 +3,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::errno::Errno;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 /// When a file has to be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +35,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
         }
         Ok(())
     };
-    write().with_context(|| {
+    write().map_err(|error| {
         // A half-written file must not take the space that is missing.
         let _ = std::fs::remove_file(&temporary);
-        format!("could not write file \"{}\"", path.display())
+        refused("write file", path, error)
     })
 }
 
@@ -47,21 +48,34 @@ pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool> {
     let temporary = temporary_name(path);
     let write = || -> std::io::Result<bool> {
         create(&temporary)?.write_all(bytes)?;
-        let linked = std::fs::hard_link(&temporary, path);
-        std::fs::remove_file(&temporary)?;
-        match linked {
+        match std::fs::hard_link(&temporary, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
     };
-    write().with_context(|| format!("could not create file \"{}\"", path.display()))
+    let written = write();
+    // Linked or not, this name has had its use. Should it stay, a later run removes it.
+    let _ = std::fs::remove_file(&temporary);
+    written.map_err(|error| refused("create file", path, error))
 }
 
 /// Put everything written below a directory's file system on disk, in one call for a whole group of files.
 pub fn sync_file_system(directory: &Path) -> Result<()> {
     let sync = || -> std::io::Result<()> { Ok(nix::unistd::syncfs(File::open(directory)?)?) };
-    sync().with_context(|| format!("could not sync directory \"{}\"", directory.display()))
+    sync().map_err(|error| refused("sync directory", directory, error))
+}
+
+/// What the operating system said, and what to do when it was about space.
+fn refused(what: &str, path: &Path, cause: std::io::Error) -> Error {
+    let errno = Errno::from_raw(cause.raw_os_error().unwrap_or(0));
+    let error = Error::io(format!("could not {what} \"{}\"", path.display()), cause);
+    match errno {
+        Errno::ENOSPC | Errno::EDQUOT => error.with_hint(
+            "Make room in its file system; what is done stays done, and --resume goes on from there.",
+        ),
+        _ => error,
+    }
 }
 
 fn sync_directory(directory: &Path) -> std::io::Result<()> {
@@ -81,55 +95,75 @@ fn create(path: &Path) -> std::io::Result<File> {
         .create(true)
         .truncate(true)
         .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
         .open(path)
 }
 
-/// A file locked with flock: the lock ends with the process, however it ends, so a stale pid means nothing. Never
-/// unlinked, or two processes could hold locks on two files of one name.
+/// A file locked with flock: the lock ends with the last process that has it open, however that ends, so a stale pid
+/// means nothing. Workers inherit it: until the last of them is gone, no other run gets in. It is let go by closing
+/// alone, since LOCK_UN in one process would end the lock of all. Never unlinked, or two processes could hold locks on
+/// two files of one name.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: Flock<File>,
+    _file: File,
 }
 
-/// Who holds a lock that we wanted.
+/// Who holds a lock that we wanted: who took it, although only its workers may be left.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HeldBy(pub Option<u32>);
 
 impl LockFile {
     /// Take the lock and write our pid into it, or say who has it.
     pub fn take(path: &Path) -> Result<std::result::Result<LockFile, HeldBy>> {
-        let what = || format!("could not lock file \"{}\"", path.display());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .with_context(what)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                let write = |file: &mut File| -> std::io::Result<()> {
-                    file.set_len(0)?;
-                    file.rewind()?;
-                    writeln!(file, "{}", std::process::id())
-                };
-                write(&mut file).with_context(what)?;
-                Ok(Ok(LockFile { _file: file }))
-            }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+        let open_and_lock = || -> std::io::Result<std::result::Result<LockFile, HeldBy>> {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+                .open(path)?;
+            if !try_lock(&file)? {
                 let mut text = String::new();
                 let _ = file.read_to_string(&mut text);
-                Ok(Err(HeldBy(text.trim().parse().ok())))
+                return Ok(Err(HeldBy(text.trim().parse().ok())));
             }
-            Err((_, errno)) => Err(Error::io(what(), errno.into())),
-        }
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())?;
+            Ok(Ok(LockFile { _file: file }))
+        };
+        open_and_lock().map_err(|error| refused("lock file", path, error))
+    }
+}
+
+impl HeldBy {
+    /// Whether the process that took the lock is gone, and only its workers hold it.
+    pub fn is_orphaned(&self) -> bool {
+        let pid = self.0.and_then(|pid| i32::try_from(pid).ok());
+        // Zero and below would ask for a whole process group.
+        pid.filter(|pid| *pid > 0).is_some_and(|pid| {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+        })
+    }
+}
+
+/// Lock a whole file; `false` when somebody else has. Never waits.
+#[expect(unsafe_code, reason = "flock(2); nix's guard would unlock on drop")]
+fn try_lock(file: &File) -> std::io::Result<bool> {
+    // SAFETY: a plain system call on a descriptor that is open as long as `file` is borrowed.
+    match Errno::result(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }) {
+        Ok(_) => Ok(true),
+        Err(Errno::EWOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::{HeldBy, LockFile, Sync, create_exclusive, write_atomic};
 
     #[test]
@@ -140,6 +174,8 @@ mod tests {
         write_atomic(&path, b"two", Sync::Later).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         let missing = dir.path().join("no/such");
         assert!(
             write_atomic(&missing, b"", Sync::Now)
@@ -171,5 +207,45 @@ mod tests {
         );
         drop(held);
         assert!(LockFile::take(&path).unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_full_disk_names_the_file_and_leaves_nothing() {
+        let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+        let error = super::refused("write file", std::path::Path::new("/d/run/7.done"), full);
+        assert!(
+            error
+                .to_string()
+                .contains("\"/d/run/7.done\": No space left")
+        );
+        assert!(error.hint().unwrap().contains("--resume"));
+        // A name that is a directory: the rename fails after the write.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::create_dir(&path).unwrap();
+        write_atomic(&path, b"", Sync::Later).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_worker_that_drops_the_lock_leaves_it_to_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let worker = LockFile::take(&path).unwrap().unwrap();
+        // What fork leaves in the parent: another descriptor of the same open file.
+        let parent = worker._file.try_clone().unwrap();
+        drop(worker);
+        assert!(LockFile::take(&path).unwrap().is_err());
+        drop(parent);
+        assert!(LockFile::take(&path).unwrap().is_ok());
+    }
+
+    #[test]
+    fn knows_when_only_workers_hold_it() {
+        assert!(!HeldBy(Some(std::process::id())).is_orphaned());
+        assert!(!HeldBy(None).is_orphaned());
+        assert!(!HeldBy(Some(0)).is_orphaned());
+        // Above the highest pid that Linux gives.
+        assert!(HeldBy(Some(1 << 23)).is_orphaned());
     }
 }

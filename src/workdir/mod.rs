@@ -2,11 +2,13 @@
 //! it; workers inherit it and write done-files. Knows no server.
 
 pub mod done;
+mod ours;
 pub mod paths;
 pub mod state;
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -16,10 +18,14 @@ use crate::sys::durable::{
     HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic,
 };
 use crate::sys::msgq::{QueueNote, remove_noted};
+use crate::sys::signal::Shutdown;
 use done::{
     BlobsDone, ConstraintDone, Failure, IndexDone, StepDone, TableDone, VacuumDone, now_ms,
 };
-use paths::{Paths, TOP_NAMES};
+use paths::Paths;
+
+/// Workers whose parent died are gone within 10 s, also in the middle of CREATE INDEX; a little more for a busy machine.
+const ORPHANS_END: Duration = Duration::from_secs(15);
 
 /// Which of the programs that may share a directory; one live process of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,27 +65,18 @@ pub fn location(dir: Option<&Path>) -> PathBuf {
 impl WorkDir {
     /// Open the directory, making it if need be.
     pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
-        let make = || {
+        // Whatever is there already is for the check to judge.
+        if std::fs::symlink_metadata(dir).is_err() {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)
-        };
-        make().with_context(|| format!("could not create work directory \"{}\"", dir.display()))?;
-        check_is_ours(dir)?;
-        let lock = match LockFile::take(&dir.join(service.pid_file()))
-            .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
-        {
-            Ok(lock) => lock,
-            Err(HeldBy(pid)) => {
-                let pid = pid.map_or_else(|| "unknown".to_string(), |pid| pid.to_string());
-                return Err(Error::state(format!(
-                    "cannot use work directory \"{}\": another pgcopydb with pid {pid} is using it",
-                    dir.display()
-                ))
-                .with_hint("Wait for it to end, stop it, or choose another --dir."));
-            }
-        };
+                .with_context(|| {
+                    format!("could not create work directory \"{}\"", dir.display())
+                })?;
+        }
+        ours::check(dir)?;
+        let lock = take_lock(dir, service)?;
         Ok(WorkDir {
             paths: Paths::new(dir),
             _lock: lock,
@@ -111,21 +108,7 @@ impl WorkDir {
     /// Forget an earlier run: everything it made, nothing else. The snapshot file stays, since the process that
     /// exported it may be alive.
     pub fn remove_run(&self) -> Result<()> {
-        for directory in [self.paths.schema(), self.paths.run()] {
-            match std::fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(
-                        format!("could not remove directory \"{}\"", directory.display()),
-                        error,
-                    ));
-                }
-                _ => {}
-            }
-        }
-        for file in [self.paths.schema_json(), self.paths.summary_json()] {
-            remove_file(&file)?;
-        }
-        Ok(())
+        ours::remove_run(&self.paths)
     }
 
     /// What only the run before this one meant: failures, claims on constraints.
@@ -345,6 +328,48 @@ impl WorkDir {
     }
 }
 
+/// After kill -9 of the parent its workers hold the lock until they have noticed and cleaned up, which takes seconds: a
+/// resume waits for them, so that the two never work on one table at once.
+fn take_lock(dir: &Path, service: Service) -> Result<LockFile> {
+    let deadline = Instant::now() + ORPHANS_END;
+    let mut is_told = false;
+    loop {
+        let held = match LockFile::take(&dir.join(service.pid_file()))
+            .with_context(|| format!("cannot use work directory \"{}\"", dir.display()))?
+        {
+            Ok(lock) => return Ok(lock),
+            Err(held) => held,
+        };
+        let is_orphaned = held.is_orphaned();
+        if !is_orphaned || Instant::now() >= deadline {
+            return Err(in_use(dir, &held, is_orphaned));
+        }
+        if !is_told {
+            log::info!(
+                "waiting for the workers of an earlier run in \"{}\" to end",
+                dir.display()
+            );
+            is_told = true;
+        }
+        Shutdown::handle().sleep(Duration::from_millis(50))?;
+    }
+}
+
+fn in_use(dir: &Path, held: &HeldBy, is_orphaned: bool) -> Error {
+    let pid = held
+        .0
+        .map_or_else(|| "unknown".to_string(), |pid| pid.to_string());
+    let user = match is_orphaned {
+        true => format!("workers of a pgcopydb with pid {pid}, which is gone, are using it"),
+        false => format!("another pgcopydb with pid {pid} is using it"),
+    };
+    Error::state(format!(
+        "cannot use work directory \"{}\": {user}",
+        dir.display()
+    ))
+    .with_hint("Wait for it to end, stop it, or choose another --dir.")
+}
+
 fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
@@ -353,45 +378,6 @@ fn remove_file(path: &Path) -> Result<()> {
         )),
         _ => Ok(()),
     }
-}
-
-/// A directory is ours when we own it, it is no link, and nothing is in it that we would not have put there.
-fn check_is_ours(dir: &Path) -> Result<()> {
-    let refuse = |reason: String| {
-        Err(Error::state(format!(
-            "cannot use work directory \"{}\": {reason}",
-            dir.display()
-        ))
-        .with_hint("Choose another directory with --dir."))
-    };
-    let what = || format!("could not inspect work directory \"{}\"", dir.display());
-    let metadata = std::fs::symlink_metadata(dir).with_context(what)?;
-    if !metadata.is_dir() {
-        return refuse("it is not a directory".to_string());
-    }
-    if metadata.uid() != nix::unistd::geteuid().as_raw() {
-        return refuse(format!("it belongs to user id {}", metadata.uid()));
-    }
-    for entry in std::fs::read_dir(dir).with_context(what)? {
-        let entry = entry.with_context(what)?;
-        let name = entry.file_name();
-        let is_known = name
-            .to_str()
-            .is_some_and(|name| TOP_NAMES.contains(&name) || name.ends_with(".tmp"));
-        if !is_known {
-            return refuse(format!(
-                "\"{}\" in it is not pgcopydb's",
-                name.to_string_lossy()
-            ));
-        }
-        if entry.file_type().with_context(what)?.is_symlink() {
-            return refuse(format!(
-                "\"{}\" in it is a symbolic link",
-                name.to_string_lossy()
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -431,27 +417,6 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_ours() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w");
-        std::fs::create_dir(&path).unwrap();
-        std::fs::write(path.join("thesis.tex"), "").unwrap();
-        let error = WorkDir::open(&path, Service::Clone).unwrap_err();
-        assert!(error.to_string().contains("thesis.tex"), "{error}");
-        std::fs::remove_file(path.join("thesis.tex")).unwrap();
-        std::os::unix::fs::symlink("/tmp", path.join("run")).unwrap();
-        assert!(
-            WorkDir::open(&path, Service::Clone)
-                .unwrap_err()
-                .to_string()
-                .contains("symbolic link")
-        );
-        let file = dir.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        assert!(WorkDir::open(&file, Service::Clone).is_err());
-    }
-
-    #[test]
     fn one_process_of_each_service() {
         let dir = tempfile::tempdir().unwrap();
         let _held = WorkDir::open(dir.path(), Service::Clone).unwrap();
@@ -463,5 +428,19 @@ mod tests {
                 .contains(&format!("pid {}", std::process::id())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn waits_for_workers_whose_parent_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        let worker = WorkDir::open(&path, Service::Clone).unwrap();
+        std::fs::write(path.join("pgcopydb.pid"), format!("{}\n", 1 << 23)).unwrap();
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            drop(worker);
+        });
+        WorkDir::open(&path, Service::Clone).unwrap();
+        end.join().unwrap();
     }
 }

@@ -41,20 +41,38 @@ pub struct Begun {
     pub earlier_id: Option<String>,
 }
 
+/// What the directory says about the run before this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Earlier {
+    /// There was none, or it began nothing.
+    None,
+    /// It began something, and its options cannot be read any more.
+    Unreadable,
+    Run(RunSpec),
+}
+
 /// Decide how to begin. `Err` is the refusal.
 pub fn decide(
     dir: &str,
-    earlier: Option<&RunSpec>,
+    earlier: &Earlier,
     options: &[(String, String)],
     wish: Wish,
 ) -> Result<Beginning> {
     match (earlier, wish) {
-        (None, _) | (Some(_), Wish { restart: true, .. }) => Ok(Beginning::Fresh),
-        (Some(_), Wish { resume: false, .. }) => Err(Error::state(format!(
+        (Earlier::None, _)
+        | (Earlier::Unreadable | Earlier::Run(_), Wish { restart: true, .. }) => {
+            Ok(Beginning::Fresh)
+        }
+        // To begin anew would throw away what is done, which nobody asked for.
+        (Earlier::Unreadable, Wish { restart: false, .. }) => Err(Error::state(format!(
+            "work directory \"{dir}\" holds an earlier run whose options cannot be read"
+        ))
+        .with_hint("Use --restart to start over.")),
+        (Earlier::Run(_), Wish { resume: false, .. }) => Err(Error::state(format!(
             "work directory \"{dir}\" holds an earlier run"
         ))
         .with_hint("Use --resume to go on with it, or --restart to start over.")),
-        (Some(earlier), Wish { resume: true, .. }) => {
+        (Earlier::Run(earlier), Wish { resume: true, .. }) => {
             let differences = differences(&earlier.options, options);
             if differences.is_empty() {
                 return Ok(Beginning::Resume {
@@ -102,17 +120,20 @@ impl WorkDir {
     /// Begin a run or go on with one: leaves the directory ready, with the run's id.
     pub fn begin(&self, options: Vec<(String, String)>, wish: Wish, new_id: &str) -> Result<Begun> {
         // A run that was refused before it began anything left nothing to go on with.
-        let earlier: Option<RunSpec> = match self.has_begun_step()? {
-            true => done::read(&self.paths.run_spec())?,
-            false => None,
+        let earlier = match self.has_begun_step()? {
+            true => done::read(&self.paths.run_spec())?.map_or(Earlier::Unreadable, Earlier::Run),
+            false => Earlier::None,
         };
         let beginning = decide(
             &self.paths.top().display().to_string(),
-            earlier.as_ref(),
+            &earlier,
             &options,
             wish,
         )?;
-        let earlier_id = earlier.map(|earlier| earlier.id);
+        let earlier_id = match earlier {
+            Earlier::Run(earlier) => Some(earlier.id),
+            Earlier::None | Earlier::Unreadable => None,
+        };
         // Queues of a run that was killed are removed whatever happens next.
         self.remove_noted_queues()?;
         let id = match &beginning {
@@ -142,7 +163,8 @@ impl WorkDir {
 
 #[cfg(test)]
 mod tests {
-    use super::{Beginning, RunSpec, Wish, decide};
+    use super::{Beginning, Earlier, RunSpec, Wish, decide};
+    use crate::workdir::{Service, WorkDir};
 
     fn options(split: &str) -> Vec<(String, String)> {
         vec![
@@ -155,38 +177,71 @@ mod tests {
         Wish { restart, resume }
     }
 
+    fn earlier(split: &str) -> Earlier {
+        Earlier::Run(RunSpec {
+            id: "x".into(),
+            options: options(split),
+        })
+    }
+
     #[test]
     fn begins_goes_on_or_refuses() {
-        let earlier = RunSpec {
-            id: "x".into(),
-            options: options("0"),
-        };
+        let earlier = earlier("0");
         let decide = |earlier, options: &[_], wish| decide("/d", earlier, options, wish);
         assert_eq!(
-            decide(None, &options("0"), wish(false, true)).unwrap(),
+            decide(&Earlier::None, &options("0"), wish(false, true)).unwrap(),
             Beginning::Fresh
         );
         assert_eq!(
-            decide(Some(&earlier), &options("1"), wish(true, false)).unwrap(),
+            decide(&earlier, &options("1"), wish(true, false)).unwrap(),
             Beginning::Fresh
         );
-        let resumed = decide(Some(&earlier), &options("0"), wish(false, true)).unwrap();
+        let resumed = decide(&earlier, &options("0"), wish(false, true)).unwrap();
         assert_eq!(resumed, Beginning::Resume { id: "x".into() });
-        let error = decide(Some(&earlier), &options("0"), wish(false, false)).unwrap_err();
+        let error = decide(&earlier, &options("0"), wish(false, false)).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.hint().unwrap().contains("--resume"));
     }
 
     #[test]
     fn names_each_option_that_changed() {
-        let earlier = RunSpec {
-            id: "x".into(),
-            options: options("0"),
-        };
-        let error = decide("/d", Some(&earlier), &options("10 GB"), wish(false, true)).unwrap_err();
+        let earlier = earlier("0");
+        let error = decide("/d", &earlier, &options("10 GB"), wish(false, true)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "cannot resume: --split-tables-larger-than was \"0\" and is now \"10 GB\""
         );
+    }
+
+    #[test]
+    fn a_run_whose_options_are_lost_is_not_thrown_away_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let workdir = WorkDir::open(&dir.path().join("w"), Service::Clone).unwrap();
+        let begin = |restart, resume, id| workdir.begin(options("0"), wish(restart, resume), id);
+        begin(false, false, "x").unwrap();
+        workdir.begin_step("tables").unwrap();
+        std::fs::write(workdir.paths.run_spec(), "").unwrap();
+        for resume in [false, true] {
+            let error = begin(false, resume, "y").unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.hint().unwrap().contains("--restart"));
+            assert!(workdir.is_step_begun("tables"));
+        }
+        assert_eq!(begin(true, false, "z").unwrap().id, "z");
+        assert!(!workdir.is_step_begun("tables"));
+    }
+
+    #[test]
+    fn goes_on_under_the_same_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let workdir = WorkDir::open(&dir.path().join("w"), Service::Clone).unwrap();
+        let begin = |id| workdir.begin(options("0"), wish(false, true), id).unwrap();
+        // Refused before it began anything: the next run is a new one.
+        assert!(!begin("x").is_resumed);
+        assert!(!begin("y").is_resumed);
+        workdir.begin_step("tables").unwrap();
+        let begun = begin("z");
+        assert_eq!((begun.is_resumed, begun.id.as_str()), (true, "y"));
+        assert_eq!(begun.earlier_id.as_deref(), Some("y"));
     }
 }

@@ -109,9 +109,10 @@ impl Connection {
         Error::server(self.side, error)
     }
 
-    fn lost(&mut self, what: impl Into<String>) -> Error {
+    fn lost(&mut self, what: impl std::fmt::Display) -> Error {
         self.is_broken = true;
-        Error::connection_lost(self.side, what)
+        let side = self.side;
+        Error::connection_lost(side, format!("connection to the {side} was lost: {what}"))
     }
 
     fn protocol_error(&mut self, what: impl Into<String>) -> Error {

@@ -8,6 +8,7 @@ use postgres_protocol::message::frontend;
 use super::frame::{Body, Frame, parse_server_error};
 use super::{Connection, Row, TransactionStatus};
 use crate::error::{Error, Result};
+use crate::logging;
 
 impl Connection {
     /// Run statements and return the rows of the last one that returned any.
@@ -272,6 +273,9 @@ impl Connection {
         if let Ok(notice) = parse_server_error(self.input.body(frame)) {
             match notice.severity.as_str() {
                 "WARNING" => log::warn!("{} server: {}", self.side, notice.message),
+                "NOTICE" => {
+                    log::info!(target: logging::NOTICE, "{} server: {}", self.side, notice.message);
+                }
                 _ => log::debug!(
                     "{} server: {}: {}",
                     self.side,
