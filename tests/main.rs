@@ -5,6 +5,7 @@
 mod authentication;
 mod cli;
 mod connections;
+mod encodings;
 mod failed_objects;
 mod faults;
 mod large_objects;
