@@ -5,6 +5,7 @@
 mod authentication;
 mod cli;
 mod connections;
+mod encodings;
 mod failed_objects;
 mod faults;
 mod large_objects;
@@ -12,6 +13,7 @@ mod layering;
 mod recovery;
 mod run_rules;
 mod server_faults;
+mod session_settings;
 mod snapshot_command;
 mod source_changes;
 mod support;

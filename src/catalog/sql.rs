@@ -38,13 +38,14 @@ impl CopyFormat<'_> {
 }
 
 /// The encoding in which rows travel between two databases. Equal ones: their own, so that no byte is converted.
-/// SQL_ASCII has no meaning to convert from: bytes pass as they are and the target judges them. Else UTF-8, which
-/// every encoding converts to and from.
-pub fn copy_encoding<'a>(source: &'a str, target: &str) -> &'a str {
-    if source == target || source == "SQL_ASCII" {
-        source
-    } else {
-        "UTF8"
+/// SQL_ASCII has no meaning to convert from: bytes pass as they are, under the name of the target's encoding, since in a
+/// COPY in SQL_ASCII the target would not look at them at all and keep what is no character. Else UTF-8, which every
+/// encoding converts to and from.
+pub fn copy_encoding<'a>(source: &'a str, target: &'a str) -> &'a str {
+    match (source, target) {
+        _ if source == target => source,
+        ("SQL_ASCII", _) => target,
+        _ => "UTF8",
     }
 }
 
@@ -202,7 +203,8 @@ mod tests {
                 .ends_with("WITH (FREEZE, ENCODING 'UTF8')")
         );
         assert_eq!(copy_encoding("LATIN1", "LATIN1"), "LATIN1");
-        assert_eq!(copy_encoding("SQL_ASCII", "UTF8"), "SQL_ASCII");
+        assert_eq!(copy_encoding("SQL_ASCII", "UTF8"), "UTF8");
+        assert_eq!(copy_encoding("LATIN1", "SQL_ASCII"), "UTF8");
     }
 
     fn constraint(kind: ConstraintKind, is_deferrable: bool, is_deferred: bool) -> Constraint {

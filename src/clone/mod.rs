@@ -110,7 +110,7 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
     preflight::check_target(&clone, &catalog, &mut target)?;
-    schema::dump(&clone, snapshot.as_ref())?;
+    schema::dump(&clone, &catalog, snapshot.as_ref())?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
     schema::restore_pre(&clone, &mut target)?;

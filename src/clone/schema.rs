@@ -27,7 +27,7 @@ use crate::sys::failpoint::failpoint;
 use crate::workdir::done::{self, Failure};
 
 /// Dump the schema as the snapshot sees it.
-pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
+pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::DUMP)? {
         return Ok(());
@@ -44,6 +44,8 @@ pub fn dump(clone: &Clone<'_>, snapshot: Option<&Snapshot>) -> Result<()> {
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
+        // Names are compared with those of our own sessions; and the target may know UTF-8 and its own encoding only.
+        encoding: (&*catalog.database.encoding != "SQL_ASCII").then_some("UTF8"),
         file: &file,
     }
     .arguments();

@@ -52,8 +52,8 @@ pub enum Compression {
     Algorithm(u8),
 }
 
-/// A string of the archive: NULL is not the empty string, and the bytes are in the encoding of the source database,
-/// which need not be UTF-8.
+/// A string of the archive: NULL is not the empty string, and the bytes are UTF-8, or anything when the source database is
+/// SQL_ASCII.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Text(Option<Vec<u8>>);
 

@@ -12,6 +12,8 @@ pub struct DumpSpec<'a> {
     /// Without password.
     pub conninfo: &'a str,
     pub snapshot: &'a str,
+    /// Of the archive; `None` is that of the database.
+    pub encoding: Option<&'a str>,
     pub file: &'a Path,
 }
 
@@ -31,6 +33,9 @@ impl DumpSpec<'_> {
         .to_vec();
         arguments.push(format!("--exclude-schema={OWN_SCHEMA}").into());
         arguments.push(format!("--snapshot={}", self.snapshot).into());
+        if let Some(encoding) = self.encoding {
+            arguments.push(format!("--encoding={encoding}").into());
+        }
         arguments.push(join("--file=", self.file));
         arguments.push(format!("--dbname={}", self.conninfo).into());
         arguments
@@ -55,6 +60,7 @@ mod tests {
         let spec = DumpSpec {
             conninfo: "postgres://u@h/d",
             snapshot: "00000003-1",
+            encoding: Some("UTF8"),
             file: Path::new("/tmp/a b/schema.dump"),
         };
         assert_eq!(
@@ -68,6 +74,7 @@ mod tests {
                 "--no-password",
                 "--exclude-schema=pgcopydb",
                 "--snapshot=00000003-1",
+                "--encoding=UTF8",
                 "--file=/tmp/a b/schema.dump",
                 "--dbname=postgres://u@h/d",
             ]

@@ -29,7 +29,7 @@ pub fn run(
     for (name, value) in &connection.env_set {
         command.env(name, value);
     }
-    // The archive is in the encoding of the source database, whatever our user's terminal has.
+    // Whoever gave the arguments has chosen the encoding; our user's terminal has no say.
     command.env_remove("PGCLIENTENCODING");
     use_plain_messages(&mut command);
     // Arguments hold a conninfo without its password.

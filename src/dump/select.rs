@@ -66,8 +66,8 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
         .entries
         .iter()
         .map(|entry| {
-            // Comments, privileges and labels have no section of their own: they go with their object, which in doubt
-            // is the entry before them.
+            // Comments and labels have no section of their own: they go with their object, which in doubt is the entry
+            // before them.
             let parents = entry.deps.iter().filter_map(|id| by_dump_id.get(id));
             let own_section = match entry.section {
                 Section::None => parents
@@ -79,6 +79,11 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
                     section = known;
                     known
                 }
+            };
+            let own_section = if is_about_privileges(entry) {
+                Section::PostData
+            } else {
+                own_section
             };
             let is_of_extension = parents.clone().any(|parent| parent.desc == "EXTENSION");
             Choice {
@@ -112,6 +117,13 @@ fn skip_reason(
     } else {
         None
     }
+}
+
+/// As pg_restore does when it restores everything, privileges come last: an owner may have taken the right to write
+/// from himself, and nobody should find a half-filled table.
+fn is_about_privileges(entry: &Entry) -> bool {
+    let desc = entry.desc.lossy();
+    matches!(&*desc, "ACL" | "ACL LANGUAGE" | "DEFAULT ACL")
 }
 
 fn is_of_own_schema(entry: &Entry) -> bool {
@@ -183,11 +195,11 @@ mod tests {
                 assert_ne!(kept[0], kept[1], "{name}: {}", pre.entry.describe());
                 let is_post = matches!(
                     &*pre.entry.desc.lossy(),
-                    "INDEX" | "CONSTRAINT" | "TRIGGER" | "PUBLICATION" | "INDEX ATTACH"
+                    "INDEX" | "CONSTRAINT" | "TRIGGER" | "PUBLICATION" | "INDEX ATTACH" | "ACL"
                 );
                 let is_pre = matches!(
                     &*pre.entry.desc.lossy(),
-                    "TABLE" | "VIEW" | "SCHEMA" | "ENCODING" | "COMMENT" | "ACL" | "FUNCTION"
+                    "TABLE" | "VIEW" | "SCHEMA" | "ENCODING" | "COMMENT" | "FUNCTION"
                 );
                 assert!(!is_post || kept[1], "{name}: {}", pre.entry.describe());
                 assert!(!is_pre || kept[0], "{name}: {}", pre.entry.describe());
@@ -303,20 +315,20 @@ mod tests {
         ];
         let other = added(&mut archive, "TABLE", "pgcopydb", vec![], pre);
         let built = HashSet::new();
-        let rules = rules(pre, &built);
+        let both = [rules(pre, &built), rules(Section::PostData, &built)];
+        let never = |dump_id: i32, why: SkipReason| {
+            let reasons = both
+                .each_ref()
+                .map(|rules| reason(&archive, rules, dump_id));
+            assert!(reasons.contains(&Some(why)) && !reasons.contains(&None));
+        };
         for dump_id in ours {
-            assert_eq!(
-                reason(&archive, &rules, dump_id),
-                Some(SkipReason::OwnSchema)
-            );
+            never(dump_id, SkipReason::OwnSchema);
         }
         for dump_id in large {
-            assert_eq!(
-                reason(&archive, &rules, dump_id),
-                Some(SkipReason::LargeObject)
-            );
+            never(dump_id, SkipReason::LargeObject);
         }
-        assert_eq!(reason(&archive, &rules, other), None);
+        assert_eq!(reason(&archive, &both[0], other), None);
     }
 
     #[test]

@@ -86,7 +86,8 @@ fn compare(found: &mut Vec<String>, source: &Facts, target: &Facts) {
 fn schema((cluster, db): Db, options: &[&str]) -> Facts {
     let output = Command::new(Version::Pg18.bindir().join("pg_dump"))
         .env_clear()
-        .args(["--schema-only", "--dbname", &cluster.uri(db)])
+        .args(["--schema-only", "--encoding=UTF8"])
+        .args(["--dbname", &cluster.uri(db)])
         .args(options)
         .stdin(Stdio::null())
         .output()

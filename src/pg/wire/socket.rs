@@ -283,3 +283,44 @@ fn tls_step(result: std::result::Result<usize, openssl::ssl::Error>) -> Step {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Keepalive on or off, seconds of idleness, seconds between probes, probes, milliseconds unacknowledged.
+    fn options(keepalives: Keepalives) -> (bool, u32, u32, u32, u32) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        let socket = Socket::connect(&address, &keepalives, &Shutdown::deaf(), None).unwrap();
+        let fd = &socket.fd;
+        (
+            getsockopt(fd, sockopt::KeepAlive).unwrap(),
+            getsockopt(fd, sockopt::TcpKeepIdle).unwrap(),
+            getsockopt(fd, sockopt::TcpKeepInterval).unwrap(),
+            getsockopt(fd, sockopt::TcpKeepCount).unwrap(),
+            getsockopt(fd, sockopt::TcpUserTimeout).unwrap(),
+        )
+    }
+
+    #[test]
+    fn dead_peers_are_noticed_in_two_minutes_or_as_the_user_says() {
+        let mut keepalives = Keepalives {
+            is_enabled: true,
+            idle: None,
+            interval: None,
+            count: None,
+            user_timeout: None,
+        };
+        assert_eq!(options(keepalives), (true, 60, 10, 6, 0));
+        keepalives.idle = Some(Duration::from_secs(7));
+        keepalives.interval = Some(Duration::from_secs(8));
+        keepalives.count = Some(9);
+        keepalives.user_timeout = Some(Duration::from_millis(1500));
+        assert_eq!(options(keepalives), (true, 7, 8, 9, 1500));
+        keepalives.is_enabled = false;
+        assert!(!options(keepalives).0);
+    }
+}
