@@ -305,6 +305,9 @@ fn restore(
         .with_application_name(&clone.run.of("pg_restore"))
         .with_more_options(&settings)
         .child()?;
+    // Not where errors are expected: from what is there already, or from settings that only a newer pg_restore knows.
+    let is_same_version = clone.programs.version.major == clone.target_version / 10_000;
+    let ends_at_once = spec.fail_fast && tolerated.is_empty() && is_same_version;
     let arguments = RestoreSpec {
         conninfo: &child.dbname_argument,
         archive: &workdir.paths.restored_dump(),
@@ -316,7 +319,7 @@ fn restore(
             no_acl: spec.no_acl,
             no_comments: spec.no_comments,
             no_tablespaces: spec.no_tablespaces,
-            exit_on_error: false,
+            exit_on_error: ends_at_once,
         },
     }
     .arguments();
@@ -330,8 +333,11 @@ fn restore(
         &child,
         clone.shutdown,
     )?;
-    check(&outcome, &clone.programs.pg_restore, Side::Target)
-        .context("could not restore the schema on the target")?;
+    let checked = check(&outcome, &clone.programs.pg_restore, Side::Target)
+        .context("could not restore the schema on the target");
+    if !ends_at_once || outcome.failures.is_empty() {
+        checked.clone()?;
+    }
     name_failures(&mut outcome.failures, archive);
     let mut refused = Vec::new();
     if !outcome.failures.is_empty() {
@@ -343,7 +349,8 @@ fn restore(
             }
         }
     }
-    Ok(refused)
+    // Told to end at the first failure, it has left out all that comes after it.
+    checked.map(|()| refused)
 }
 
 /// No entry of an archive has this dump id.
