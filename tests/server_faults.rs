@@ -290,3 +290,40 @@ fn a_copy_cut_off_from_its_snapshot_leaves_no_half_table() {
     outcome.assert_success(&[]);
     assert_same(source, &db, target, &copy);
 }
+
+/// What pg_restore says of a lost server reaches the last line, with the exit code of that side.
+#[test]
+fn a_program_whose_session_is_terminated_names_its_server() {
+    let (source, target, scene) = (shared_source(), shared_target(), Scene::new());
+    let (db, copy) = (fill(source), target.new_db("server"));
+    let (from, to) = (source.uri(&db), target.uri(&copy));
+    let end = |cluster: &Cluster, db: &str, program: &str, run: &mut Running| {
+        let sql = format!(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = '{db}'
+               and wait_event_type in ('Lock', 'Timeout') and application_name like '%{program}'"
+        );
+        wait_until(SECONDS, "the program to wait", || {
+            assert!(run.is_running(), "{}", run.stderr());
+            cluster.value("postgres", &sql) == "1"
+        });
+    };
+    target.psql(
+        &copy,
+        "create function slow() returns event_trigger language plpgsql as
+           $$ begin perform pg_sleep(30); end $$;
+         create event trigger slow on ddl_command_start when tag in ('CREATE TABLE')
+           execute function slow(); alter event trigger slow enable always",
+    );
+    let mut run = scene.clone_db(&from, &to, &[]).spawn();
+    end(target, &copy, "pg_restore", &mut run);
+    let outcome = run.wait_deadline(SECONDS);
+    let texts = ["could not restore the schema on the target: pg_restore exited"];
+    outcome.assert_last_error(7, &texts);
+    scene.assert_nothing_left(&outcome);
+    target.psql(&copy, "drop event trigger slow; drop function slow");
+    let outcome = scene
+        .clone_db(&from, &to, &["--resume", "--not-consistent"])
+        .run();
+    outcome.assert_success(&[]);
+    assert_same(source, &db, target, &copy);
+}

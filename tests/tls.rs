@@ -266,7 +266,15 @@ fn certificates_of_users() {
     let foreign = world.stranger.issue("by_cert", "");
     assert_refused(&with(&foreign, ""), &["unknown ca"]);
     let expired = world.authority.issue_expired("by_cert", "");
-    assert_refused(&with(&expired, ""), &["certificate expired"]);
+    // The server hangs up at once: with bad luck the reset overtakes the alert that says why, as for libpq.
+    let outcome = ping(&with(&expired, ""));
+    let is_told = ["certificate expired", "Connection reset"];
+    outcome.assert_last_error(6, &[]);
+    assert!(
+        is_told.iter().any(|text| outcome.stderr.contains(text)),
+        "{}",
+        outcome.stderr
+    );
     // The key: of another certificate, readable for all, under a passphrase.
     let mixed = Identity {
         certificate: world.by_cert.certificate.clone(),

@@ -13,12 +13,12 @@ use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::write_list;
 use crate::dump::messages::name_failures;
 use crate::dump::options::{UnknownOptions, is_known_on};
-use crate::dump::outcome::RestoreFailure;
+use crate::dump::outcome::{ProgramOutcome, RestoreFailure};
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::pg_restore::{RestoreOptions, RestoreSpec};
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
-use crate::error::{Context, Error, Result, Side};
+use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -53,8 +53,8 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
         "dumping the schema with {}",
         clone.programs.pg_dump.display()
     );
-    run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)
-        .and_then(|outcome| outcome.check(&clone.programs.pg_dump))
+    let outcome = run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)?;
+    check(&outcome, &clone.programs.pg_dump, Side::Source)
         .context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;
     workdir.finish_step(step::DUMP_POST, started.elapsed())
@@ -263,6 +263,15 @@ fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
     Ok(())
 }
 
+/// A program that lost its server failed because of the server.
+fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
+    outcome.check(program).map_err(|error| match side {
+        _ if !outcome.lost_server() => error,
+        Side::Source => error.with_kind(ErrorKind::Source).with_side(side),
+        Side::Target => error.with_kind(ErrorKind::Target).with_side(side),
+    })
+}
+
 /// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
 fn restore(
     clone: &Clone<'_>,
@@ -296,6 +305,9 @@ fn restore(
         .with_application_name(&clone.run.of("pg_restore"))
         .with_more_options(&settings)
         .child()?;
+    // Not where errors are expected: from what is there already, or from settings that only a newer pg_restore knows.
+    let is_same_version = clone.programs.version.major == clone.target_version / 10_000;
+    let ends_at_once = spec.fail_fast && tolerated.is_empty() && is_same_version;
     let arguments = RestoreSpec {
         conninfo: &child.dbname_argument,
         archive: &workdir.paths.restored_dump(),
@@ -307,7 +319,7 @@ fn restore(
             no_acl: spec.no_acl,
             no_comments: spec.no_comments,
             no_tablespaces: spec.no_tablespaces,
-            exit_on_error: false,
+            exit_on_error: ends_at_once,
         },
     }
     .arguments();
@@ -321,9 +333,11 @@ fn restore(
         &child,
         clone.shutdown,
     )?;
-    outcome
-        .check(&clone.programs.pg_restore)
-        .context("could not restore the schema on the target")?;
+    let checked = check(&outcome, &clone.programs.pg_restore, Side::Target)
+        .context("could not restore the schema on the target");
+    if !ends_at_once || outcome.failures.is_empty() {
+        checked.clone()?;
+    }
     name_failures(&mut outcome.failures, archive);
     let mut refused = Vec::new();
     if !outcome.failures.is_empty() {
@@ -335,7 +349,8 @@ fn restore(
             }
         }
     }
-    Ok(refused)
+    // Told to end at the first failure, it has left out all that comes after it.
+    checked.map(|()| refused)
 }
 
 /// No entry of an archive has this dump id.

@@ -178,12 +178,11 @@ impl Worker<'_> {
             return Err(Error::internal("a connection vanished"));
         };
         source.execute(&begin_sql(context.snapshot))?;
-        target.execute(&format!(
-            "BEGIN; SELECT count(pg_catalog.lo_unlink(oid)) FROM pg_catalog.pg_largeobject_metadata \
-             WHERE oid BETWEEN {} AND {}",
+        let there = target.query_one(&format!(
+            "BEGIN; SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid BETWEEN {} AND {})",
             batch.first, batch.last
         ))?;
-        let mut writer = Writer::new(target);
+        let mut writer = Writer::new(target, there.bool(0)?);
         let mut long = Vec::new();
         let heads = format!(
             "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
@@ -215,14 +214,19 @@ impl Worker<'_> {
 /// Collects the statements of a batch and sends them in pieces of bounded size.
 struct Writer<'a> {
     target: &'a mut Connection,
+    /// Objects with the numbers of ours may be there: from an earlier run, or to be replaced as the user said.
+    replaces: bool,
+    oids: Vec<Oid>,
     values: String,
     copied: Copied,
 }
 
 impl<'a> Writer<'a> {
-    fn new(target: &'a mut Connection) -> Writer<'a> {
+    fn new(target: &'a mut Connection, replaces: bool) -> Writer<'a> {
         Writer {
             target,
+            replaces,
+            oids: Vec::new(),
             values: String::new(),
             copied: Copied::default(),
         }
@@ -232,6 +236,7 @@ impl<'a> Writer<'a> {
         let separator = if self.values.is_empty() { "" } else { ", " };
         self.values
             .push_str(&format!("{separator}({oid}, '{hex}')"));
+        self.oids.push(oid);
         self.copied.objects += 1;
         self.copied.bytes += (hex.len() as u64).saturating_sub(2) / 2;
         if self.values.len() >= STATEMENT_BYTES {
@@ -245,6 +250,15 @@ impl<'a> Writer<'a> {
         if self.values.is_empty() {
             return Ok(());
         }
+        if self.replaces {
+            let oids: Vec<String> = self.oids.iter().map(Oid::to_string).collect();
+            self.target.execute(&format!(
+                "SELECT count(pg_catalog.lo_unlink(oid)) FROM pg_catalog.pg_largeobject_metadata \
+                 WHERE oid IN ({})",
+                oids.join(", ")
+            ))?;
+        }
+        self.oids.clear();
         let sql = format!(
             "SELECT count(pg_catalog.lo_from_bytea(v.oid, v.content::pg_catalog.bytea)) \
              FROM (VALUES {}) AS v (oid, content)",

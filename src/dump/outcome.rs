@@ -39,6 +39,22 @@ pub struct ProgramOutcome {
 }
 
 impl ProgramOutcome {
+    /// Whether the server went away under the program, or never was there.
+    pub fn lost_server(&self) -> bool {
+        // libpq's and the server's own words; programs run with untranslated messages.
+        let is_loss = |error: &String| {
+            [
+                "connection to server",
+                "server closed the connection",
+                "terminating connection",
+            ]
+            .iter()
+            .any(|words| error.contains(words))
+        };
+        self.failures.iter().any(|failure| !failure.is_refusal)
+            || self.other_errors.iter().any(is_loss)
+    }
+
     /// `Ok` when the program did all it could: it ended well, or the server refused single objects (`failures`).
     pub fn check(&self, program: &Path) -> Result<()> {
         let only_objects_failed = self.exit == ExitReason::Code(1)

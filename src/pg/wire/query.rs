@@ -233,15 +233,18 @@ impl Connection {
     }
 
     /// A broken pipe hides the server's last words, which say why it hung up.
-    pub(super) fn write_error(&mut self, error: std::io::Error) -> Error {
-        while let Ok(Ok(count)) = {
+    pub(super) fn write_error(&mut self, mut error: std::io::Error) -> Error {
+        loop {
             let space = self.input.room(0);
-            self.transport.read_once(space)
-        } {
-            if count == 0 {
-                break;
+            match self.transport.read_once(space) {
+                Ok(Ok(count)) if count > 0 => self.input.filled(count),
+                Ok(_) => break,
+                // A TLS alert says more than the reset that followed it.
+                Err(alert) => {
+                    error = alert;
+                    break;
+                }
             }
-            self.input.filled(count);
         }
         while let Ok(Some(frame)) = self.input.next_frame() {
             if frame.tag == b'E' {
