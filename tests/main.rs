@@ -4,6 +4,7 @@
 
 mod authentication;
 mod cli;
+mod clone_split;
 mod connections;
 mod encodings;
 mod failed_objects;
