@@ -4,6 +4,8 @@
 
 mod authentication;
 mod cli;
+mod clone_options;
+mod clone_rows;
 mod clone_split;
 mod connections;
 mod encodings;

@@ -24,24 +24,34 @@ impl<'a> Migration<'a> {
     /// Between new databases; the source's is made by `sql`.
     #[track_caller]
     pub fn new(source: &'a Cluster, target: &'a Cluster, sql: &str) -> Migration<'a> {
-        let (db, copy) = (source.new_db("from"), target.new_db("to"));
+        let db = source.new_db("from");
         source.psql(&db, sql);
+        Migration::of(source, target, db)
+    }
+
+    /// Of a database that is there, to a new one.
+    pub fn of(source: &'a Cluster, target: &'a Cluster, db: String) -> Migration<'a> {
         Migration {
             source,
             target,
             db,
-            copy,
+            copy: target.new_db("to"),
             scene: Scene::new(),
         }
     }
 
     /// The same source to a new database on the same target, with a work directory of its own.
     pub fn again(&self) -> Migration<'a> {
+        Migration::of(self.source, self.target, self.db.clone())
+    }
+
+    /// The same source to the same target, with a work directory of its own.
+    pub fn over(&self) -> Migration<'a> {
         Migration {
             source: self.source,
             target: self.target,
             db: self.db.clone(),
-            copy: self.target.new_db("to"),
+            copy: self.copy.clone(),
             scene: Scene::new(),
         }
     }
