@@ -1,246 +1,256 @@
-//! What the options of clone do, each seen on the target, and how large tables are cut. Traps 33, 35, 48.
+//! What the options that leave something out leave out, and that they leave out nothing else. Each is tried on a
+//! database that has everything.
+
+use std::sync::OnceLock;
 
 use crate::support::cluster::{Cluster, shared_source, shared_target};
-use crate::support::cmd::{Outcome, Scene};
-use crate::support::compare::assert_same;
-use crate::support::version::Version;
+use crate::support::fixtures;
+use crate::support::migration::Migration;
 
-const OBJECTS: &str = "
-    create extension hstore;
-    create table t (id int primary key, v text);
-    insert into t select g, repeat('v', 50) from generate_series(1, 2000) g;
-    comment on table t is 'a comment';
-    grant select on t to public;
-    select lo_from_bytea(4711, 'large');
-    create sequence s; select setval('s', 42);";
+/// The lines in which the target's database itself differs: who may connect to it, and its comment, are not copied.
+const DATABASE: &str = "differs: database\n";
 
-fn run(source: &Cluster, db: &str, target: &Cluster, copy: &str, more: &[&str]) -> Outcome {
-    let scene = Scene::new();
-    let outcome = scene
-        .clone_db(&source.uri(db), &target.uri(copy), more)
-        .run();
-    outcome.assert_success(&["the target does not know option"]);
-    scene.assert_nothing_left(&outcome);
-    outcome
-}
-
-#[test]
-fn each_option_has_its_effect_and_no_other() {
-    let (source, target) = (shared_source(), shared_target());
-    let db = source.new_db("options");
-    source.psql(&db, OBJECTS);
-    source.psql(&db, &format!("alter database {db} set work_mem = '9MB'"));
-    let look = "select concat_ws(' ',
-        (select count(*) from t),
-        'owner=' || (select relowner::regrole from pg_class where relname = 't'),
-        'acl=' || coalesce((select relacl is not null from pg_class where relname = 't')::text, ''),
-        'comment=' || coalesce(obj_description('t'::regclass), ''),
-        'blobs=' || (select count(*) from pg_largeobject_metadata),
-        'hstore=' || (select count(*) from pg_extension where extname = 'hstore'),
-        'analyzed=' || (select count(*) > 0 from pg_stats where tablename = 't'),
-        'work_mem=' || coalesce((select unnest(setconfig) from pg_db_role_setting s join pg_database d
-            on d.oid = s.setdatabase where datname = current_database()), ''),
-        's=' || (select last_value from s))";
-    let all = "2000 owner=postgres acl=true comment=a comment blobs=1 hstore=1 analyzed=true \
-               work_mem=work_mem=9MB s=42";
-    for (option, without, with) in [
-        ("--jobs=2", "", ""),
-        ("--no-owner", "", ""),
-        ("--no-acl", "acl=true", "acl=false"),
-        ("--no-comments", "comment=a comment", "comment="),
-        ("--no-tablespaces", "", ""),
-        ("--skip-large-objects", "blobs=1", "blobs=0"),
-        ("--skip-blobs", "blobs=1", "blobs=0"),
-        ("--skip-extensions", "hstore=1", "hstore=0"),
-        ("--skip-ext-comments", "", ""),
-        ("--skip-vacuum", "analyzed=true", "analyzed=false"),
-        ("--skip-analyze", "analyzed=true", "analyzed=false"),
-        ("--skip-db-properties", "work_mem=work_mem=9MB", "work_mem="),
-        ("--use-copy-binary", "", ""),
-        ("--estimate-table-sizes", "", ""),
-    ] {
-        let copy = target.new_db("options");
-        run(source, &db, target, &copy, &[option]);
-        assert_eq!(
-            target.value(&copy, look),
-            all.replace(without, with),
-            "{option}"
-        );
-    }
-}
-
-/// Every row once, whatever the keys are, by CTID and by key, and no table is cut that need not be.
-#[test]
-fn tables_are_cut_into_parts_that_hold_every_row_once() {
-    let (source, target) = (shared_source(), shared_target());
-    let db = source.new_db("split");
-    source.psql(
-        &db,
-        "create table extremes (id bigint primary key, v text);
-         insert into extremes values (-9223372036854775808, 'min'), (9223372036854775807, 'max'), (0, 'zero');
-         insert into extremes select g::bigint * 1000003, repeat('e', 80) from generate_series(-3000, 3000) g where g <> 0;
-         create table gaps (id int primary key, v text);
-         insert into gaps select case when g < 3000 then g else g * 600 end, repeat('g', 80) from generate_series(1, 6000) g;
-         delete from gaps where id % 3 = 0;
-         create table no_key (v text); insert into no_key select repeat('n', 90) from generate_series(1, 5000);
-         create table toasted (id int primary key, v text);
-         alter table toasted alter v set storage external;
-         insert into toasted select g, repeat(md5(g::text), 100) from generate_series(1, 1500) g;
-         create table little (id int primary key); insert into little select generate_series(1, 10);",
-    );
-    for more in [
-        &["--split-tables-larger-than", "200kB"][..],
-        &["--split-at", "200kB", "--skip-split-by-ctid"],
-        &[
-            "--split-tables-larger-than",
-            "200 kB",
-            "--split-max-parts",
-            "3",
-            "--use-copy-binary",
-        ],
-        &[
-            "--split-tables-larger-than",
-            "200kB",
-            "--estimate-table-sizes",
-        ],
-    ] {
-        let copy = target.new_db("split");
-        source.psql(&db, "analyze");
-        let outcome = run(source, &db, target, &copy, more);
-        assert_same(source, &db, target, &copy);
-        let is_cut = |table: &str| {
-            outcome.stderr.contains(&format!("\"{table}\" ")) && {
-                let mut lines = outcome.stderr.lines();
-                lines.any(|line| {
-                    line.contains(&format!("copied table \"public\".\"{table}\""))
-                        && line.contains(", part ")
-                })
-            }
-        };
-        assert!(
-            is_cut("extremes") && is_cut("gaps"),
-            "{more:?}: {}",
-            outcome.stderr
-        );
-        // Most of its bytes are not in its heap; an estimate knows TOAST only once it was vacuumed.
-        assert!(
-            is_cut("toasted") || more.contains(&"--estimate-table-sizes"),
-            "{more:?}: {}",
-            outcome.stderr
-        );
-        assert!(!is_cut("little"), "{more:?}: {}", outcome.stderr);
-        let by_key = more.contains(&"--skip-split-by-ctid");
-        assert_eq!(is_cut("no_key"), !by_key, "{more:?}");
-        if more.contains(&"--split-max-parts") {
-            assert!(!outcome.stderr.contains("of 4:"), "{}", outcome.stderr);
+/// One source for all tests, which only read it.
+fn everything() -> &'static str {
+    static DB: OnceLock<String> = OnceLock::new();
+    DB.get_or_init(|| {
+        let (source, target) = (shared_source(), shared_target());
+        let db = source.new_db("everything");
+        fixtures::load_everything(source, &db);
+        fixtures::create_roles(target);
+        for cluster in [source, target] {
+            create_tablespace(cluster);
         }
-    }
+        let sql = "create table app.elsewhere (id int, constraint elsewhere_pk primary key (id) using index tablespace \"other space\")
+                     tablespace \"other space\";
+                   insert into app.elsewhere values (1);
+                   create index elsewhere_here on app.elsewhere (id) tablespace pg_default;
+                   create index holes_elsewhere on app.holes (v) tablespace \"other space\";
+                   create materialized view app.matview_elsewhere tablespace \"other space\" as select 1 as one;
+                   comment on extension citext is 'not the one of its control file'";
+        source.psql(&db, sql);
+        db
+    })
 }
 
-/// The user may replace a table by a partitioned one between pre-data and data: FREEZE is not allowed there.
-#[test]
-fn a_table_that_the_user_made_partitioned_is_filled() {
+/// Inside the data directory.
+fn create_tablespace(cluster: &Cluster) {
+    let mut client = cluster.client("postgres");
+    client
+        .batch_execute("set allow_in_place_tablespaces = on")
+        .unwrap();
+    client
+        .batch_execute("create tablespace \"other space\" location ''")
+        .unwrap();
+}
+
+fn migration() -> Migration<'static> {
     let (source, target) = (shared_source(), shared_target());
-    let (db, copy) = (source.new_db("replaced"), target.new_db("replaced"));
-    source.psql(
-        &db,
-        "create table t (id int, v text); insert into t select g, 'x' from generate_series(1, 1000) g;
-         create table other_order (a int, b text); insert into other_order values (1, 'one')",
+    let db = everything().to_owned();
+    Migration::of(source, target, db)
+}
+
+/// Clone with these options, and what differs then, when what `ignoring` says of pg_dump does not count.
+#[track_caller]
+fn clone_and_compare(options: &[&str], ignoring: &[&str]) -> (Migration<'static>, Vec<String>) {
+    let migration = migration();
+    migration.clone_with(options, &[]);
+    let mut found = migration.differences(ignoring);
+    found.retain(|line| !line.starts_with(DATABASE));
+    (migration, found)
+}
+
+#[track_caller]
+fn assert_only(found: &[String], what: impl Fn(&str) -> bool) {
+    let others: Vec<&String> = found.iter().filter(|line| !what(line)).collect();
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+/// How many there are on both sides: source, target.
+fn counts(migration: &Migration, sql: &str) -> (String, String) {
+    (migration.on_source(sql), migration.on_target(sql))
+}
+
+fn pair(source: &str, target: &str) -> (String, String) {
+    (source.to_owned(), target.to_owned())
+}
+
+#[test]
+fn without_options_everything_is_the_same() {
+    let (_, found) = clone_and_compare(&[], &[]);
+    assert_eq!(found, Vec::<String>::new());
+}
+
+#[test]
+fn no_owner() {
+    let (migration, found) = clone_and_compare(&["--no-owner"], &["--no-owner"]);
+    assert_only(&found, |line| line.contains("large object 90002"));
+    let owned = "select count(*) from pg_class where relowner <> 10 and oid >= 16384";
+    let (source, target) = counts(&migration, owned);
+    assert!(source != "0" && target == "0", "{source} {target}");
+}
+
+#[test]
+fn no_acl() {
+    // With owners but without rights, the owner of a materialized view could not refresh it.
+    let options = ["--no-acl", "--no-owner"];
+    let (migration, found) = clone_and_compare(&options, &options);
+    assert_only(&found, |line| line.contains("large object 900"));
+    let granted = "select count(*) from pg_class where relacl is not null and oid >= 16384";
+    let (source, target) = counts(&migration, granted);
+    assert!(source != "0" && target == "0", "{source} {target}");
+    let defaults = "select count(*) from pg_default_acl";
+    assert_eq!(migration.on_target(defaults), "0");
+}
+
+#[test]
+fn no_acl_alone_keeps_owners() {
+    for cluster in [shared_source(), shared_target()] {
+        fixtures::create_roles(cluster);
+    }
+    let migration = Migration::shared(
+        "create table t (id int primary key);
+         create role owner_of_t; grant create on schema public to owner_of_t; alter table t owner to owner_of_t;
+         grant select on t to fixture_reader; select lo_create(7); alter large object 7 owner to owner_of_t",
     );
-    let scene = Scene::new();
-    let stopped = scene
-        .clone_db(&source.uri(&db), &target.uri(&copy), &[])
-        .env("PGCOPYDB_FAILPOINT", "clone.after_restore_pre=error")
-        .run();
-    assert!(!stopped.status.success());
-    target.psql(
-        &copy,
-        "drop table t; create table t (id int, v text) partition by range (id);
-         create table t_1 partition of t for values from (0) to (500);
-         create table t_2 partition of t for values from (500) to (5000);
-         drop table other_order; create table other_order (b text, c int default 7, a int)",
-    );
-    let again = ["--resume", "--not-consistent"];
-    let outcome = scene
-        .clone_db(&source.uri(&db), &target.uri(&copy), &again)
-        .run();
-    outcome.assert_success(&[]);
-    assert_eq!(target.value(&copy, "select count(*) from t"), "1000");
-    assert_eq!(target.value(&copy, "select count(*) from t_1"), "499");
-    // Columns go by name, not by place.
+    migration.target.psql("postgres", "create role owner_of_t");
+    migration.clone_with(&["--no-acl"], &[]);
+    let found = migration.differences(&["--no-acl"]);
+    assert_eq!(found, Vec::<String>::new());
+    let owner = "select pg_get_userbyid(relowner) || ' ' || (relacl is null) from pg_class where relname = 't'";
     assert_eq!(
-        target.value(&copy, "select a || b || c from other_order"),
-        "1one7"
+        counts(&migration, owner),
+        pair("owner_of_t false", "owner_of_t true")
     );
 }
 
-/// Values travel exactly whatever databases and roles have for defaults, and no timeout ends anything. Trap 48.
 #[test]
-fn defaults_of_databases_and_roles_change_no_value() {
-    let (source, target) = (
-        Cluster::start(Version::Pg17, &[]),
-        Cluster::start(Version::Pg17, &[]),
+fn no_comments() {
+    let (migration, found) = clone_and_compare(&["--no-comments"], &["--no-comments"]);
+    assert_only(&found, |line| line.contains("large object 90003"));
+    // Those of extensions are made by CREATE EXTENSION.
+    let comments = "select count(*) from pg_description where classoid <> 'pg_extension'::regclass
+                      and (objoid >= 16384 and objoid < 90001 or classoid = 'pg_largeobject'::regclass)
+                      and not exists (select from pg_depend d where d.objid = objoid and d.deptype = 'e')";
+    let (source, target) = counts(&migration, comments);
+    assert!(source != "0" && target == "0", "{source} {target}");
+    let comment = "select obj_description(oid, 'pg_extension') like '%of our own' from pg_extension where extname = 'hstore'";
+    assert_eq!(counts(&migration, comment), pair("t", "f"));
+}
+
+#[test]
+fn no_tablespaces() {
+    let (migration, found) = clone_and_compare(&["--no-tablespaces"], &["--no-tablespaces"]);
+    assert_eq!(found, Vec::<String>::new());
+    let placed = "select count(*) from pg_class where reltablespace <> 0 and oid >= 16384 and relkind <> 't'";
+    assert_eq!(counts(&migration, placed), pair("4", "0"));
+}
+
+#[test]
+fn skip_large_objects() {
+    let (migration, found) = clone_and_compare(&["--skip-large-objects"], &[]);
+    assert_only(&found, |line| {
+        line.starts_with("missing on target: large object ")
+    });
+    assert_eq!(
+        migration.on_target("select count(*) from pg_largeobject_metadata"),
+        "0"
     );
-    let (db, copy) = (source.new_db("settings"), target.new_db("settings"));
-    source.psql(
-        &db,
-        "create table t (id int primary key, f4 real, f8 double precision, d date, ts timestamptz, i interval,
-                         b bytea, m money, x xml, n numeric);
-         insert into t values
-         (1, 0.1, 0.1::float8 + 0.2::float8, '2024-02-03', '2024-07-01 12:34:56.789012+02', '1 year 2 mons -3 days 04:05:06.789',
-          '\\x00ff5c27', '1234.56', '<a>b</a>', 'NaN'),
-         (2, 3.4028235e38, 1e-307, '0044-03-15 BC', 'infinity', '-1 day', '', '-0.01', 'plain <b/> text',
-          12345678901234567890.123456789);",
+}
+
+/// Who skips extensions has made them himself, or has no use for them.
+#[test]
+fn skip_extensions() {
+    let migration = migration();
+    migration.target.psql(
+        &migration.copy,
+        "create schema ext; create extension hstore schema ext; create extension citext schema ext;
+         create extension pg_trgm schema ext; create extension btree_gist schema ext;
+         comment on extension hstore is 'the target''s own'",
     );
-    for (cluster, name) in [(&source, &db), (&target, &copy)] {
-        for setting in [
-            "extra_float_digits = -10",
-            "DateStyle = 'SQL, DMY'",
-            "IntervalStyle = iso_8601",
-            "TimeZone = 'Asia/Kathmandu'",
-            "bytea_output = escape",
-            "xmloption = document",
-            "search_path = nowhere",
-            "lock_timeout = 1000",
-            "statement_timeout = 2000",
-            "idle_in_transaction_session_timeout = 50",
-            "idle_session_timeout = 300",
-            "transaction_timeout = 3000",
-            "default_transaction_read_only = on",
-            "default_transaction_isolation = serializable",
-            "row_security = on",
-            "synchronous_commit = remote_apply",
-        ] {
-            cluster.psql("postgres", &format!("alter database {name} set {setting}"));
-        }
-    }
-    let scene = Scene::new();
-    let outcome = scene
-        .clone_db(
-            &source.uri(&db),
-            &target.uri(&copy),
-            &["--skip-db-properties"],
-        )
-        .tools(Version::Pg17)
-        // Longer than each of the timeouts.
-        .env("PGCOPYDB_FAILPOINT", "copy.before_commit=sleep:3500")
-        .run();
+    let outcome = migration.invocation(&["--skip-extensions"]).run();
     outcome.assert_success(&[]);
-    scene.assert_nothing_left(&outcome);
-    let exact = "set extra_float_digits = 3; set DateStyle = ISO; set TimeZone = 'UTC'; set bytea_output = hex;
-                 set IntervalStyle = postgres; set search_path = public; select string_agg(t::text, ' ' order by id) from t";
-    let last = |cluster: &Cluster, name: &str| {
-        let mut client = cluster.client(name);
-        client
-            .simple_query(exact)
-            .unwrap()
-            .iter()
-            .rev()
-            .find_map(|message| match message {
-                postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_string),
-                _ => None,
-            })
+    migration.assert_nothing_left(&outcome);
+    let mut found = migration.differences(&[]);
+    found.retain(|line| !line.starts_with(DATABASE));
+    assert_only(&found, |line| {
+        line.contains("EXTENSION hstore") || line.contains("EXTENSION citext")
+    });
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let comment =
+        "select obj_description(oid, 'pg_extension') from pg_extension where extname = 'hstore'";
+    assert_eq!(migration.on_target(comment), "the target's own");
+}
+
+#[test]
+fn skip_ext_comments() {
+    let (_, found) = clone_and_compare(&["--skip-ext-comments"], &[]);
+    assert_only(&found, |line| {
+        line.contains("COMMENT") && line.contains("EXTENSION ")
+    });
+    assert_eq!(found.len(), 2, "{found:#?}");
+}
+
+#[test]
+fn skip_db_properties() {
+    let (migration, found) = clone_and_compare(&["--skip-db-properties"], &[]);
+    assert_only(&found, |line| {
+        line.starts_with("missing on target: settings of role ")
+    });
+    assert_eq!(found.len(), 2, "{found:#?}");
+    let settings = "select count(*) from pg_db_role_setting where setdatabase = (select oid from pg_database where datname = current_database())";
+    assert_eq!(counts(&migration, settings), pair("2", "0"));
+}
+
+/// How often tables were vacuumed, and how many have statistics about their columns.
+fn care(migration: &Migration) -> (bool, bool) {
+    let vacuumed =
+        "select count(*) > 0 from pg_stat_all_tables where vacuum_count > 0 and schemaname = 'app'";
+    let analyzed = "select count(*) > 0 from pg_stats where schemaname = 'app' and tablename in ('parent', 'holes')";
+    let is_true = |sql| migration.on_target(sql) == "t";
+    (is_true(vacuumed), is_true(analyzed))
+}
+
+#[test]
+fn skip_vacuum_and_skip_analyze() {
+    for (options, expected) in [
+        (&[][..], (true, true)),
+        (&["--skip-vacuum"][..], (false, false)),
+        (&["--skip-analyze"], (true, false)),
+    ] {
+        let (migration, found) = clone_and_compare(options, &[]);
+        assert_eq!(found, Vec::<String>::new());
+        assert_eq!(care(&migration), expected, "{options:?}");
+    }
+}
+
+/// The second clone replaces what the first one made, foreign keys, views and all; what else is on the target stays.
+#[test]
+fn drop_if_exists_replaces_a_full_target() {
+    let migration = migration();
+    migration.clone_with(&[], &[]);
+    migration.target.psql(
+        &migration.copy,
+        "create table app.of_the_user (id int); insert into app.of_the_user values (1);
+         insert into app.holes (id) select i from generate_series(1000, 2000) i;
+         delete from app.numbers; alter table app.hen add column more int;
+         create table app.refers (id int references app.hen)",
+    );
+    let second = migration.over();
+    // Columns, views and foreign keys of others that stand on a dropped table go with it.
+    second.clone_with(&["--drop-if-exists"], &[]);
+    let mut found = second.differences(&[]);
+    found.retain(|line| !line.starts_with(DATABASE));
+    let is_users = |line: &str| {
+        line.starts_with("only on target: ")
+            && (line.contains("of_the_user") || line.contains("refers"))
     };
-    assert!(last(&source, &db).is_some());
-    assert_eq!(last(&source, &db), last(&target, &copy));
+    assert_only(&found, is_users);
+    assert_eq!(
+        second.on_target("select count(*) from app.of_the_user"),
+        "1"
+    );
+    // What the user made does not refer to what we drop any more.
+    let keys = "select count(*) from pg_constraint where conrelid = 'app.refers'::regclass and contype = 'f'";
+    assert_eq!(second.on_target(keys), "0");
 }

@@ -8,6 +8,7 @@ pub mod cmd;
 pub mod compare;
 pub mod fixtures;
 pub mod leftovers;
+pub mod migration;
 pub mod proxy;
 pub mod reference;
 pub mod version;
