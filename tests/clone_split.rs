@@ -175,7 +175,9 @@ fn limits_and_estimates_decide_how_many_parts() {
          insert into analyzed select i, repeat('v', 100) from generate_series(10001, 20000) i",
     );
     let split = ["--split-tables-larger-than", "256kB", "--table-jobs", "2"];
-    let runs: [(&[&str], &[(&str, usize)]); 3] = [
+    /// Options, and into how many parts they cut which table.
+    type Run<'a> = (&'a [&'a str], &'a [(&'a str, usize)]);
+    let runs: [Run<'_>; 3] = [
         (&[], &[("analyzed", 12), ("never_analyzed", 6)]),
         (
             &["--split-max-parts", "3"],
