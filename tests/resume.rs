@@ -33,8 +33,10 @@ fn resumes_after_each_fault_point(action: &str) {
         }
         leftovers::assert_no_process(|| scene.processes());
         pair.assert_no_backend();
+        eprintln!("POINT {point} {log}");
         let complete = complete_tables(&pair, &scene);
         let resumed = pair.resume(&scene, &SPLIT);
+        eprintln!("RESUMED {}", resumed.stderr);
         pair.assert_whole(&scene, &resumed);
         leftovers::assert_no_queue(&failed.pids);
         let now = complete_tables(&pair, &scene);
@@ -103,7 +105,7 @@ fn a_torn_file_costs_its_own_work_only() {
         &[&format!("tables/{big}.2.done")],
         &[
             &format!("tables/{big}.done"),
-            &format!("tables/{big}.2.done"),
+            &format!("tables/{big}.3.done"),
         ],
         &[&format!("indexes/{}.done", oid("big_n"))],
         &[
@@ -162,9 +164,9 @@ fn tear(path: &Path, number: usize) {
     std::fs::write(path, torn).unwrap();
 }
 
-/// A torn file before a step that is done: the disk is not to be trusted, so the step is done again.
+/// A finished step was synced with all of its files, so a file that is not whole is no reason to empty a table.
 #[test]
-fn a_torn_file_of_a_finished_step_is_done_again() {
+fn a_torn_file_of_a_finished_step_does_no_harm() {
     for folder in ["tables", "indexes", "blobs"] {
         let pair = Pair::to_new_copy(shared_source(), shared_target(), &new_work(shared_source()));
         let scene = Scene::new();
@@ -217,7 +219,7 @@ fn an_invalid_index_is_built_again_and_another_one_is_refused() {
         "drop index if exists by_v; create index by_v on t (v, id)",
     );
     let resumed = pair.resume(&scene, &[]);
-    resumed.assert_failure(7, &["\"by_v\"", "42P07"]);
+    resumed.assert_failure(4, &["\"by_v\"", "42P07"]);
     pair.target.psql(&pair.copy, "drop index by_v");
     let resumed = pair.resume(&scene, &[]);
     pair.assert_whole(&scene, &resumed);
