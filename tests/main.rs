@@ -4,6 +4,10 @@
 
 mod authentication;
 mod cli;
+mod clone_effects;
+mod clone_options;
+mod clone_rows;
+mod clone_split;
 mod connections;
 mod durability;
 mod encodings;

@@ -4,6 +4,7 @@
 
 mod begin;
 mod data;
+mod drops;
 mod preflight;
 mod progress;
 mod properties;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
-use super::{Clone, step};
+use super::{Clone, drops, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::write_list;
@@ -75,15 +75,28 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
     let choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    if clone.spec.drop_if_exists {
+        // No post-data of this run is there yet: what stands of it is of an earlier clone.
+        let choices = select(&archive, &rules(clone, Section::PostData, &HashSet::new()));
+        drops::drop_post_data(target, &choices)?;
+        if !clone.spec.no_acl {
+            drops::reset_default_privileges(target, &choices)?;
+        }
+    }
     if drops {
-        drop_tables(target, &choices)?;
+        drops::drop_relations(target, &choices)?;
     }
     // Schemas and extensions are never dropped: there may be more in them than what we copy.
     let is_container =
         |choice: &Choice<'_>| choice.entry.desc == "SCHEMA" || choice.entry.desc == "EXTENSION";
     let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_container);
-    let tolerate = if drops { ALREADY_THERE } else { &[] };
+    // A schema may be there for the user's own extensions, or made by the provider; whatever is in it stays.
+    let tolerate = if drops {
+        ALREADY_THERE
+    } else {
+        &[SqlState::DUPLICATE_SCHEMA]
+    };
     let passes: [(&str, &[Choice<'_>], bool, &[SqlState]); 2] = [
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
@@ -240,27 +253,6 @@ fn leave_out_unknown_options(
         &archive.write()?,
         Sync::Now,
     )
-}
-
-/// DROP TABLE with everything that depends on it: foreign keys between the tables would else keep each other alive.
-fn drop_tables(target: &mut Connection, choices: &[Choice<'_>]) -> Result<()> {
-    let names: Vec<String> = choices
-        .iter()
-        .filter(|choice| choice.skipped.is_none() && choice.entry.desc == "TABLE")
-        .map(|choice| {
-            let entry = choice.entry;
-            crate::ident::QualifiedName::new(entry.namespace.lossy(), entry.tag.lossy()).to_string()
-        })
-        .collect();
-    for chunk in names.chunks(500) {
-        target
-            .execute(&format!(
-                "DROP TABLE IF EXISTS {} CASCADE",
-                chunk.join(", ")
-            ))
-            .context("could not drop tables of the target")?;
-    }
-    Ok(())
 }
 
 /// A program that lost its server failed because of the server.

@@ -215,15 +215,21 @@ impl Worker<'_> {
             return Err(error);
         };
         let rows = target.query(&format!(
-            "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid) FROM pg_catalog.pg_index i \
+            "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid), c.relkind = 'I' \
+             FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
              WHERE i.indexrelid = pg_catalog.to_regclass({})",
             quote_literal(name)
         ))?;
         let Some(row) = rows.first() else {
             return Err(error);
         };
-        if row.bool(0)? && row.text(1)? == &*index.definition {
-            log::info!("index {name} was built by an earlier run");
+        // The user made the table partitioned, and the index with it: that one covers the partitions all the same.
+        let definition = match row.bool(2)? {
+            true => row.text(1)?.replacen(" ON ONLY ", " ON ", 1),
+            false => row.text(1)?.to_string(),
+        };
+        if row.bool(0)? && *definition == *index.definition {
+            log::info!("index {name} is there already, as it should be");
             return Ok(());
         }
         if row.bool(0)? {

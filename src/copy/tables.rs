@@ -149,7 +149,8 @@ impl Worker<'_> {
                 && table.is_binary_safe(encodings[0] == encodings[1]),
             encoding: Some(copy_encoding(&encodings[0], &encodings[1])),
         };
-        if context.spec.use_copy_binary && !format.is_binary {
+        let is_first = part.is_none_or(|part| part.number == 1);
+        if context.spec.use_copy_binary && !format.is_binary && is_first {
             log::info!(
                 "table {} is copied as text: a type of it is not safe in binary",
                 table.qualified_name()

@@ -9,6 +9,7 @@ pub mod compare;
 pub mod fixtures;
 pub mod interrupted;
 pub mod leftovers;
+pub mod migration;
 pub mod proxy;
 pub mod reference;
 pub mod version;
