@@ -33,10 +33,8 @@ fn resumes_after_each_fault_point(action: &str) {
         }
         leftovers::assert_no_process(|| scene.processes());
         pair.assert_no_backend();
-        eprintln!("POINT {point} {log}");
         let complete = complete_tables(&pair, &scene);
         let resumed = pair.resume(&scene, &SPLIT);
-        eprintln!("RESUMED {}", resumed.stderr);
         pair.assert_whole(&scene, &resumed);
         leftovers::assert_no_queue(&failed.pids);
         let now = complete_tables(&pair, &scene);
@@ -326,4 +324,34 @@ fn the_snapshot_is_let_go_before_the_last_indexes_are_built() {
     let resumed = pair.clone(&scene, &["--resume"]).run();
     resumed.assert_success(&[]);
     assert_same(pair.source, &before, pair.target, copy);
+}
+
+/// The workers of pg_restore --jobs share one stderr, where their messages run into each other: none may be lost.
+#[test]
+fn every_constraint_that_parallel_workers_could_not_make_is_told_and_made_later() {
+    let (pair, scene) = (Pair::new(""), Scene::new());
+    let each = |sql: &str| {
+        format!("do $$ begin for i in 1..80 loop execute format('{sql}', i); end loop; end $$")
+    };
+    pair.source.psql(
+        &pair.db,
+        &each(
+            "create table p%1$s (id int primary key); create table c%1$s (id int references p%1$s);
+             alter table c%1$s disable trigger all; insert into c%1$s values (1);
+             alter table c%1$s enable trigger all",
+        ),
+    );
+    let failed = pair.clone(&scene, &["--restore-jobs", "8"]).run();
+    failed.assert_last_error(failed.status.code().unwrap(), &["80 objects", "23503"]);
+    for table in 1..=80 {
+        let name = format!("\"c{table}_id_fkey\"");
+        assert!(failed.stderr.contains(&name), "{name}");
+    }
+    for (server, db) in [(pair.source, &pair.db), (pair.target, &pair.copy)] {
+        server.psql(db, &each("insert into p%1$s values (1)"));
+    }
+    let resumed = pair
+        .clone(&scene, &["--resume", "--restore-jobs", "8"])
+        .run();
+    pair.assert_whole(&scene, &resumed);
 }
