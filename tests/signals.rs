@@ -234,6 +234,7 @@ fn is_interrupted_everywhere_by(signal: Signal) {
     }
     let resumed = pair.resume(&scene, &[]);
     pair.assert_whole(&scene, &resumed);
+    // What a killed run could not remove, the next one has.
     leftovers::assert_no_queue(&pids);
     assert!(!resumed.stderr.contains("exported snapshot"));
 }

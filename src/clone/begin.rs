@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::progress::forget_torn;
 use super::{Clone, CloneSpec, step};
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_once;
@@ -29,6 +30,7 @@ pub fn begin(spec: &CloneSpec, workdir: &WorkDir) -> Result<Run> {
     let begun = workdir.begin(options(spec), wish, &new_id()?)?;
     if begun.is_resumed {
         log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
+        forget_torn(workdir)?;
     }
     Ok(Run {
         name: RunName::new(&begun.id),

@@ -29,7 +29,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
             batches: Vec::new(),
         },
     };
-    let mut progress = read_progress(clone, &cut)?;
+    let mut progress = read_progress(clone, catalog, &cut)?;
     if clone.is_resumed {
         empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Clone;
+use super::{Clone, step};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan as plan_parts};
 use crate::catalog::{Catalog, Table, Target, TargetKind, TargetTable, WorkItem, fetch_key_bounds};
 use crate::copy::{self, CopyProgress, LargeObjectBatch};
@@ -16,6 +16,7 @@ use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::Sync;
+use crate::workdir::WorkDir;
 use crate::workdir::done::{self, BlobsDone, ConstraintDone, IndexDone, TableDone, VacuumDone};
 
 /// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
@@ -65,8 +66,26 @@ pub fn cut(clone: &Clone<'_>, catalog: &Catalog, snapshot: &mut Snapshot) -> Res
     Ok(cut)
 }
 
+/// A power cut may have torn what was not synced yet. That is done again, so from here on a file that exists is whole.
+/// Once a step is finished, its files were synced before, and nothing of it is done again: tables may be in use.
+pub fn forget_torn(workdir: &WorkDir) -> Result<()> {
+    let paths = &workdir.paths;
+    for (directory, suffix, step) in [
+        (paths.tables(), ".done", step::TABLES),
+        (paths.blobs(), ".done", step::BLOBS),
+        (paths.indexes(), ".done", step::CLONE),
+        (paths.indexes(), ".constraint", step::CLONE),
+        (paths.vacuum(), ".done", step::CLONE),
+    ] {
+        if !workdir.is_step_done(step)? {
+            done::remove_torn(&directory, suffix)?;
+        }
+    }
+    Ok(())
+}
+
 /// What earlier runs have done. Parts and batches count only under the snapshot they were cut for.
-pub fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
+pub fn read_progress(clone: &Clone<'_>, catalog: &Catalog, cut: &Cut) -> Result<CopyProgress> {
     let paths = &clone.workdir.paths;
     let mut progress = CopyProgress::default();
     for (name, table) in done::read_directory::<TableDone>(&paths.tables(), ".done")? {
@@ -96,6 +115,9 @@ pub fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
             clone.workdir.complete_parts(table, count)?;
             progress.tables.insert(table);
         }
+    }
+    if clone.workdir.is_step_done(step::TABLES)? {
+        progress.tables = catalog.tables_to_copy().map(|table| table.oid).collect();
     }
     let oids = |names: Vec<Oid>| names.into_iter().collect::<HashSet<Oid>>();
     let indexes = done::read_directory::<IndexDone>(&paths.indexes(), ".done")?;

@@ -357,7 +357,10 @@ fn retry(
     failure: &RestoreFailure,
     tolerated: &[SqlState],
 ) -> Result<bool> {
-    let error = match target.execute(&statement(archive, failure)) {
+    let statement = statement(archive, failure);
+    let error = match target.execute(&statement) {
+        // Nothing was run: what failed is not known.
+        Ok(_) if statement.is_empty() => Error::internal("pg_restore did not say which statement"),
         Ok(_) => {
             log::info!("{} could be restored after all", failure.object);
             return Ok(true);

@@ -8,6 +8,7 @@ use log::Level;
 
 use crate::dump::archive::{Archive, Entry};
 use crate::dump::outcome::{ProgramOutcome, RestoreFailure};
+use crate::dump::pieces::{self, Said};
 use crate::sys::process::ExitReason;
 
 /// What a line without a prefix continues.
@@ -52,6 +53,12 @@ const PROGRAMS: [&str; 3] = ["pg_restore", "pg_dump", "pg_dumpall"];
 impl MessageReader {
     /// Take in one line.
     pub fn line(&mut self, line: &str) {
+        match pieces::recognise(line) {
+            Some(Said::Refused(answer)) => return self.failure(answer),
+            Some(Said::Entry(entry)) => return self.entry(entry),
+            Some(Said::Progress(text)) => return self.relay(Level::Debug, text),
+            None => {}
+        }
         let said = PROGRAMS
             .iter()
             .find_map(|program| Some((*program, line.strip_prefix(program)?.strip_prefix(": ")?)));
@@ -83,17 +90,10 @@ impl MessageReader {
     }
 
     fn message(&mut self, program: &str, text: &str) {
-        if let Some(entry) = text.strip_prefix("from TOC entry ") {
-            self.entry(entry);
-        } else if let Some(error) = text.strip_prefix("error: ") {
-            match error.strip_prefix("could not execute query: ") {
-                Some(refusal) => self.failure(refusal),
-                None => {
-                    log::error!("{program}: {error}");
-                    self.other_errors.push(error.to_owned());
-                    self.continues = Continues::OtherError;
-                }
-            }
+        if let Some(error) = text.strip_prefix("error: ") {
+            log::error!("{program}: {error}");
+            self.other_errors.push(error.to_owned());
+            self.continues = Continues::OtherError;
         } else if let Some(count) = text.strip_prefix("warning: errors ignored on restore: ") {
             self.errors_ignored = count.trim().parse().ok();
             self.continues = Continues::Nothing;
@@ -348,6 +348,32 @@ pg_restore: warning: errors ignored on restore: 3
         name_failures(&mut outcome.failures, &archive);
         assert_eq!(outcome.failures[0].dump_id, Some(view.dump_id));
         assert_eq!(outcome.failures[0].object, "VIEW \"public\".\"v1\"");
+    }
+
+    /// Every failure counts, also when the messages of parallel workers ran into each other.
+    #[test]
+    fn no_failure_of_parallel_workers_is_lost() {
+        let text = "pg_restore:pg_restore:  error: could not execute query: ERROR:  one\n\
+                    Command was: ALTER TABLE a;\n\n\n\
+                    pg_restore:  error: finished item 7 FK CONSTRAINT\n\
+                    could not execute query: ERROR:  two\n\
+                    Command was: ALTER TABLE b;\n\n\n\
+                     launching item 8 FK CONSTRAINT\n\
+                    pg_restore: warning: errors ignored on restore: 4\n";
+        let outcome = read(text, 1);
+        outcome.check("pg_restore".as_ref()).unwrap();
+        let failures: Vec<_> = outcome
+            .failures
+            .iter()
+            .map(|failure| (failure.message.as_str(), failure.command.as_str()))
+            .collect();
+        assert_eq!(
+            failures,
+            [("one", "ALTER TABLE a;"), ("two", "ALTER TABLE b;")]
+        );
+        // Errors were counted and none is known: nothing may be claimed.
+        let lost = read("pg_restore: warning: errors ignored on restore: 1\n", 1);
+        assert!(lost.check("pg_restore".as_ref()).is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod options;
 pub mod outcome;
 pub mod pg_dump;
 pub mod pg_restore;
+mod pieces;
 pub mod programs;
 pub mod run;
 pub mod select;

@@ -60,6 +60,7 @@ impl ProgramOutcome {
         let only_objects_failed = self.exit == ExitReason::Code(1)
             && self.errors_ignored.is_some()
             && self.other_errors.is_empty()
+            && !self.failures.is_empty()
             && self.failures.iter().all(|failure| failure.is_refusal);
         if self.exit.is_success() || only_objects_failed {
             return Ok(());

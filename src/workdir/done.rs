@@ -164,22 +164,28 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     };
     let data = decode(&bytes);
     if data.is_none() {
-        log::warn!(
-            "file \"{}\" is not whole: what it speaks of is done again",
-            path.display()
-        );
+        tell_torn(path);
     }
     Ok(data)
 }
 
+fn tell_torn(path: &Path) {
+    log::warn!(
+        "file \"{}\" is not whole: what it speaks of is done again",
+        path.display()
+    );
+}
+
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(body(bytes)?).ok()
+}
+
+/// What the checksum covers, if it is right.
+fn body(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.iter().position(|byte| *byte == b'\n')?;
     let header: Header = serde_json::from_slice(&bytes[..end]).ok()?;
     let body = bytes[end + 1..].strip_suffix(b"\n")?;
-    if header.version != VERSION || header.checksum != checksum(body) {
-        return None;
-    }
-    serde_json::from_slice(body).ok()
+    (header.version == VERSION && header.checksum == checksum(body)).then_some(body)
 }
 
 fn checksum(body: &[u8]) -> String {
@@ -188,6 +194,26 @@ fn checksum(body: &[u8]) -> String {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+/// Remove the files of a directory whose name ends in `suffix` and that are not whole: most of the program asks only
+/// whether a done-file exists.
+pub fn remove_torn(directory: &Path, suffix: &str) -> Result<()> {
+    let what = || format!("could not read directory \"{}\"", directory.display());
+    for entry in std::fs::read_dir(directory).with_context(what)? {
+        let path = entry.with_context(what)?.path();
+        let is_meant = path.to_str().is_some_and(|path| path.ends_with(suffix));
+        if !is_meant {
+            continue;
+        }
+        let failed = |verb: &str| format!("could not {verb} file \"{}\"", path.display());
+        let bytes = std::fs::read(&path).with_context(|| failed("read"))?;
+        if body(&bytes).is_none() {
+            tell_torn(&path);
+            std::fs::remove_file(&path).with_context(|| failed("remove"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Read all files of a directory whose name ends in `suffix`, by the rest of the name. A missing directory is empty.
