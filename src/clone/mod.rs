@@ -192,6 +192,7 @@ impl Clone<'_> {
         };
         let options = FetchOptions {
             estimate_sizes: self.spec.split.estimate_sizes,
+            skip_extensions: self.spec.skip_extensions,
         };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
         let sync = crate::sys::durable::Sync::Now;
