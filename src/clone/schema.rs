@@ -8,7 +8,7 @@ use std::time::Instant;
 use postgres::error::SqlState;
 
 use super::{Clone, drops, step};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, is_name_not_found};
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::write_list;
 use crate::dump::messages::name_failures;
@@ -357,7 +357,17 @@ fn retry(
     failure: &RestoreFailure,
     tolerated: &[SqlState],
 ) -> Result<bool> {
-    let error = match target.execute(&statement(archive, failure)) {
+    let sql = statement(archive, failure);
+    let mut result = target.execute(&sql);
+    if let Err(error) = &result
+        && is_name_not_found(error)
+        && let Some(path) = clone.fetch_catalog(None)?.search_path_sql()
+    {
+        // A materialized view may call a function that works only with the database's own search_path.
+        target.recover();
+        result = target.execute(&format!("SET LOCAL search_path = {path}; {sql}"));
+    }
+    let error = match result {
         Ok(_) => {
             log::info!("{} could be restored after all", failure.object);
             return Ok(true);
