@@ -175,7 +175,9 @@ fn limits_and_estimates_decide_how_many_parts() {
          insert into analyzed select i, repeat('v', 100) from generate_series(10001, 20000) i",
     );
     let split = ["--split-tables-larger-than", "256kB", "--table-jobs", "2"];
-    let runs: [(&[&str], &[(&str, usize)]); 3] = [
+    /// Further options, and the number of parts of each table that is split then.
+    type Run = (&'static [&'static str], &'static [(&'static str, usize)]);
+    let runs: [Run; 3] = [
         (&[], &[("analyzed", 12), ("never_analyzed", 6)]),
         (
             &["--split-max-parts", "3"],

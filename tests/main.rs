@@ -4,8 +4,10 @@
 
 mod authentication;
 mod cli;
+mod clone_extensions;
 mod clone_options;
 mod clone_rows;
+mod clone_schema;
 mod clone_split;
 mod connections;
 mod encodings;
