@@ -175,9 +175,9 @@ fn limits_and_estimates_decide_how_many_parts() {
          insert into analyzed select i, repeat('v', 100) from generate_series(10001, 20000) i",
     );
     let split = ["--split-tables-larger-than", "256kB", "--table-jobs", "2"];
-    /// Further options, and the number of parts of each table that is split then.
-    type Run = (&'static [&'static str], &'static [(&'static str, usize)]);
-    let runs: [Run; 3] = [
+    /// Options, and into how many parts they cut which table.
+    type Run<'a> = (&'a [&'a str], &'a [(&'a str, usize)]);
+    let runs: [Run<'_>; 3] = [
         (&[], &[("analyzed", 12), ("never_analyzed", 6)]),
         (
             &["--split-max-parts", "3"],

@@ -1,6 +1,7 @@
 //! Every form in which a user can say where a server is, each tried on real servers with `ping`; and servers that are not
 //! there, not there yet, or say nothing.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -8,13 +9,14 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
 };
 
 use crate::support::access::set_hba;
 use crate::support::cluster::{Cluster, StopMode};
-use crate::support::cmd::{Outcome, Scene, unexpected_lines};
+use crate::support::cmd::{Outcome, Running, Scene, unexpected_lines};
 use crate::support::version::Version;
 use crate::support::wait_until;
 
@@ -379,4 +381,31 @@ fn a_server_in_recovery_is_waited_for() {
     let lines = unexpected_lines(&outcome.stderr, &[]);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     assert!(lines[0].contains("57P03"), "{lines:#?}");
+}
+
+#[test]
+fn a_signal_ends_the_waiting() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let clone_from = |port: u16, is_waiting: &dyn Fn(&Running) -> bool| {
+        let source = format!("postgresql://postgres@127.0.0.1:{port}/postgres");
+        let scene = Scene::new();
+        let target = server().uri("postgres");
+        let running = scene.clone_db(&source, &target, &[]).spawn();
+        wait_until(AT_ONCE, "it to wait", || is_waiting(&running));
+        running.term();
+        let outcome = running.wait_deadline(AT_ONCE);
+        outcome.assert_signalled(Signal::SIGTERM);
+        scene.assert_nothing_left(&outcome);
+    };
+    // For a server that may come, and for the answer of one that is there.
+    clone_from(closed_port(), &|running| {
+        running.stderr().contains("trying again")
+    });
+    let port = silent.local_addr().unwrap().port();
+    let kept = RefCell::new(None);
+    clone_from(port, &|_| {
+        // Closing it would be an answer.
+        kept.replace(silent.accept().ok());
+        kept.borrow().is_some()
+    });
 }

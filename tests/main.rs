@@ -4,21 +4,24 @@
 
 mod authentication;
 mod cli;
+mod clone_effects;
 mod clone_extensions;
 mod clone_options;
 mod clone_rows;
 mod clone_schema;
 mod clone_split;
 mod connections;
+mod durability;
 mod encodings;
 mod failed_objects;
 mod faults;
 mod large_objects;
 mod layering;
-mod recovery;
+mod resume;
 mod run_rules;
 mod server_faults;
 mod session_settings;
+mod signals;
 mod snapshot_command;
 mod source_changes;
 mod support;

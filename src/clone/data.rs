@@ -61,6 +61,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
         }
         Ok(())
     })?;
+    workdir.sync_done_files()?;
     workdir.finish_step(step::INDEXES, started.elapsed())?;
     if !spec.skip_vacuum && clone.target_version >= 160_000 {
         let mut target = clone.open_target("clone")?;
@@ -107,6 +108,7 @@ fn check_no_rows(
 /// The workers that read from the source have left: note which steps that completes.
 fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, started: Instant) -> Result<()> {
     let workdir = clone.workdir;
+    workdir.sync_done_files()?;
     let failed = workdir.failures()?;
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
     if is_free_of("table") {

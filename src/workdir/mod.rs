@@ -167,9 +167,14 @@ impl WorkDir {
         write_atomic(&self.paths.step_begun(step), b"", Sync::Now)
     }
 
-    /// A step is done: on disk before anybody relies on it, with all done-files that were written before.
+    /// Put the done-files that workers wrote on disk, before a step that stands for all of them is called done. It flushes
+    /// the whole file system, which a server may share: not for steps that gather nothing.
+    pub fn sync_done_files(&self) -> Result<()> {
+        sync_file_system(self.paths.top())
+    }
+
+    /// A step is done: on disk before anybody relies on it.
     pub fn finish_step(&self, step: &str, duration: std::time::Duration) -> Result<()> {
-        sync_file_system(self.paths.top())?;
         let data = StepDone {
             step: step.to_string(),
             duration_ms: duration.as_millis() as u64,

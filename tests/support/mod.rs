@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod cmd;
 pub mod compare;
 pub mod fixtures;
+pub mod interrupted;
 pub mod leftovers;
 pub mod migration;
 pub mod proxy;

@@ -1,0 +1,183 @@
+//! The power fails on the target right after each kind of done-file: what a done-file speaks of must have survived.
+//! wal_writer_delay keeps asynchronous commits in memory for long, so that a done-file written too early is found out.
+//! Trap 7, as far as it concerns clone.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pgcopydb::ident::quote_literal;
+use pgcopydb::workdir::done::{
+    BlobsDone, ConstraintDone, IndexDone, TableDone, VacuumDone, read_directory,
+};
+
+use crate::support::cluster::{Cluster, StopMode, shared_source};
+use crate::support::cmd::Scene;
+use crate::support::compare::assert_same;
+use crate::support::interrupted::{Pair, SPLIT, new_work};
+use crate::support::version::Version;
+use crate::support::{leftovers, wait_until};
+
+/// A server that writes nothing to its disk that it need not.
+fn forgetful_target() -> Cluster {
+    Cluster::start(
+        Version::Debian15,
+        &[
+            ("fsync", "on"),
+            ("wal_writer_delay", "10s"),
+            ("wal_writer_flush_after", "0"),
+        ],
+    )
+}
+
+/// Directory below `run` and ending of a done-file, and where the parent waits so that nothing else flushes meanwhile.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("", "restore-pre.done", "clone.after_restore_pre=sleep:2000"),
+    ("tables", ".done", ""),
+    ("indexes", ".done", ""),
+    ("indexes", ".constraint", ""),
+    ("vacuum", ".done", ""),
+    ("blobs", ".done", ""),
+    ("", "tables.done", ""),
+    ("", "indexes.done", "clone.before_sequences=sleep:2000"),
+    ("", "sequences.done", "clone.after_sequences=sleep:2000"),
+    (
+        "",
+        "restore-post.done",
+        "clone.after_restore_post=sleep:2000",
+    ),
+    ("", "properties.done", ""),
+    ("", "clone.done", ""),
+];
+
+#[test]
+fn what_a_done_file_speaks_of_survives_a_crash_of_the_target() {
+    let target = forgetful_target();
+    let db = new_work(shared_source());
+    let set = format!("alter database {db} set work_mem = '5MB'");
+    shared_source().psql(&db, &set);
+    for (folder, ending, wait) in KINDS {
+        let pair = Pair::to_new_copy(shared_source(), &target, &db);
+        let scene = Scene::new();
+        let mut running = pair
+            .clone(&scene, &SPLIT)
+            .env("PGCOPYDB_TEST_PATIENCE_MS", "1000")
+            .env("PGCOPYDB_FAILPOINT", wait)
+            .spawn();
+        let run = scene.work_dir().join("run");
+        wait_until(Duration::from_secs(30), ending, || {
+            let is_there = has_file(&run.join(folder), ending);
+            is_there || !running.is_running() && panic!("no {ending}: {}", running.stderr())
+        });
+        target.stop(StopMode::Immediate);
+        let outcome = running.wait_deadline(Duration::from_secs(60));
+        target.start_again();
+        leftovers::assert_no_process(|| scene.processes());
+        assert_kept(&pair, &run);
+        if outcome.status.success() {
+            assert_same(pair.source, &pair.db, pair.target, &pair.copy);
+            continue;
+        }
+        let resumed = pair.resume(&scene, &SPLIT);
+        pair.assert_whole(&scene, &resumed);
+    }
+}
+
+#[test]
+fn a_run_that_ended_well_survives_a_crash_of_the_target() {
+    let target = forgetful_target();
+    let pair = Pair::to_new_copy(shared_source(), &target, &new_work(shared_source()));
+    let scene = Scene::new();
+    let outcome = pair.clone(&scene, &SPLIT).run();
+    target.restart_immediate();
+    pair.assert_whole(&scene, &outcome);
+}
+
+fn has_file(folder: &Path, ending: &str) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    entries
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().ends_with(ending))
+}
+
+/// Everything that a done-file speaks of is on the target.
+#[track_caller]
+fn assert_kept(pair: &Pair<'_>, run: &Path) {
+    let is_true = |sql: &str| {
+        let value = pair.copied(sql);
+        assert_eq!(value, "t", "{sql}");
+    };
+    for table in read_directory::<TableDone>(&run.join("tables"), ".done")
+        .unwrap()
+        .values()
+    {
+        // Other parts may be there too.
+        let relation = if table.part.is_some() { ">=" } else { "=" };
+        let (name, rows) = (&table.name, table.rows);
+        is_true(&format!(
+            "select count(*) {relation} {rows} from only {name}"
+        ));
+    }
+    for index in read_directory::<IndexDone>(&run.join("indexes"), ".done")
+        .unwrap()
+        .values()
+    {
+        is_true(&format!(
+            "select count(*) = 1 from pg_index where indisvalid and indexrelid = to_regclass({})",
+            quote_literal(&index.name)
+        ));
+    }
+    let constraints = read_directory::<ConstraintDone>(&run.join("indexes"), ".constraint");
+    for constraint in constraints.unwrap().values() {
+        is_true(&format!(
+            "select count(*) = 1 from pg_constraint where conindid = to_regclass({}) and contype <> 'f'",
+            quote_literal(&constraint.name)
+        ));
+    }
+    for vacuum in read_directory::<VacuumDone>(&run.join("vacuum"), ".done")
+        .unwrap()
+        .values()
+    {
+        let name = pair
+            .source
+            .value(&pair.db, &format!("select {}::regclass", vacuum.oid));
+        is_true(&format!(
+            "select exists (select from pg_statistic where starelid = {}::regclass)",
+            quote_literal(&name)
+        ));
+    }
+    for batch in read_directory::<BlobsDone>(&run.join("blobs"), ".done")
+        .unwrap()
+        .values()
+    {
+        is_true(&format!(
+            "select count(*) = {} from pg_largeobject_metadata where oid between {} and {}",
+            batch.count, batch.first, batch.last
+        ));
+    }
+    for (step, proof) in STEPS {
+        if run.join(format!("{step}.done")).exists() {
+            is_true(proof);
+        }
+    }
+}
+
+/// What is there after a step.
+const STEPS: &[(&str, &str)] = &[
+    (
+        "restore-pre",
+        "select to_regclass('big') is not null and to_regclass('summed') is not null",
+    ),
+    (
+        "tables",
+        "select (select count(*) from big) = 30000 and (select count(*) from parent) = 200",
+    ),
+    (
+        "indexes",
+        "select count(*) = 4 from pg_index where indrelid = 'big'::regclass",
+    ),
+    ("sequences", "select last_value = 30000 from big_id_seq"),
+    ("restore-post", "select count(*) = 97 from summed"),
+    ("properties", "select current_setting('work_mem') = '5MB'"),
+];
