@@ -88,6 +88,9 @@ pub fn read_progress(clone: &Clone<'_>, cut: &Cut) -> Result<CopyProgress> {
         }
     }
     for (table, count) in counts {
+        if !progress.tables.contains(&table) {
+            clone.workdir.remove_table_done(table)?;
+        }
         let is_whole = (1..=count).all(|part| progress.parts.contains(&(table, part)));
         if is_whole && !progress.tables.contains(&table) {
             clone.workdir.complete_parts(table, count)?;

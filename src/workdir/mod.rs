@@ -216,6 +216,11 @@ impl WorkDir {
         }
     }
 
+    /// A torn done-file of a table in parts would keep the last part from making a whole one.
+    pub fn remove_table_done(&self, oid: Oid) -> Result<()> {
+        remove_file(&self.paths.table_done(oid))
+    }
+
     /// The parts of a table that were copied under an old snapshot do not fit to new ones.
     pub fn remove_parts(&self, oid: Oid, parts: &[u32]) -> Result<()> {
         parts
