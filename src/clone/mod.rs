@@ -8,6 +8,7 @@ mod drops;
 mod preflight;
 mod progress;
 mod properties;
+mod restore;
 mod schema;
 mod spec;
 mod summary;

@@ -113,7 +113,8 @@ impl Worker<'_> {
             Err(error) => {
                 let error = context.explain(error, self.source.as_mut());
                 let error = error.context(format!("could not copy {name}"));
-                context.object_failed("table", &name, error)
+                let name = name.strip_prefix("table ").unwrap_or(&name);
+                context.object_failed("table", name, error)
             }
         }
     }
