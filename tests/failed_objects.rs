@@ -135,7 +135,7 @@ fn tables_that_change_on_the_source_are_named_and_the_others_copied() {
         let listed = outcome
             .stderr
             .lines()
-            .filter(|line| line.contains(" ERROR  table table ") && line.contains(&name));
+            .filter(|line| line.contains(" ERROR  table ") && line.contains(&name));
         let listed: Vec<&str> = listed.collect();
         assert_eq!(listed.len(), 1, "{table} in\n{}", outcome.stderr);
         assert!(listed[0].contains(reason), "{}", listed[0]);

@@ -5,8 +5,11 @@
 mod authentication;
 mod cli;
 mod clone_effects;
+mod clone_extensions;
+mod clone_indexes;
 mod clone_options;
 mod clone_rows;
+mod clone_schema;
 mod clone_split;
 mod connections;
 mod durability;

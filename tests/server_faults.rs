@@ -130,12 +130,11 @@ fn a_session_that_is_terminated_is_opened_again() {
         drop(held.lock);
         let outcome = held.run.wait_deadline(SECONDS);
         outcome.assert_success(&["trying again (table \"public\".\"big\""]);
-        // A server that waits to send rows cannot say why it ends.
-        let reason = match side {
-            "source" => "connection to the source was lost",
-            _ => "(target, SQLSTATE 57P01)",
-        };
-        assert!(outcome.stderr.contains(reason), "{}", outcome.stderr);
+        // A server that waits to send rows cannot always say why it ends.
+        let said = format!("({side}, SQLSTATE 57P01)");
+        let lost = format!("connection to the {side} was lost");
+        let log = &outcome.stderr;
+        assert!(log.contains(&said) || log.contains(&lost), "{log}");
         scene.assert_nothing_left(&outcome);
         assert_same(source, &db, target, &copy);
     }

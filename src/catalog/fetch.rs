@@ -25,6 +25,8 @@ const BOUNDS_BATCH: usize = 200;
 pub struct FetchOptions {
     /// Sizes from `relpages`, without asking the file system of the source.
     pub estimate_sizes: bool,
+    /// Without the rows of extensions' own tables and their sequences.
+    pub skip_extensions: bool,
 }
 
 /// Everything there is in the source.
@@ -34,7 +36,7 @@ pub fn fetch(source: &mut Connection, options: &FetchOptions) -> Result<Catalog>
         source.execute(queries::PREPARE_SESSION)?;
     }
     let (database, is_standby) = fetch_database(source, version)?;
-    let tables = tables::fetch(source, version, options.estimate_sizes)
+    let tables = tables::fetch(source, version, options)
         .context("could not list the tables of the source")?;
     let mut catalog = Catalog {
         database,
@@ -42,7 +44,7 @@ pub fn fetch(source: &mut Connection, options: &FetchOptions) -> Result<Catalog>
         is_standby,
         tables,
         indexes: Vec::new(),
-        sequences: fetch_sequences(source)?,
+        sequences: fetch_sequences(source, options)?,
         extensions: fetch_extensions(source)?,
         large_objects: fetch_large_objects(source)?,
         roles: fetch_names(source, queries::ROLES, "roles")?,
@@ -134,10 +136,10 @@ fn fetch_database(source: &mut Connection, version: u32) -> Result<(Database, bo
     Ok((database, is_standby))
 }
 
-fn fetch_sequences(source: &mut Connection) -> Result<Vec<Sequence>> {
+fn fetch_sequences(source: &mut Connection, options: &FetchOptions) -> Result<Vec<Sequence>> {
     let mut sequences = Vec::new();
     source
-        .query_each(&queries::sequences(), &mut |row| {
+        .query_each(&queries::sequences(options), &mut |row| {
             sequences.push(Sequence {
                 oid: row.parse(0)?,
                 schema: boxed(row, 1)?,

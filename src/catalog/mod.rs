@@ -18,6 +18,7 @@ pub use objects::{
     Catalog, Column, Constraint, ConstraintKind, Database, DatabaseSetting, Extension, Index,
     LargeObjects, Persistence, Sequence, SplitKey, Table, TableKind,
 };
+pub use settings::is_name_not_found;
 pub use split::{KeyBounds, Part, PartRange, SplitOptions, WorkItem};
 pub use sql::{CopyFormat, copy_encoding};
 pub use target::{Target, TargetIndex, TargetKind, TargetTable};

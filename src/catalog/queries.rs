@@ -4,6 +4,8 @@
 //!
 //! The order of the columns is what `fetch` and `target` read; change both together.
 
+use super::fetch::FetchOptions;
+
 /// Namespaces that are never the user's. `pgcopydb` is ours, on either side.
 const IN_USER_SCHEMA: &str =
     r"n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb')";
@@ -14,15 +16,21 @@ const IS_EXTENSION_MEMBER: &str = "EXISTS (SELECT FROM pg_depend e
       AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e')";
 
 /// The tables and sequences whose rows an extension declares to be the user's.
-const EXTENSION_CONFIG: &str = "SELECT u.oid, u.condition
-    FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS u(oid, condition)";
+fn extension_config(options: &FetchOptions) -> &'static str {
+    if options.skip_extensions {
+        return "SELECT 0::oid AS oid, ''::text AS condition WHERE false";
+    }
+    "SELECT u.oid, u.condition
+    FROM pg_extension x, unnest(x.extconfig, x.extcondition) AS u(oid, condition)"
+}
 
 /// How long a plan for these takes to compile is longer than it runs.
 pub(super) const PREPARE_SESSION: &str = "SET LOCAL jit = off";
 
-pub(super) fn tables(version: u32, estimate_sizes: bool) -> String {
+pub(super) fn tables(version: u32, options: &FetchOptions) -> String {
+    let extension_config = extension_config(options);
     // A table that was dropped since the snapshot has no size any more; the COPY will say so by its name.
-    let (bytes, pages) = if estimate_sizes {
+    let (bytes, pages) = if options.estimate_sizes {
         (
             "(c.relpages::int8 + coalesce(toast.relpages, 0)) * current_setting('block_size')::int8",
             "c.relpages::int8",
@@ -49,7 +57,7 @@ FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN pg_class toast ON toast.oid = c.reltoastrelid
     LEFT JOIN pg_tablespace ts ON ts.oid = c.reltablespace
-    LEFT JOIN ({EXTENSION_CONFIG}) config ON config.oid = c.oid
+    LEFT JOIN ({extension_config}) config ON config.oid = c.oid
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND {IN_USER_SCHEMA}
     AND (config.oid IS NOT NULL OR NOT {IS_EXTENSION_MEMBER})
 ORDER BY c.oid"
@@ -143,12 +151,13 @@ WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_extension'::regcla
 ORDER BY d.objid, x.extname";
 
 /// All sequences of the user: also those of identity and serial columns, and those an extension calls configuration.
-pub(super) fn sequences() -> String {
+pub(super) fn sequences(options: &FetchOptions) -> String {
+    let extension_config = extension_config(options);
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relpersistence
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'S' AND c.relpersistence <> 't' AND {IN_USER_SCHEMA}
-    AND (NOT {IS_EXTENSION_MEMBER} OR c.oid IN (SELECT u.oid FROM ({EXTENSION_CONFIG}) u))
+    AND (NOT {IS_EXTENSION_MEMBER} OR c.oid IN (SELECT u.oid FROM ({extension_config}) u))
 ORDER BY c.oid"
     )
 }

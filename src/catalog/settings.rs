@@ -1,8 +1,11 @@
 //! ALTER DATABASE / ALTER ROLE .. IN DATABASE statements from stored settings. Pure.
 
+use postgres::error::SqlState;
+
+use crate::error::Error;
 use crate::ident::{quote_ident, quote_literal};
 
-use super::objects::DatabaseSetting;
+use super::objects::{Catalog, DatabaseSetting};
 
 /// Settings whose stored value is a list of quoted names. Written back as one string it would become a single name,
 /// so the list is taken apart. An extension cannot define such a setting. Source: GUC_LIST_QUOTE in `guc_tables.c`.
@@ -14,6 +17,28 @@ const LIST_SETTINGS: [&str; 6] = [
     "temp_tablespaces",
     "unix_socket_directories",
 ];
+
+impl Catalog {
+    /// The search_path that the source's database has for everyone, as SET takes it. Functions in indexes and checks may
+    /// rely on it, and then exist on the source only because of that setting.
+    pub fn search_path_sql(&self) -> Option<String> {
+        let mut settings = self.database.settings.iter();
+        settings
+            .find(|setting| setting.role.is_none() && &*setting.name == "search_path")
+            .map(DatabaseSetting::value_sql)
+    }
+}
+
+/// What a missing search_path looks like.
+pub fn is_name_not_found(error: &Error) -> bool {
+    error.is_any_of(&[
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::INVALID_SCHEMA_NAME,
+    ])
+}
 
 impl DatabaseSetting {
     /// The statement for a database whose name may differ from the source's.

@@ -8,6 +8,7 @@ mod drops;
 mod preflight;
 mod progress;
 mod properties;
+mod restore;
 mod schema;
 mod spec;
 mod summary;
@@ -192,6 +193,7 @@ impl Clone<'_> {
         };
         let options = FetchOptions {
             estimate_sizes: self.spec.split.estimate_sizes,
+            skip_extensions: self.spec.skip_extensions,
         };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
         let sync = crate::sys::durable::Sync::Now;

@@ -1,5 +1,5 @@
 //! The schema: one pg_dump of pre-data and post-data, and the two restores around the data. Runs in the parent, which
-//! waits for the programs. What a server refuses is tried once more on a connection of ours, which tells its SQLSTATE.
+//! waits for the programs.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
+use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
 use super::{Clone, drops, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
-use crate::dump::list::write_list;
-use crate::dump::messages::name_failures;
 use crate::dump::options::{UnknownOptions, is_known_on};
-use crate::dump::outcome::{ProgramOutcome, RestoreFailure};
+use crate::dump::outcome::ProgramOutcome;
 use crate::dump::pg_dump::DumpSpec;
-use crate::dump::pg_restore::{RestoreOptions, RestoreSpec};
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
@@ -24,7 +22,7 @@ use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
-use crate::workdir::done::{self, Failure};
+use crate::workdir::done;
 
 /// Dump the schema as the snapshot sees it.
 pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
@@ -209,16 +207,6 @@ fn is_about_event_trigger(choice: &Choice<'_>) -> bool {
             && entry.tag.lossy().starts_with("EVENT TRIGGER ")
 }
 
-/// What a statement is answered when an earlier run has done it; the last is a second primary key.
-const ALREADY_THERE: &[SqlState] = &[
-    SqlState::DUPLICATE_SCHEMA,
-    SqlState::DUPLICATE_OBJECT,
-    SqlState::DUPLICATE_TABLE,
-    SqlState::DUPLICATE_FUNCTION,
-    SqlState::DUPLICATE_COLUMN,
-    SqlState::INVALID_TABLE_DEFINITION,
-];
-
 fn rules<'a>(clone: &Clone<'_>, section: Section, built: &'a HashSet<CatalogId>) -> SkipRules<'a> {
     SkipRules {
         section,
@@ -256,150 +244,10 @@ fn leave_out_unknown_options(
 }
 
 /// A program that lost its server failed because of the server.
-fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
+pub fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
     outcome.check(program).map_err(|error| match side {
         _ if !outcome.lost_server() => error,
         Side::Source => error.with_kind(ErrorKind::Source).with_side(side),
         Side::Target => error.with_kind(ErrorKind::Target).with_side(side),
     })
-}
-
-/// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
-fn restore(
-    clone: &Clone<'_>,
-    archive: &Archive,
-    name: &str,
-    choices: &[Choice<'_>],
-    jobs: u32,
-    drop_if_exists: bool,
-    tolerated: &[SqlState],
-) -> Result<Vec<i32>> {
-    if choices.iter().all(|choice| choice.skipped.is_some()) {
-        return Ok(Vec::new());
-    }
-    let (workdir, spec) = (clone.workdir, clone.spec);
-    let list = workdir.paths.list(name);
-    write_atomic(&list, write_list(choices).as_bytes(), Sync::Later)?;
-    let mut settings = format!(
-        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
-         -c idle_in_transaction_session_timeout=0 \
-         -c default_transaction_read_only=off",
-        spec.maintenance_work_mem
-    );
-    if clone.target_version >= 140_000 {
-        settings.push_str(" -c idle_session_timeout=0");
-    }
-    if clone.target_version >= 170_000 {
-        settings.push_str(" -c transaction_timeout=0");
-    }
-    let child = clone
-        .target
-        .with_application_name(&clone.run.of("pg_restore"))
-        .with_more_options(&settings)
-        .child()?;
-    // Not where errors are expected: from what is there already, or from settings that only a newer pg_restore knows.
-    let is_same_version = clone.programs.version.major == clone.target_version / 10_000;
-    let ends_at_once = spec.fail_fast && tolerated.is_empty() && is_same_version;
-    let arguments = RestoreSpec {
-        conninfo: &child.dbname_argument,
-        archive: &workdir.paths.restored_dump(),
-        list: &list,
-        jobs,
-        options: RestoreOptions {
-            drop_if_exists,
-            no_owner: spec.no_owner,
-            no_acl: spec.no_acl,
-            no_comments: spec.no_comments,
-            no_tablespaces: spec.no_tablespaces,
-            exit_on_error: ends_at_once,
-        },
-    }
-    .arguments();
-    log::info!(
-        "restoring {name} with {}",
-        clone.programs.pg_restore.display()
-    );
-    let mut outcome = run::run(
-        &clone.programs.pg_restore,
-        &arguments,
-        &child,
-        clone.shutdown,
-    )?;
-    let checked = check(&outcome, &clone.programs.pg_restore, Side::Target)
-        .context("could not restore the schema on the target");
-    if !ends_at_once || outcome.failures.is_empty() {
-        checked.clone()?;
-    }
-    name_failures(&mut outcome.failures, archive);
-    let mut refused = Vec::new();
-    if !outcome.failures.is_empty() {
-        let mut target = clone.open_target("clone")?;
-        for failure in &outcome.failures {
-            if !retry(clone, archive, &mut target, failure, tolerated)? {
-                // A failure that belongs to no entry cannot be tried again: it is of the restore as a whole.
-                refused.push(failure.dump_id.unwrap_or(NO_ENTRY));
-            }
-        }
-    }
-    // Told to end at the first failure, it has left out all that comes after it.
-    checked.map(|()| refused)
-}
-
-/// No entry of an archive has this dump id.
-const NO_ENTRY: i32 = -1;
-
-/// Run the refused statement once more: a deadlock or an order problem passes, and what fails again has a SQLSTATE.
-/// Whether all is well with the object.
-fn retry(
-    clone: &Clone<'_>,
-    archive: &Archive,
-    target: &mut Connection,
-    failure: &RestoreFailure,
-    tolerated: &[SqlState],
-) -> Result<bool> {
-    let statement = statement(archive, failure);
-    let error = match target.execute(&statement) {
-        // Nothing was run: what failed is not known.
-        Ok(_) if statement.is_empty() => Error::internal("pg_restore did not say which statement"),
-        Ok(_) => {
-            log::info!("{} could be restored after all", failure.object);
-            return Ok(true);
-        }
-        Err(error) if error.is_interrupted() || error.is_connection_lost() => return Err(error),
-        Err(error) => error,
-    };
-    target.recover();
-    if error.is_any_of(tolerated) {
-        log::debug!("{}: {error}; it was made by an earlier run", failure.object);
-        return Ok(true);
-    }
-    // A pg_restore newer than the target begins with settings that the target does not know.
-    if error.is_any_of(&[SqlState::UNDEFINED_OBJECT]) && failure.command.starts_with("SET ") {
-        log::debug!("the target does not know: {}", failure.command);
-        return Ok(true);
-    }
-    // pg_restore's own words are about the first try, which is the one that counts; ours add the code.
-    let error = Error::on(Side::Target, failure.message.clone())
-        .with_server_of(&error)
-        .context(format!("could not restore {}", failure.object));
-    if clone.spec.fail_fast {
-        return Err(error);
-    }
-    error.log("");
-    clone
-        .workdir
-        .record_failure(&Failure::new("schema object", &failure.object, &error))?;
-    Ok(false)
-}
-
-/// The statement that failed; pg_restore shows only the beginning of a long one, which the archive has whole.
-fn statement(archive: &Archive, failure: &RestoreFailure) -> String {
-    let Some(beginning) = failure.command.strip_suffix("...") else {
-        return failure.command.clone();
-    };
-    let entry = failure.dump_id.and_then(|id| archive.entry(id));
-    match entry.map(|entry| entry.defn.lossy()) {
-        Some(defn) if defn.starts_with(beginning) => defn.into_owned(),
-        _ => failure.command.clone(),
-    }
 }

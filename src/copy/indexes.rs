@@ -12,7 +12,7 @@ use postgres::error::SqlState;
 use super::ledger::Ledger;
 use super::work::Work;
 use super::{CopyContext, with_retry};
-use crate::catalog::{Catalog, Index, Table};
+use crate::catalog::{Index, Table, is_name_not_found};
 use crate::error::{Error, Result, Side};
 use crate::ident::{Oid, quote_literal};
 use crate::pg::wire::Connection;
@@ -243,7 +243,7 @@ impl Worker<'_> {
     /// pg_restore's empty search_path is right, unless a function of the index relies on the database's own: then the
     /// index exists on the source only because of that setting.
     fn build_with_search_path(&mut self, name: &str, index: &Index, error: Error) -> Result<()> {
-        let Some(path) = search_path(self.context.catalog) else {
+        let Some(path) = self.context.catalog.search_path_sql() else {
             return Err(error);
         };
         log::debug!("index {name}: {error}; trying with the source's search_path {path}");
@@ -348,25 +348,6 @@ impl Worker<'_> {
         }
         Ok(())
     }
-}
-
-/// The search_path that ALTER DATABASE gave the source, in the form SET takes it.
-fn search_path(catalog: &Catalog) -> Option<&str> {
-    let mut settings = catalog.database.settings.iter();
-    settings
-        .find(|setting| setting.role.is_none() && &*setting.name == "search_path")
-        .map(|setting| &*setting.value)
-}
-
-/// What a missing search_path looks like.
-fn is_name_not_found(error: &Error) -> bool {
-    error.is_any_of(&[
-        SqlState::UNDEFINED_FUNCTION,
-        SqlState::UNDEFINED_TABLE,
-        SqlState::UNDEFINED_OBJECT,
-        SqlState::UNDEFINED_COLUMN,
-        SqlState::INVALID_SCHEMA_NAME,
-    ])
 }
 
 /// What the plan needs to know of a table to choose between one item and several.

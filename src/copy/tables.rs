@@ -113,7 +113,8 @@ impl Worker<'_> {
             Err(error) => {
                 let error = context.explain(error, self.source.as_mut());
                 let error = error.context(format!("could not copy {name}"));
-                context.object_failed("table", &name, error)
+                let name = name.strip_prefix("table ").unwrap_or(&name);
+                context.object_failed("table", name, error)
             }
         }
     }
@@ -298,10 +299,15 @@ fn copy_in_sql(
             format!("table {name} does not exist on the target"),
         ));
     }
+    // Functions of CHECK constraints, domains and generated columns run as they do for the source's own users.
+    let begin = match context.catalog.search_path_sql() {
+        Some(path) => format!("BEGIN; SET LOCAL search_path = {path}; "),
+        None => "BEGIN; ".to_string(),
+    };
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
     if let Some(condition) = &table.extension_config {
         return Ok(format!(
-            "BEGIN; DELETE FROM ONLY {name} {condition}; {}",
+            "{begin}DELETE FROM ONLY {name} {condition}; {}",
             table.copy_in_sql(false, format)
         ));
     }
@@ -312,7 +318,7 @@ fn copy_in_sql(
         String::new()
     };
     Ok(format!(
-        "BEGIN; {truncate}{}",
+        "{begin}{truncate}{}",
         table.copy_in_sql(can_truncate, format)
     ))
 }

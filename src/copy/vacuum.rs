@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use super::work::Work;
 use super::{CopyContext, with_retry};
+use crate::catalog::is_name_not_found;
 use crate::error::{Error, Result};
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
@@ -134,7 +135,12 @@ impl Worker<'_> {
                     return Err(Error::internal("a connection vanished"));
                 };
                 let sql = vacuum_sql(worker.context, batch, target.server_version())?;
-                target.execute(&sql).map(|_| ())
+                match target.execute(&sql) {
+                    Err(error) if batch.len() == 1 && is_name_not_found(&error) => {
+                        run_with_search_path(worker.context, target, &sql, error)
+                    }
+                    result => result.map(drop),
+                }
             },
             |worker| {
                 worker.target.take_if(|target| !target.recover());
@@ -169,6 +175,23 @@ impl Worker<'_> {
             }
         }
     }
+}
+
+/// ANALYZE computes the expressions of indexes, whose functions may rely on the database's search_path. VACUUM must be a
+/// message of its own.
+fn run_with_search_path(
+    context: &CopyContext<'_>,
+    target: &mut Connection,
+    sql: &str,
+    error: Error,
+) -> Result<()> {
+    let Some(path) = context.catalog.search_path_sql() else {
+        return Err(error);
+    };
+    target.execute(&format!("SET search_path = {path}"))?;
+    let result = target.execute(sql).map(drop);
+    target.execute("SET search_path = pg_catalog")?;
+    result
 }
 
 /// SKIP_DATABASE_STATS (16+) leaves out the pass over pg_class; the parent does it once at the end.

@@ -55,12 +55,19 @@ impl ProgramOutcome {
             || self.other_errors.iter().any(is_loss)
     }
 
+    /// Whether more failed than was told.
+    pub fn has_unseen_failures(&self) -> bool {
+        self.errors_ignored
+            .is_some_and(|count| count > self.failures.len() as u64)
+    }
+
     /// `Ok` when the program did all it could: it ended well, or the server refused single objects (`failures`).
     pub fn check(&self, program: &Path) -> Result<()> {
         let only_objects_failed = self.exit == ExitReason::Code(1)
             && self.errors_ignored.is_some()
             && self.other_errors.is_empty()
             && !self.failures.is_empty()
+            && !self.has_unseen_failures()
             && self.failures.iter().all(|failure| failure.is_refusal);
         if self.exit.is_success() || only_objects_failed {
             return Ok(());
@@ -73,5 +80,29 @@ impl ProgramOutcome {
             message = format!("{message}: {error}");
         }
         Err(Error::new(ErrorKind::Child, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ProgramOutcome, RestoreFailure};
+    use crate::sys::process::ExitReason;
+
+    /// The lines about one of two failures were lost among those of the other.
+    #[test]
+    fn a_failure_that_nobody_saw_is_no_success() {
+        let seen = RestoreFailure {
+            is_refusal: true,
+            ..RestoreFailure::default()
+        };
+        let mut outcome = ProgramOutcome {
+            exit: ExitReason::Code(1),
+            failures: vec![seen],
+            other_errors: Vec::new(),
+            errors_ignored: Some(1),
+        };
+        assert!(outcome.check("pg_restore".as_ref()).is_ok());
+        outcome.errors_ignored = Some(2);
+        assert!(outcome.check("pg_restore".as_ref()).is_err());
     }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{SysconfVar, sysconf};
 use pgcopydb::ident::quote_literal;
 
 use super::cluster::Cluster;
@@ -86,34 +87,59 @@ pub fn assert_no_process(processes: impl Fn() -> Vec<Process>) {
 pub struct Queue {
     pub last_sender: i32,
     pub last_receiver: i32,
+    /// Seconds since the epoch.
+    pub created: u64,
 }
 
 pub fn queues() -> Vec<Queue> {
     let text = fs::read_to_string("/proc/sysvipc/msg").unwrap();
     let parse = |line: &str| {
-        let fields: Vec<i32> = line
+        let fields: Vec<i64> = line
             .split_ascii_whitespace()
             .map(|field| field.parse().unwrap_or(-1))
             .collect();
         Queue {
-            last_sender: fields[5],
-            last_receiver: fields[6],
+            last_sender: fields[5] as i32,
+            last_receiver: fields[6] as i32,
+            created: fields[13] as u64,
         }
     };
     text.lines().skip(1).map(parse).collect()
 }
 
 /// No queue was last used by one of these processes. The kernel does not tell who created a queue, so one that was
-/// never used cannot be told from another test's; scripts/test looks for those after the whole run.
+/// never used cannot be told from another test's; scripts/test looks for those after the whole run. A queue that was
+/// there before the tests began has only the pids in common.
 #[track_caller]
 pub fn assert_no_queue(pids: &[i32]) {
-    let is_ours =
-        |queue: &Queue| pids.contains(&queue.last_sender) || pids.contains(&queue.last_receiver);
+    let is_ours = |queue: &Queue| {
+        queue.created >= tests_began()
+            && (pids.contains(&queue.last_sender) || pids.contains(&queue.last_receiver))
+    };
     wait_until(
         GONE_DEADLINE,
         "the run's System V queues to be gone",
         || !queues().iter().any(is_ours),
     );
+}
+
+/// Seconds since the epoch: when this test process was started, from proc(5).
+fn tests_began() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    let ticks: u64 = after_name
+        .split_ascii_whitespace()
+        .nth(19)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let per_second = sysconf(SysconfVar::CLK_TCK).unwrap().unwrap() as u64;
+    let machine = fs::read_to_string("/proc/stat").unwrap();
+    let booted = machine
+        .lines()
+        .find_map(|line| line.strip_prefix("btime "))
+        .unwrap();
+    booted.parse::<u64>().unwrap() + ticks / per_second
 }
 
 /// Who is connected to this database and what they run, apart from the tests' own clients.

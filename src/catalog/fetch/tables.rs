@@ -4,17 +4,17 @@ use crate::error::Result;
 use crate::ident::Oid;
 use crate::pg::wire::{Connection, Row};
 
-use super::{boxed, opt_boxed, persistence, unknown};
+use super::{FetchOptions, boxed, opt_boxed, persistence, unknown};
 use crate::catalog::objects::{Column, SplitKey, Table, TableKind};
 use crate::catalog::queries;
 
 pub(super) fn fetch(
     source: &mut Connection,
     version: u32,
-    estimate_sizes: bool,
+    options: &FetchOptions,
 ) -> Result<Vec<Table>> {
     let mut tables = Vec::new();
-    source.query_each(&queries::tables(version, estimate_sizes), &mut |row| {
+    source.query_each(&queries::tables(version, options), &mut |row| {
         tables.push(read_table(row)?);
         Ok(())
     })?;
