@@ -37,5 +37,6 @@ pub mod logging;
 pub mod lsn;
 pub mod pg;
 pub mod snapshot;
+pub mod stream;
 pub mod sys;
 pub mod workdir;

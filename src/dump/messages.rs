@@ -359,7 +359,7 @@ pg_restore: warning: errors ignored on restore: 3
                     could not execute query: ERROR:  two\n\
                     Command was: ALTER TABLE b;\n\n\n\
                      launching item 8 FK CONSTRAINT\n\
-                    pg_restore: warning: errors ignored on restore: 4\n";
+                    pg_restore: warning: errors ignored on restore: 2\n";
         let outcome = read(text, 1);
         outcome.check("pg_restore".as_ref()).unwrap();
         let failures: Vec<_> = outcome

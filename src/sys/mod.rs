@@ -6,6 +6,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod msgq;
 pub mod process;
+pub mod shared;
 pub mod signal;
 pub mod supervisor;
 pub mod title;

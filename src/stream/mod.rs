@@ -1,0 +1,9 @@
+//! Change data capture: receive, transform and apply, three processes under a parent that waits. Each message passes
+//! through three forms, and each form has one file that writes and reads it: what the output plugin sends (`decode`), a
+//! JSON line in a segment file (`message`), a script line for the target (`script`).
+//!
+//! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
+
+pub mod message;
+pub mod positions;
+pub mod script;

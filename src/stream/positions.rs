@@ -1,0 +1,186 @@
+//! What the processes of one follow know of each other's progress, in shared memory that their parent made. The parent
+//! alone carries it to and from the sentinel. Each number has one writer, named here; all but the wishes only grow.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+use crate::sys::shared::SharedNumbers;
+
+/// Which number; the slot in the page.
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    Endpos,
+    Apply,
+    Written,
+    Flushed,
+    Replayed,
+    ReplayedFlushed,
+    Activity,
+    Transactions,
+    Changes,
+    Batched,
+    Missed,
+    Reached,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Positions {
+    page: SharedNumbers,
+}
+
+impl Positions {
+    pub fn create() -> Result<Positions> {
+        let page = SharedNumbers::create()
+            .map_err(|error| Error::io("could not make shared memory", error))?;
+        Ok(Positions { page })
+    }
+
+    fn slot(&self, slot: Slot) -> &AtomicU64 {
+        &self.page.all()[slot as usize]
+    }
+
+    fn get(&self, slot: Slot) -> u64 {
+        self.slot(slot).load(Ordering::Acquire)
+    }
+
+    fn advance(&self, slot: Slot, lsn: Lsn) {
+        self.slot(slot).fetch_max(lsn.0, Ordering::AcqRel);
+    }
+
+    fn add(&self, slot: Slot, count: u64) {
+        self.slot(slot).fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// The end position that is wished for; `None` to go on for ever. Written by the parent, from the sentinel.
+    pub fn endpos(&self) -> Option<Lsn> {
+        Some(Lsn(self.get(Slot::Endpos))).filter(|lsn| *lsn != Lsn::INVALID)
+    }
+
+    pub fn set_endpos(&self, endpos: Option<Lsn>) {
+        let lsn = endpos.unwrap_or(Lsn::INVALID);
+        self.slot(Slot::Endpos).store(lsn.0, Ordering::Release);
+    }
+
+    /// Whether changes may be applied yet. Written by the parent, from the sentinel.
+    pub fn is_apply_enabled(&self) -> bool {
+        self.get(Slot::Apply) != 0
+    }
+
+    pub fn set_apply(&self, is_enabled: bool) {
+        let value = u64::from(is_enabled);
+        self.slot(Slot::Apply).store(value, Ordering::Release);
+    }
+
+    /// Everything at or before it is in the JSON files. Written by receive.
+    pub fn written(&self) -> Lsn {
+        Lsn(self.get(Slot::Written))
+    }
+
+    pub fn advance_written(&self, lsn: Lsn) {
+        self.advance(Slot::Written, lsn);
+    }
+
+    /// The same, and fsynced. Written by receive.
+    pub fn flushed(&self) -> Lsn {
+        Lsn(self.get(Slot::Flushed))
+    }
+
+    pub fn advance_flushed(&self, lsn: Lsn) {
+        self.advance(Slot::Flushed, lsn);
+    }
+
+    /// Every transaction committed at or before it is committed on the target. Written by apply.
+    pub fn replayed(&self) -> Lsn {
+        Lsn(self.get(Slot::Replayed))
+    }
+
+    pub fn advance_replayed(&self, lsn: Lsn) {
+        self.advance(Slot::Replayed, lsn);
+    }
+
+    /// The same, and the target has flushed it: files that hold nothing after it may go. Written by apply.
+    pub fn replayed_flushed(&self) -> Lsn {
+        Lsn(self.get(Slot::ReplayedFlushed))
+    }
+
+    pub fn advance_replayed_flushed(&self, lsn: Lsn) {
+        self.advance(Slot::ReplayedFlushed, lsn);
+    }
+
+    /// The target lost what it had not flushed: both positions start over from what its origin says. By the parent, while
+    /// no apply process runs.
+    pub fn reset_replayed(&self, lsn: Lsn) {
+        self.slot(Slot::Replayed).store(lsn.0, Ordering::Release);
+        self.slot(Slot::ReplayedFlushed)
+            .store(lsn.0, Ordering::Release);
+    }
+
+    /// How many transactions with changes of somebody else's were received: our own writes to the source must never make
+    /// us write again. Written by receive.
+    pub fn activity(&self) -> u64 {
+        self.get(Slot::Activity)
+    }
+
+    pub fn add_activity(&self) {
+        self.add(Slot::Activity, 1);
+    }
+
+    /// Source transactions that were applied, and their changes; of these, how many went in sets (COPY, unnest). By apply.
+    pub fn applied(&self) -> (u64, u64, u64) {
+        (
+            self.get(Slot::Transactions),
+            self.get(Slot::Changes),
+            self.get(Slot::Batched),
+        )
+    }
+
+    pub fn add_applied(&self, transactions: u64, changes: u64, batched: u64) {
+        self.add(Slot::Transactions, transactions);
+        self.add(Slot::Changes, changes);
+        self.add(Slot::Batched, batched);
+    }
+
+    /// Updates and deletes that met no row on the target. Written by apply.
+    pub fn missed(&self) -> u64 {
+        self.get(Slot::Missed)
+    }
+
+    pub fn add_missed(&self, count: u64) {
+        self.add(Slot::Missed, count);
+    }
+
+    /// The end position that apply has proven reached: everything committed at or before it is committed on the target,
+    /// with its result read. Written by apply, at its end.
+    pub fn reached(&self) -> Option<Lsn> {
+        Some(Lsn(self.get(Slot::Reached))).filter(|lsn| *lsn != Lsn::INVALID)
+    }
+
+    pub fn set_reached(&self, endpos: Lsn) {
+        self.slot(Slot::Reached).store(endpos.0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Positions;
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn positions_only_grow_and_wishes_change() {
+        let positions = Positions::create().unwrap();
+        assert_eq!(positions.endpos(), None);
+        positions.set_endpos(Some(Lsn(5)));
+        positions.set_endpos(Some(Lsn(4)));
+        assert_eq!(positions.endpos(), Some(Lsn(4)));
+        positions.advance_written(Lsn(9));
+        positions.advance_written(Lsn(8));
+        assert_eq!(positions.written(), Lsn(9));
+        positions.advance_replayed(Lsn(9));
+        positions.reset_replayed(Lsn(3));
+        assert_eq!(positions.replayed(), Lsn(3));
+        assert!(!positions.is_apply_enabled());
+        positions.add_applied(1, 4, 2);
+        assert_eq!(positions.applied(), (1, 4, 2));
+    }
+}
