@@ -8,3 +8,5 @@ pub mod json_text;
 pub mod message;
 pub mod positions;
 pub mod script;
+pub mod statement;
+pub mod transform;
