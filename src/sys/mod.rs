@@ -5,6 +5,7 @@ pub mod clock;
 pub mod durable;
 pub mod failpoint;
 pub mod msgq;
+pub mod pipe;
 pub mod process;
 pub mod shared;
 pub mod signal;
