@@ -24,6 +24,9 @@ pub struct Snapshot {
     content: String,
     lsn: Option<Lsn>,
     holder: Connection,
+    /// The replication connection that made a slot and exported this snapshot with it: any command on it, or its end, ends
+    /// the snapshot.
+    exporter: Option<Connection>,
 }
 
 impl Snapshot {
@@ -50,6 +53,7 @@ impl Snapshot {
             content,
             lsn: row.opt_parse(1)?,
             holder,
+            exporter: None,
         })
     }
 
@@ -79,6 +83,23 @@ impl Snapshot {
             content,
             lsn: None,
             holder,
+            exporter: None,
+        })
+    }
+
+    /// The snapshot that came with a new slot: what it sees and what the slot sends meet at `lsn`, exactly.
+    pub fn of_slot(
+        info: &ConnInfo,
+        id: &str,
+        lsn: Lsn,
+        exporter: Option<Connection>,
+        application_name: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Snapshot> {
+        Ok(Snapshot {
+            lsn: Some(lsn),
+            exporter,
+            ..Snapshot::import(info, id, application_name, shutdown)?
         })
     }
 
@@ -105,6 +126,7 @@ impl Snapshot {
         self.holder
             .execute("COMMIT")
             .context("could not release the snapshot")?;
+        drop(self.exporter.take());
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! JSON strings of bytes: what segment files and scripts hold a column's value in. Pure; written for speed, as every value
+//! JSON strings of bytes, and numbers: what segment files and scripts hold a column's value in. Pure; written for speed, as every value
 //! of every change passes here three times.
 //!
 //! A byte that is not UTF-8 is written as a lone surrogate, `\udc80` to `\udcff`, and read back as that byte: databases
@@ -166,6 +166,29 @@ fn read_unicode<'a>(rest: &'a [u8], value: &mut Vec<u8>) -> Result<&'a [u8]> {
     };
     value.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
     Ok(rest)
+}
+
+/// Append a number in decimal.
+pub fn write_number(number: u32, out: &mut Vec<u8>) {
+    let mut digits = [0; 10];
+    let mut start = digits.len();
+    let mut rest = number;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Read the decimal number at the start of `text`; returns it with what comes after it, which must be something.
+pub fn read_number(text: &[u8]) -> Option<(u32, &[u8])> {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
+    let digits = std::str::from_utf8(&text[..end]).ok()?;
+    Some((digits.parse().ok()?, &text[end..]))
 }
 
 #[cfg(test)]

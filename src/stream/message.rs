@@ -14,6 +14,13 @@
 //! {"action":"K","lsn":"0/1A2B400","timestamp":"2026-11-21 07:36:19+00"}
 //! ```
 //!
+//! On the pipe only: which file the lines that follow are from, and that the transaction under way must be forgotten.
+//!
+//! ```json
+//! {"action":"F","file":"000000010000000000000001","offset":1234}
+//! {"action":"X"}
+//! ```
+//!
 //! A value is a JSON string, `null`, or `false` for one that was not sent. A byte that is not UTF-8 (a SQL_ASCII
 //! database) is written as the lone surrogate `\udc80` .. `\udcff`, and read back as that byte.
 //! "old" is there only when the plugin sent an old tuple. In a file, each relation is described (R) before its first use
@@ -21,6 +28,10 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
+
+use super::json_text;
+use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 
 /// The number of a relation within one receive process; means something only together with the R line before it.
@@ -114,4 +125,346 @@ pub enum LogicalMessage<'a> {
         lsn: Lsn,
         timestamp: Cow<'a, str>,
     },
+    /// The lines that follow are from this segment file (its name without ending), from this byte on.
+    File {
+        name: Cow<'a, str>,
+        offset: u64,
+    },
+    /// The transaction under way is not complete: it comes again, whole.
+    Abort,
+}
+
+/// The lines that are rare enough for a general parser.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "action")]
+enum Rare<'a> {
+    R {
+        relation: RelationId,
+        #[serde(flatten)]
+        is: Cow<'a, Relation>,
+    },
+    T {
+        relations: Vec<RelationId>,
+        restart_identity: bool,
+    },
+    C {
+        xid: u32,
+        lsn: Lsn,
+        timestamp: Cow<'a, str>,
+    },
+    K {
+        lsn: Lsn,
+        timestamp: Cow<'a, str>,
+    },
+    F {
+        file: Cow<'a, str>,
+        offset: u64,
+    },
+    X,
+}
+
+impl LogicalMessage<'_> {
+    /// Append the message as one line, with its line break.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        match self {
+            LogicalMessage::Begin { xid } => {
+                out.extend_from_slice(b"{\"action\":\"B\",\"xid\":");
+                json_text::write_number(*xid, out);
+            }
+            LogicalMessage::Insert { relation, new } => {
+                write_change(b'I', *relation, out);
+                write_tuple("new", new, out);
+            }
+            LogicalMessage::Update { relation, old, new } => {
+                write_change(b'U', *relation, out);
+                if let Some(old) = old {
+                    write_tuple("old", old, out);
+                }
+                write_tuple("new", new, out);
+            }
+            LogicalMessage::Delete { relation, old } => {
+                write_change(b'D', *relation, out);
+                write_tuple("old", old, out);
+            }
+            rare => {
+                let text = serde_json::to_vec(&rare.as_rare())
+                    .expect("names and numbers always make JSON");
+                out.extend_from_slice(&text);
+                out.push(b'\n');
+                return;
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    fn as_rare(&self) -> Rare<'_> {
+        match self {
+            LogicalMessage::Relation { relation, is } => Rare::R {
+                relation: *relation,
+                is: Cow::Borrowed(is),
+            },
+            LogicalMessage::Truncate {
+                relations,
+                restart_identity,
+            } => Rare::T {
+                relations: relations.clone(),
+                restart_identity: *restart_identity,
+            },
+            LogicalMessage::Commit {
+                xid,
+                lsn,
+                timestamp,
+            } => Rare::C {
+                xid: *xid,
+                lsn: *lsn,
+                timestamp: Cow::Borrowed(timestamp),
+            },
+            LogicalMessage::Keepalive { lsn, timestamp } => Rare::K {
+                lsn: *lsn,
+                timestamp: Cow::Borrowed(timestamp),
+            },
+            LogicalMessage::File { name, offset } => Rare::F {
+                file: Cow::Borrowed(name),
+                offset: *offset,
+            },
+            LogicalMessage::Abort
+            | LogicalMessage::Begin { .. }
+            | LogicalMessage::Insert { .. }
+            | LogicalMessage::Update { .. }
+            | LogicalMessage::Delete { .. } => Rare::X,
+        }
+    }
+}
+
+fn write_change(action: u8, relation: RelationId, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"action\":\"");
+    out.push(action);
+    out.extend_from_slice(b"\",\"relation\":");
+    json_text::write_number(relation, out);
+}
+
+fn write_tuple(name: &str, tuple: &Tuple<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":[");
+    for (index, value) in tuple.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        match value {
+            Value::Null => out.extend_from_slice(b"null"),
+            Value::NotSent => out.extend_from_slice(b"false"),
+            Value::Text(text) => json_text::write(text, out),
+        }
+    }
+    out.push(b']');
+}
+
+fn malformed(line: &[u8]) -> Error {
+    let start = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
+    Error::new(
+        ErrorKind::Protocol,
+        format!("malformed message \"{}\"", start.escape_debug()),
+    )
+}
+
+impl<'a> LogicalMessage<'a> {
+    /// Read one line, given without its line break. Errors: `Protocol`, with the beginning of the line.
+    pub fn parse_json(line: &'a [u8]) -> Result<LogicalMessage<'a>> {
+        let frequent = line.strip_prefix(b"{\"action\":\"").and_then(|rest| {
+            let (action, rest) = rest.split_first()?;
+            let rest = rest.strip_prefix(b"\",")?;
+            match action {
+                b'I' | b'U' | b'D' => Some(parse_change(*action, rest)),
+                b'B' => Some(parse_begin(rest)),
+                _ => None,
+            }
+        });
+        match frequent {
+            Some(message) => message.ok_or_else(|| malformed(line)),
+            None => parse_rare(line).ok_or_else(|| malformed(line)),
+        }
+    }
+}
+
+fn parse_begin(rest: &[u8]) -> Option<LogicalMessage<'_>> {
+    let (xid, rest) = json_text::read_number(rest.strip_prefix(b"\"xid\":")?)?;
+    (rest == b"}").then_some(LogicalMessage::Begin { xid })
+}
+
+fn parse_change(action: u8, rest: &[u8]) -> Option<LogicalMessage<'_>> {
+    let (relation, rest) = json_text::read_number(rest.strip_prefix(b"\"relation\":")?)?;
+    let (old, rest) = match rest.strip_prefix(b",\"old\":[") {
+        Some(rest) => {
+            let (old, rest) = parse_tuple(rest)?;
+            (Some(old), rest)
+        }
+        None => (None, rest),
+    };
+    let (new, rest) = match rest.strip_prefix(b",\"new\":[") {
+        Some(rest) => {
+            let (new, rest) = parse_tuple(rest)?;
+            (Some(new), rest)
+        }
+        None => (None, rest),
+    };
+    if rest != b"}" {
+        return None;
+    }
+    match (action, old, new) {
+        (b'I', None, Some(new)) => Some(LogicalMessage::Insert { relation, new }),
+        (b'U', old, Some(new)) => Some(LogicalMessage::Update { relation, old, new }),
+        (b'D', Some(old), None) => Some(LogicalMessage::Delete { relation, old }),
+        _ => None,
+    }
+}
+
+/// What comes after `[`, up to and with `]`.
+fn parse_tuple(rest: &[u8]) -> Option<(Tuple<'_>, &[u8])> {
+    let mut tuple = Vec::new();
+    if let Some(rest) = rest.strip_prefix(b"]") {
+        return Some((tuple, rest));
+    }
+    let mut rest = rest;
+    loop {
+        let (value, after) = match rest.first()? {
+            b'"' => {
+                let (text, after) = json_text::read(rest).ok()?;
+                (Value::Text(text), after)
+            }
+            b'n' => (Value::Null, rest.strip_prefix(b"null")?),
+            _ => (Value::NotSent, rest.strip_prefix(b"false")?),
+        };
+        tuple.push(value);
+        match after.split_first()? {
+            (b',', after) => rest = after,
+            (b']', after) => return Some((tuple, after)),
+            _ => return None,
+        }
+    }
+}
+
+fn parse_rare(line: &[u8]) -> Option<LogicalMessage<'_>> {
+    let message = match serde_json::from_slice(line).ok()? {
+        Rare::R { relation, is } => LogicalMessage::Relation { relation, is },
+        Rare::T {
+            relations,
+            restart_identity,
+        } => LogicalMessage::Truncate {
+            relations,
+            restart_identity,
+        },
+        Rare::C {
+            xid,
+            lsn,
+            timestamp,
+        } => LogicalMessage::Commit {
+            xid,
+            lsn,
+            timestamp,
+        },
+        Rare::K { lsn, timestamp } => LogicalMessage::Keepalive { lsn, timestamp },
+        Rare::F { file, offset } => LogicalMessage::File { name: file, offset },
+        Rare::X => LogicalMessage::Abort,
+    };
+    Some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(message: &LogicalMessage<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        message.write_json(&mut out);
+        assert_eq!(out.pop(), Some(b'\n'));
+        out
+    }
+
+    #[test]
+    fn lines_look_as_documented() {
+        let relation = Relation {
+            schema: "public".into(),
+            table: "t".into(),
+            only: false,
+            columns: vec![Column {
+                name: "id".into(),
+                type_name: "bigint".into(),
+                equality: Equality::Bytes,
+            }],
+            key: vec![0],
+            full: false,
+        };
+        let text = r#"{"action":"R","relation":1,"schema":"public","table":"t","only":false,"columns":[{"name":"id","type":"bigint","equality":"bytes"}],"key":[0],"full":false}"#;
+        let described = LogicalMessage::Relation {
+            relation: 1,
+            is: Cow::Owned(relation),
+        };
+        assert_eq!(String::from_utf8(line(&described)).unwrap(), text);
+        let update = LogicalMessage::Update {
+            relation: 1,
+            old: Some(vec![Value::Text(Cow::Borrowed(b"1")), Value::NotSent]),
+            new: vec![Value::Text(Cow::Borrowed(b"2")), Value::Null],
+        };
+        let text = r#"{"action":"U","relation":1,"old":["1",false],"new":["2",null]}"#;
+        assert_eq!(String::from_utf8(line(&update)).unwrap(), text);
+        assert_eq!(line(&LogicalMessage::Abort), br#"{"action":"X"}"#);
+    }
+
+    fn tuples() -> impl Strategy<Value = Tuple<'static>> {
+        let value = prop_oneof![
+            Just(Value::Null),
+            Just(Value::NotSent),
+            any::<Vec<u8>>().prop_map(|bytes| Value::Text(Cow::Owned(bytes))),
+        ];
+        proptest::collection::vec(value, 0..4)
+    }
+
+    fn messages() -> impl Strategy<Value = LogicalMessage<'static>> {
+        let id = any::<u32>;
+        let text = || ".*".prop_map(Cow::<str>::Owned);
+        let lsn = || any::<u64>().prop_map(Lsn);
+        let relations = proptest::collection::vec(id(), 0..3);
+        prop_oneof![
+            id().prop_map(|xid| LogicalMessage::Begin { xid }),
+            (id(), tuples()).prop_map(|(relation, new)| LogicalMessage::Insert { relation, new }),
+            (id(), proptest::option::of(tuples()), tuples())
+                .prop_map(|(relation, old, new)| LogicalMessage::Update { relation, old, new }),
+            (id(), tuples()).prop_map(|(relation, old)| LogicalMessage::Delete { relation, old }),
+            (relations, any::<bool>()).prop_map(|(relations, restart_identity)| {
+                LogicalMessage::Truncate {
+                    relations,
+                    restart_identity,
+                }
+            }),
+            (id(), lsn(), text()).prop_map(|(xid, lsn, timestamp)| LogicalMessage::Commit {
+                xid,
+                lsn,
+                timestamp
+            }),
+            (lsn(), text())
+                .prop_map(|(lsn, timestamp)| LogicalMessage::Keepalive { lsn, timestamp }),
+            (text(), any::<u64>()).prop_map(|(name, offset)| LogicalMessage::File { name, offset }),
+            Just(LogicalMessage::Abort),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(message in messages()) {
+            let text = line(&message);
+            prop_assert!(!text.contains(&b'\n'));
+            prop_assert!(std::str::from_utf8(&text).is_ok());
+            prop_assert_eq!(LogicalMessage::parse_json(&text).unwrap(), message);
+        }
+
+        #[test]
+        fn nothing_panics(bytes: Vec<u8>, action in "[BIUDRTCKFX]") {
+            let _ = LogicalMessage::parse_json(&bytes);
+            let beginning = format!("{{\"action\":\"{action}\",\"relation\":1,\"new\":[");
+            let _ = LogicalMessage::parse_json(&[beginning.as_bytes(), &bytes].concat());
+        }
+    }
 }

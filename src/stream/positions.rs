@@ -22,6 +22,30 @@ enum Slot {
     Batched,
     Missed,
     Reached,
+    ReceiveEnd,
+    ApplyEnd,
+}
+
+/// Why receive ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReceiveEnd {
+    /// Everything up to the end position is in the files, and on the pipe if there is one.
+    EndPos,
+    /// Nobody takes anything from the pipe; the files are complete.
+    PipeStalled,
+    /// Whoever read the pipe has gone, and says why himself.
+    PipeClosed,
+}
+
+/// Why apply ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApplyEnd {
+    /// Everything up to the end position is committed on the target, and flushed there.
+    EndPos,
+    /// There is nothing left to apply.
+    EndOfInput,
+    /// The connection was lost while reading from a pipe, which cannot be read again.
+    LostTarget,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -116,14 +140,14 @@ impl Positions {
             .store(lsn.0, Ordering::Release);
     }
 
-    /// How many transactions with changes of somebody else's were received: our own writes to the source must never make
-    /// us write again. Written by receive.
-    pub fn activity(&self) -> u64 {
-        self.get(Slot::Activity)
+    /// The last commit with a change that is somebody else's: our own writes to the source must never make us write again.
+    /// Written by receive.
+    pub fn activity(&self) -> Lsn {
+        Lsn(self.get(Slot::Activity))
     }
 
-    pub fn add_activity(&self) {
-        self.add(Slot::Activity, 1);
+    pub fn advance_activity(&self, commit_lsn: Lsn) {
+        self.advance(Slot::Activity, commit_lsn);
     }
 
     /// Source transactions that were applied, and their changes; of these, how many went in sets (COPY, unnest). By apply.
@@ -154,6 +178,50 @@ impl Positions {
     /// with its result read. Written by apply, at its end.
     pub fn reached(&self) -> Option<Lsn> {
         Some(Lsn(self.get(Slot::Reached))).filter(|lsn| *lsn != Lsn::INVALID)
+    }
+
+    /// Before a mode begins. By the parent.
+    pub fn clear_ends(&self) {
+        self.slot(Slot::ReceiveEnd).store(0, Ordering::Release);
+        self.slot(Slot::ApplyEnd).store(0, Ordering::Release);
+    }
+
+    /// `None` while it runs, and when it failed or was told to stop. Written by receive.
+    pub fn receive_end(&self) -> Option<ReceiveEnd> {
+        match self.get(Slot::ReceiveEnd) {
+            1 => Some(ReceiveEnd::EndPos),
+            2 => Some(ReceiveEnd::PipeStalled),
+            3 => Some(ReceiveEnd::PipeClosed),
+            _ => None,
+        }
+    }
+
+    pub fn set_receive_end(&self, end: ReceiveEnd) {
+        let code = match end {
+            ReceiveEnd::EndPos => 1,
+            ReceiveEnd::PipeStalled => 2,
+            ReceiveEnd::PipeClosed => 3,
+        };
+        self.slot(Slot::ReceiveEnd).store(code, Ordering::Release);
+    }
+
+    /// The same for apply.
+    pub fn apply_end(&self) -> Option<ApplyEnd> {
+        match self.get(Slot::ApplyEnd) {
+            1 => Some(ApplyEnd::EndPos),
+            2 => Some(ApplyEnd::EndOfInput),
+            3 => Some(ApplyEnd::LostTarget),
+            _ => None,
+        }
+    }
+
+    pub fn set_apply_end(&self, end: ApplyEnd) {
+        let code = match end {
+            ApplyEnd::EndPos => 1,
+            ApplyEnd::EndOfInput => 2,
+            ApplyEnd::LostTarget => 3,
+        };
+        self.slot(Slot::ApplyEnd).store(code, Ordering::Release);
     }
 
     pub fn set_reached(&self, endpos: Lsn) {

@@ -141,7 +141,7 @@ pub fn write_execute<'a>(
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"EXECUTE ");
-    write_number(statement, out);
+    json_text::write_number(statement, out);
     let mut before = b'[';
     for parameter in parameters {
         out.push(before);
@@ -155,21 +155,6 @@ pub fn write_execute<'a>(
         out.push(b'[');
     }
     out.extend_from_slice(b"];\n");
-}
-
-fn write_number(number: u32, out: &mut Vec<u8>) {
-    let mut digits = [0; 10];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
 }
 
 impl ScriptLine<'_> {
@@ -254,7 +239,7 @@ impl<'a> ScriptLine<'a> {
 }
 
 fn parse_execute(rest: &[u8]) -> Option<Result<ScriptLine<'_>>> {
-    let (statement, mut rest) = parse_number(rest)?;
+    let (statement, mut rest) = json_text::read_number(rest)?;
     let mut parameters = Vec::new();
     rest = rest.strip_prefix(b"[")?;
     if rest != b"];" {
@@ -282,12 +267,6 @@ fn parse_execute(rest: &[u8]) -> Option<Result<ScriptLine<'_>>> {
         statement,
         parameters,
     }))
-}
-
-fn parse_number(text: &[u8]) -> Option<(u32, &[u8])> {
-    let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
-    let digits = std::str::from_utf8(&text[..end]).ok()?;
-    Some((digits.parse().ok()?, &text[end..]))
 }
 
 fn parse_other(text: &str) -> Option<ScriptLine<'_>> {

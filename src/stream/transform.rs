@@ -132,6 +132,12 @@ impl Transform {
                 timestamp: Cow::Borrowed(timestamp),
             }),
             LogicalMessage::Keepalive { lsn, .. } => self.keepalive(*lsn),
+            // Files are the process's business, which begins a script for each.
+            LogicalMessage::File { .. } => Ok(()),
+            LogicalMessage::Abort => {
+                self.abort();
+                Ok(())
+            }
         }
     }
 

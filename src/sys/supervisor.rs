@@ -117,6 +117,18 @@ impl WorkerSet {
         }
     }
 
+    /// Ask one group to stop, and wait for it; the others go on. Returns who ended and how.
+    pub fn stop_group(&mut self, group: &str) -> Vec<Ended> {
+        let is_other = |worker: &Worker| worker.group != group;
+        let (others, stopped) = std::mem::take(&mut self.workers)
+            .into_iter()
+            .partition(is_other);
+        let mut set = WorkerSet { workers: stopped };
+        let ended = set.stop();
+        self.workers = others;
+        ended
+    }
+
     /// Ask everybody to stop, wait, then kill. Returns who ended and how. Deaf to further signals: it is what happens
     /// because of one, and it ends by itself.
     pub fn stop(&mut self) -> Vec<Ended> {
