@@ -79,8 +79,8 @@ pub struct Relation {
     /// A table with inheritance children: statements must say ONLY.
     pub only: bool,
     pub columns: Vec<Column>,
-    /// Indexes into `columns`: what finds a row. The primary key if there is one and the old tuple has it, else the replica
-    /// identity's index. Empty when there is neither.
+    /// Indexes into `columns`: what finds a row. The replica identity's columns; under FULL, where all old values are sent,
+    /// those of the primary key or of another unique key. Empty when there is none.
     pub key: Vec<usize>,
     /// REPLICA IDENTITY FULL without a key to use instead: all columns of the old tuple find the row.
     pub full: bool,

@@ -4,9 +4,11 @@
 //!
 //! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
 
+pub mod decode;
 pub mod json_text;
 pub mod message;
 pub mod positions;
+pub mod relations;
 pub mod script;
 pub mod statement;
 pub mod transform;

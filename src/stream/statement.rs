@@ -46,7 +46,8 @@ impl Shape {
         keep_no_op: bool,
     ) -> bool {
         self.clear();
-        if !self.find_by(relation, old.unwrap_or(new)) {
+        // Without an old tuple only a key that has not changed can find the row.
+        if old.is_none() && relation.full || !self.find_by(relation, old.unwrap_or(new)) {
             return false;
         }
         let is_same = |column: &usize| old.is_none_or(|old| old.get(*column) == new.get(*column));

@@ -1,0 +1,67 @@
+//! What the output plugins send, to logical messages. Runs in the receive process. One file for each plugin; all yield
+//! the same messages for the same changes, but for what a plugin does not send.
+
+pub mod test_decoding;
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::message::LogicalMessage;
+use super::relations::Relations;
+use crate::error::Result;
+use crate::lsn::Lsn;
+
+/// The output plugins that we understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plugin {
+    TestDecoding,
+    Wal2json,
+    Pgoutput,
+}
+
+impl Plugin {
+    /// Its name on the server.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::TestDecoding => "test_decoding",
+            Plugin::Wal2json => "wal2json",
+            Plugin::Pgoutput => "pgoutput",
+        }
+    }
+}
+
+impl fmt::Display for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Plugin {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Plugin, String> {
+        [Plugin::TestDecoding, Plugin::Wal2json, Plugin::Pgoutput]
+            .into_iter()
+            .find(|plugin| plugin.name() == text)
+            .ok_or_else(|| "test_decoding, wal2json or pgoutput is needed".to_owned())
+    }
+}
+
+/// Where decoded messages go.
+pub type Sink<'a> = dyn FnMut(&LogicalMessage<'_>, &Relations) -> Result<()> + 'a;
+
+/// One plugin's output.
+pub trait Decoder {
+    /// The options of START_REPLICATION, as (name, value).
+    fn options(&self) -> Vec<(String, String)>;
+
+    /// Decode one message of the stream. `start` is where its WAL starts: for a COMMIT, the end of the commit record.
+    fn decode(
+        &mut self,
+        relations: &mut Relations,
+        start: Lsn,
+        payload: &[u8],
+        sink: &mut Sink<'_>,
+    ) -> Result<()>;
+}

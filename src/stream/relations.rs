@@ -1,0 +1,381 @@
+//! What the source's catalog says of the tables whose changes come: their columns, what finds a row, what is left out.
+//! Fetched by one query for all tables; asked for each change, so what was asked last is found without a search. Runs in
+//! the receive process, which fetches again when something comes that it does not know.
+//!
+//! The catalog tells of now, a change of the moment when it was made. Where the two differ, what the plugin sent counts.
+
+use std::collections::HashMap;
+
+use super::message::{Column, Equality, Relation, RelationId};
+use crate::error::{Context, Result};
+use crate::ident::Oid;
+use crate::pg::wire::{Connection, Row};
+
+/// What is known of a table by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Table(RelationId),
+    /// Never replayed: our own schema, materialized views, what belongs to an extension.
+    Skipped,
+}
+
+struct Table {
+    relation: Relation,
+    is_skipped: bool,
+    generated: Vec<String>,
+    /// Given on first use; 0 before.
+    id: RelationId,
+}
+
+/// Where the tables are fetched again.
+pub type Reload = Box<dyn FnMut() -> Result<Connection>>;
+
+pub struct Relations {
+    tables: Vec<Table>,
+    by_name: HashMap<String, HashMap<String, usize>>,
+    /// By number, from 1.
+    relations: Vec<Relation>,
+    /// The number of the same relation without its key.
+    full_variants: HashMap<RelationId, RelationId>,
+    last: usize,
+    reload: Option<Reload>,
+}
+
+impl Relations {
+    /// One query for all tables. `reload` opens a connection for when they have to be fetched again.
+    pub fn fetch(connection: &mut Connection, reload: Reload) -> Result<Relations> {
+        let mut relations = Relations {
+            tables: Vec::new(),
+            by_name: HashMap::new(),
+            relations: Vec::new(),
+            full_variants: HashMap::new(),
+            last: 0,
+            reload: Some(reload),
+        };
+        relations.read(connection)?;
+        Ok(relations)
+    }
+
+    #[cfg(test)]
+    pub fn for_test(tables: Vec<Relation>) -> Relations {
+        let mut relations = Relations {
+            tables: Vec::new(),
+            by_name: HashMap::new(),
+            relations: Vec::new(),
+            full_variants: HashMap::new(),
+            last: 0,
+            reload: None,
+        };
+        for relation in tables {
+            relations.put(Table {
+                relation,
+                is_skipped: false,
+                generated: Vec::new(),
+                id: 0,
+            });
+        }
+        relations
+    }
+
+    fn read(&mut self, connection: &mut Connection) -> Result<()> {
+        let mut fetched: Vec<Fetched> = Vec::new();
+        connection
+            .query_each(&query(connection.server_version()), &mut |row| {
+                add_row(&mut fetched, row)
+            })
+            .context("could not list the tables of the source")?;
+        for fetched in fetched {
+            self.put(fetched.into_table());
+        }
+        Ok(())
+    }
+
+    /// Put what was fetched in the place of what was known; a relation that has changed gets a new number.
+    fn put(&mut self, table: Table) {
+        let schema = self
+            .by_name
+            .entry(table.relation.schema.clone())
+            .or_default();
+        match schema.get(&table.relation.table) {
+            Some(place) => {
+                let known = &mut self.tables[*place];
+                let id = match known.relation == table.relation {
+                    true => known.id,
+                    false => 0,
+                };
+                *known = Table { id, ..table };
+            }
+            None => {
+                schema.insert(table.relation.table.clone(), self.tables.len());
+                self.tables.push(table);
+            }
+        }
+    }
+
+    fn place(&self, schema: &str, table: &str) -> Option<usize> {
+        let is_it =
+            |found: &Table| found.relation.table == table && found.relation.schema == schema;
+        if self.tables.get(self.last).is_some_and(is_it) {
+            return Some(self.last);
+        }
+        self.by_name.get(schema)?.get(table).copied()
+    }
+
+    fn knows(&self, place: usize, columns: &[&str]) -> bool {
+        let table = &self.tables[place];
+        columns.iter().enumerate().all(|(index, name)| {
+            let is_it = |column: &Column| column.name == *name;
+            // Plugins send columns in the order of the table.
+            table.relation.columns.get(index).is_some_and(is_it)
+                || table.relation.columns.iter().any(is_it)
+                || table.generated.iter().any(|generated| generated == name)
+        })
+    }
+
+    /// Find a table by its name and the columns that were sent. What is not known is looked for on the source once more;
+    /// what is not known there either is taken as it was sent, so that apply names what the target lacks.
+    pub fn resolve(&mut self, schema: &str, table: &str, columns: &[&str]) -> Result<Known> {
+        let mut place = self.place(schema, table);
+        if !place.is_some_and(|place| self.knows(place, columns)) {
+            self.fetch_again()?;
+            place = self.place(schema, table);
+            if !place.is_some_and(|place| self.knows(place, columns)) {
+                self.put_as_sent(schema, table, columns);
+                place = self.place(schema, table);
+            }
+        }
+        let Some(place) = place else {
+            return Ok(Known::Skipped);
+        };
+        self.last = place;
+        let table = &mut self.tables[place];
+        if table.is_skipped {
+            return Ok(Known::Skipped);
+        }
+        if table.id == 0 {
+            self.relations.push(table.relation.clone());
+            table.id = self.relations.len() as RelationId;
+        }
+        Ok(Known::Table(table.id))
+    }
+
+    fn fetch_again(&mut self) -> Result<()> {
+        let Some(mut reload) = self.reload.take() else {
+            return Ok(());
+        };
+        let result = reload().and_then(|mut connection| self.read(&mut connection));
+        self.reload = Some(reload);
+        result
+    }
+
+    /// A table that is gone from the source, or has lost columns, since the change was made.
+    fn put_as_sent(&mut self, schema: &str, table: &str, columns: &[&str]) {
+        let known = self.place(schema, table).map(|place| &self.tables[place]);
+        let mut relation = match known {
+            Some(known) => known.relation.clone(),
+            None => Relation {
+                schema: schema.to_owned(),
+                table: table.to_owned(),
+                only: false,
+                columns: Vec::new(),
+                key: Vec::new(),
+                full: false,
+            },
+        };
+        let generated = known.map_or_else(Vec::new, |known| known.generated.clone());
+        let is_skipped = known.is_some_and(|known| known.is_skipped) || schema == OWN_SCHEMA;
+        for name in columns {
+            let is_known = relation.columns.iter().any(|column| column.name == *name)
+                || generated.iter().any(|generated| generated == name);
+            if !is_known {
+                relation.columns.push(Column {
+                    name: (*name).to_owned(),
+                    type_name: "text".to_owned(),
+                    equality: Equality::Bytes,
+                });
+            }
+        }
+        self.put(Table {
+            relation,
+            is_skipped,
+            generated,
+            id: 0,
+        });
+    }
+
+    /// What the R line says. `id` is one that this value has given out: any other is a mistake of ours.
+    pub fn relation(&self, id: RelationId) -> &Relation {
+        &self.relations[id as usize - 1]
+    }
+
+    /// The same relation, a row of which is found by all of the old one that was sent: the replica identity was another
+    /// when the change was made.
+    pub fn as_full(&mut self, id: RelationId) -> RelationId {
+        if self.relation(id).full {
+            return id;
+        }
+        if let Some(variant) = self.full_variants.get(&id) {
+            return *variant;
+        }
+        let variant = Relation {
+            key: Vec::new(),
+            full: true,
+            ..self.relation(id).clone()
+        };
+        self.relations.push(variant);
+        let number = self.relations.len() as RelationId;
+        self.full_variants.insert(id, number);
+        number
+    }
+}
+
+const OWN_SCHEMA: &str = "pgcopydb";
+
+/// A table while its rows, one for each column, come in.
+struct Fetched {
+    oid: Oid,
+    relation: Relation,
+    is_skipped: bool,
+    generated: Vec<String>,
+    identity: char,
+    /// (position in the index, column), of the index that may find a row.
+    primary: Vec<(i32, usize)>,
+    index: Vec<(i32, usize)>,
+    unique: Vec<(i32, usize)>,
+}
+
+impl Fetched {
+    fn into_table(mut self) -> Table {
+        let columns = |mut found: Vec<(i32, usize)>| -> Vec<usize> {
+            found.sort_unstable();
+            found.into_iter().map(|(_, column)| column).collect()
+        };
+        // Only the old values of the replica identity are sent: another key may change without a word. FULL sends all,
+        // so any key will do.
+        let key = match self.identity {
+            'd' => columns(self.primary),
+            'i' => columns(self.index),
+            'f' if !self.primary.is_empty() => columns(self.primary),
+            'f' => columns(self.unique),
+            _ => Vec::new(),
+        };
+        self.relation.full = self.identity == 'f' && key.is_empty();
+        self.relation.key = key;
+        Table {
+            relation: self.relation,
+            is_skipped: self.is_skipped,
+            generated: self.generated,
+            id: 0,
+        }
+    }
+}
+
+fn add_row(fetched: &mut Vec<Fetched>, row: &Row) -> Result<()> {
+    let oid: Oid = row.parse(0)?;
+    if fetched.last().is_none_or(|last| last.oid != oid) {
+        fetched.push(Fetched {
+            oid,
+            relation: Relation {
+                schema: row.text(1)?.to_owned(),
+                table: row.text(2)?.to_owned(),
+                only: row.bool(3)?,
+                columns: Vec::new(),
+                key: Vec::new(),
+                full: false,
+            },
+            is_skipped: row.bool(5)?,
+            generated: Vec::new(),
+            identity: row.text(4)?.chars().next().unwrap_or('d'),
+            primary: Vec::new(),
+            index: Vec::new(),
+            unique: Vec::new(),
+        });
+    }
+    let (Some(last), Some(name)) = (fetched.last_mut(), row.opt_text(6)?) else {
+        return Ok(());
+    };
+    if row.bool(9)? {
+        last.generated.push(name.to_owned());
+        return Ok(());
+    }
+    let column = last.relation.columns.len();
+    last.relation.columns.push(Column {
+        name: name.to_owned(),
+        type_name: row.text(7)?.to_owned(),
+        equality: match row.text(8)? {
+            "bytes" => Equality::Bytes,
+            "loose" => Equality::Loose,
+            _ => Equality::None,
+        },
+    });
+    for (field, positions) in [
+        (10, &mut last.primary),
+        (11, &mut last.index),
+        (12, &mut last.unique),
+    ] {
+        if let Some(position) = row.opt_parse(field)? {
+            positions.push((position, column));
+        }
+    }
+    Ok(())
+}
+
+/// One row for each column of each table that may have changes; one row for a table without columns.
+fn query(version: u32) -> String {
+    let generated = match version >= 12_00_00 {
+        true => "a.attgenerated <> ''",
+        false => "false",
+    };
+    let deterministic = match version >= 12_00_00 {
+        true => "(SELECT l.collisdeterministic FROM pg_collation l WHERE l.oid = a.attcollation)",
+        false => "true",
+    };
+    // Key columns only, without those that INCLUDE added.
+    let keys = match version >= 11_00_00 {
+        true => "i.indnkeyatts",
+        false => "i.indnatts",
+    };
+    let position = |condition: &str| {
+        format!(
+            "(SELECT array_position(i.indkey::int2[], a.attnum)
+              FROM pg_index i
+              WHERE i.indrelid = c.oid AND {condition}
+                AND array_position((i.indkey::int2[])[0:{keys} - 1], a.attnum) IS NOT NULL)"
+        )
+    };
+    // Types whose `=` holds exactly when their text is the same; text itself if its collation is deterministic.
+    format!(
+        "SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND c.relhassubclass, c.relreplident,
+    n.nspname = '{OWN_SCHEMA}' OR c.relkind = 'm' OR EXISTS (SELECT FROM pg_depend d
+        WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
+    a.attname, format_type(a.atttypid, NULL),
+    CASE WHEN t.typtype = 'e' OR b.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype,
+            'bool'::regtype, 'uuid'::regtype, 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
+            'time'::regtype, 'bytea'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype, 'pg_lsn'::regtype,
+            'bit'::regtype, 'varbit'::regtype, '\"char\"'::regtype, 'name'::regtype)
+        OR b.oid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) AND {deterministic} THEN 'bytes'
+    WHEN b.typtype IN ('r', 'm') OR EXISTS (SELECT FROM pg_opclass o
+        WHERE o.opcmethod IN (403, 405) AND o.opcdefault
+          AND o.opcintype = CASE WHEN b.typcategory = 'A' THEN b.typelem ELSE b.oid END) THEN 'loose'
+    ELSE 'none' END,
+    {generated},
+    {primary}, {index}, {unique}
+FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_type t ON t.oid = a.atttypid
+    LEFT JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence = 'p'
+    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ORDER BY c.oid, a.attnum",
+        primary = position("i.indisprimary AND i.indisvalid"),
+        index = position("i.indisreplident"),
+        unique = position(
+            "i.indexrelid = (SELECT min(u.indexrelid::oid) FROM pg_index u
+                WHERE u.indrelid = c.oid AND u.indisunique AND u.indimmediate AND u.indisvalid
+                  AND u.indpred IS NULL AND u.indexprs IS NULL
+                  AND NOT EXISTS (SELECT FROM pg_attribute k WHERE k.attrelid = c.oid AND NOT k.attnotnull
+                    AND k.attnum = ANY (u.indkey::int2[])))"
+        ),
+    )
+}
