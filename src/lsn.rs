@@ -17,6 +17,29 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// How the log is cut into files on the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct WalSegments {
+    pub timeline: u32,
+    /// Bytes of one segment: a power of two from 1 MB to 1 GB.
+    pub size: u64,
+}
+
+impl WalSegments {
+    /// The name of the file that holds a position: timeline, then the segment's number in two parts.
+    pub fn name(&self, lsn: Lsn) -> String {
+        let size = self.size.max(1);
+        let number = lsn.0 / size;
+        let each = (1u64 << 32) / size.min(1 << 32);
+        format!(
+            "{:08X}{:08X}{:08X}",
+            self.timeline,
+            number / each,
+            number % each
+        )
+    }
+}
+
 /// The text was not of the form `XXXXXXXX/XXXXXXXX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseLsnError(String);
@@ -68,7 +91,15 @@ impl<'de> serde::Deserialize<'de> for Lsn {
 
 #[cfg(test)]
 mod tests {
-    use super::Lsn;
+    use super::{Lsn, WalSegments};
+
+    #[test]
+    fn segments_are_named_as_on_the_server() {
+        let name = |size: u64, lsn: u64| WalSegments { timeline: 1, size }.name(Lsn(lsn));
+        assert_eq!(name(16 << 20, 0x1_8D17_3AF8), "00000001000000010000008D");
+        assert_eq!(name(16 << 20, 0x100_0000), "000000010000000000000001");
+        assert_eq!(name(1 << 30, 0x1_8D17_3AF8), "000000010000000100000002");
+    }
 
     #[test]
     fn prints_as_the_server_does() {

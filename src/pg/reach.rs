@@ -126,6 +126,9 @@ fn open(
     if let Some(options) = info.options() {
         parameters.push(("options".to_string(), options.to_string()));
     }
+    if info.is_replication() {
+        parameters.push(("replication".to_string(), "database".to_string()));
+    }
     let login = Login {
         user: info.user(),
         dbname: info.dbname(),

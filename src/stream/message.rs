@@ -11,7 +11,7 @@
 //! {"action":"D","relation":1,"old":["1",false,false]}
 //! {"action":"T","relations":[1,2],"restart_identity":true}
 //! {"action":"C","xid":740,"lsn":"0/1A2B3C8","timestamp":"2026-11-21 07:36:18.123456+00"}
-//! {"action":"K","lsn":"0/1A2B400","timestamp":"2026-11-21 07:36:19+00"}
+//! {"action":"K","lsn":"0/1A2B400"}
 //! ```
 //!
 //! On the pipe only: which file the lines that follow are from, and that the transaction under way must be forgotten.
@@ -123,7 +123,6 @@ pub enum LogicalMessage<'a> {
     /// Everything that was committed at or before this position has been sent. Moves no position of what is applied.
     Keepalive {
         lsn: Lsn,
-        timestamp: Cow<'a, str>,
     },
     /// The lines that follow are from this segment file (its name without ending), from this byte on.
     File {
@@ -154,7 +153,6 @@ enum Rare<'a> {
     },
     K {
         lsn: Lsn,
-        timestamp: Cow<'a, str>,
     },
     F {
         file: Cow<'a, str>,
@@ -219,10 +217,7 @@ impl LogicalMessage<'_> {
                 lsn: *lsn,
                 timestamp: Cow::Borrowed(timestamp),
             },
-            LogicalMessage::Keepalive { lsn, timestamp } => Rare::K {
-                lsn: *lsn,
-                timestamp: Cow::Borrowed(timestamp),
-            },
+            LogicalMessage::Keepalive { lsn } => Rare::K { lsn: *lsn },
             LogicalMessage::File { name, offset } => Rare::F {
                 file: Cow::Borrowed(name),
                 offset: *offset,
@@ -363,7 +358,7 @@ fn parse_rare(line: &[u8]) -> Option<LogicalMessage<'_>> {
             lsn,
             timestamp,
         },
-        Rare::K { lsn, timestamp } => LogicalMessage::Keepalive { lsn, timestamp },
+        Rare::K { lsn } => LogicalMessage::Keepalive { lsn },
         Rare::F { file, offset } => LogicalMessage::File { name: file, offset },
         Rare::X => LogicalMessage::Abort,
     };
@@ -444,8 +439,7 @@ mod tests {
                 lsn,
                 timestamp
             }),
-            (lsn(), text())
-                .prop_map(|(lsn, timestamp)| LogicalMessage::Keepalive { lsn, timestamp }),
+            lsn().prop_map(|lsn| LogicalMessage::Keepalive { lsn }),
             (text(), any::<u64>()).prop_map(|(name, offset)| LogicalMessage::File { name, offset }),
             Just(LogicalMessage::Abort),
         ]

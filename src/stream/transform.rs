@@ -131,7 +131,7 @@ impl Transform {
                 commit_lsn: *lsn,
                 timestamp: Cow::Borrowed(timestamp),
             }),
-            LogicalMessage::Keepalive { lsn, .. } => self.keepalive(*lsn),
+            LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
             // Files are the process's business, which begins a script for each.
             LogicalMessage::File { .. } => Ok(()),
             LogicalMessage::Abort => {

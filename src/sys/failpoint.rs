@@ -32,16 +32,31 @@ pub const ALL: &[&str] = &[
     "clone.before_summary",
 ];
 
+/// The names that a follow passes.
+pub const FOLLOW: &[&str] = &[
+    "follow.before_mode",
+    "receive.before_flush",
+    "receive.after_file",
+    "transform.after_file",
+    "apply.before_commit",
+    "apply.after_commit",
+    "apply.after_file",
+];
+
+fn is_listed(name: &str) -> bool {
+    ALL.contains(&name) || FOLLOW.contains(&name)
+}
+
 #[cfg(not(feature = "failpoint"))]
 pub fn failpoint(name: &'static str) -> Result<()> {
-    debug_assert!(ALL.contains(&name), "fault point {name} is not listed");
+    debug_assert!(is_listed(name), "fault point {name} is not listed");
     Ok(())
 }
 
 /// Do what the environment says for this point.
 #[cfg(feature = "failpoint")]
 pub fn failpoint(name: &'static str) -> Result<()> {
-    debug_assert!(ALL.contains(&name), "fault point {name} is not listed");
+    debug_assert!(is_listed(name), "fault point {name} is not listed");
     plan::from_environment()?.pass(name)
 }
 

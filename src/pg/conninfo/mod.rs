@@ -57,6 +57,8 @@ pub struct ConnInfo {
     requirepeer: Option<String>,
     target_session_attrs: TargetSessionAttrs,
     load_balance_hosts: LoadBalanceHosts,
+    /// Whether the connection speaks the replication protocol, as a walsender of its database.
+    is_replication: bool,
     /// The other parameters as given, for children and for display. No secrets.
     passed: Vec<(&'static str, String)>,
 }
@@ -150,6 +152,18 @@ impl ConnInfo {
         changed.passed.push(("options", options.clone()));
         changed.options = Some(options);
         changed
+    }
+
+    /// The same connection to a walsender of the database.
+    pub fn for_replication(&self) -> ConnInfo {
+        ConnInfo {
+            is_replication: true,
+            ..self.clone()
+        }
+    }
+
+    pub fn is_replication(&self) -> bool {
+        self.is_replication
     }
 
     pub fn side(&self) -> Side {

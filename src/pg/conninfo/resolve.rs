@@ -130,6 +130,7 @@ fn build(side: Side, options: &RawOptions, environment: &Environment) -> Result<
             TargetSessionAttrs::from_name,
         )?
         .unwrap_or(TargetSessionAttrs::Any),
+        is_replication: false,
         load_balance_hosts: one_of(options, "load_balance_hosts", LoadBalanceHosts::from_name)?
             .unwrap_or(LoadBalanceHosts::Disable),
         passed,

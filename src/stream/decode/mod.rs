@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use super::message::LogicalMessage;
 use super::relations::Relations;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 
 /// The output plugins that we understand.
@@ -64,4 +64,14 @@ pub trait Decoder {
         payload: &[u8],
         sink: &mut Sink<'_>,
     ) -> Result<()>;
+}
+
+/// The decoder of a plugin; `publication` is for pgoutput.
+pub fn decoder(plugin: Plugin, publication: &str) -> Result<Box<dyn Decoder>> {
+    match plugin {
+        Plugin::TestDecoding => Ok(Box::new(test_decoding::TestDecoding::default())),
+        Plugin::Wal2json | Plugin::Pgoutput => Err(Error::usage(format!(
+            "plugin {plugin} is not built yet (publication \"{publication}\")"
+        ))),
+    }
 }
