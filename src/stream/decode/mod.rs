@@ -1,14 +1,19 @@
 //! What the output plugins send, to logical messages. Runs in the receive process. One file for each plugin; all yield
 //! the same messages for the same changes, but for what a plugin does not send.
 
+mod by_name;
+mod json_scan;
+pub mod pgoutput;
 pub mod test_decoding;
+mod timestamp;
+pub mod wal2json;
 
 use std::fmt;
 use std::str::FromStr;
 
 use super::message::LogicalMessage;
 use super::relations::Relations;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 
 /// The output plugins that we understand.
@@ -56,6 +61,11 @@ pub trait Decoder {
     /// The options of START_REPLICATION, as (name, value).
     fn options(&self) -> Vec<(String, String)>;
 
+    /// The server refused the options with this error: whether `options` are others now, to be tried at once.
+    fn has_other_options(&mut self, _error: &Error) -> bool {
+        false
+    }
+
     /// Decode one message of the stream. `start` is where its WAL starts: for a COMMIT, the end of the commit record.
     fn decode(
         &mut self,
@@ -67,11 +77,15 @@ pub trait Decoder {
 }
 
 /// The decoder of a plugin; `publication` is for pgoutput.
-pub fn decoder(plugin: Plugin, publication: &str) -> Result<Box<dyn Decoder>> {
+pub fn decoder(plugin: Plugin, publication: &str) -> Box<dyn Decoder> {
     match plugin {
-        Plugin::TestDecoding => Ok(Box::new(test_decoding::TestDecoding::default())),
-        Plugin::Wal2json | Plugin::Pgoutput => Err(Error::usage(format!(
-            "plugin {plugin} is not built yet (publication \"{publication}\")"
-        ))),
+        Plugin::TestDecoding => Box::new(test_decoding::TestDecoding::default()),
+        Plugin::Wal2json => Box::new(wal2json::Wal2json::default()),
+        Plugin::Pgoutput => Box::new(pgoutput::Pgoutput::new(publication)),
     }
+}
+
+/// `what` must not hold values of rows: it ends in a log.
+fn malformed(what: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Protocol, format!("source sent {what}"))
 }

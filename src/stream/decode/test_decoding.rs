@@ -6,10 +6,11 @@
 
 use std::borrow::Cow;
 
+use super::by_name::{Pairs, found_by, tuple};
 use super::{Decoder, Sink};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
-use crate::stream::message::{LogicalMessage, RelationId, Tuple, Value};
+use crate::stream::message::{LogicalMessage, Value};
 use crate::stream::relations::{Known, Relations};
 
 #[derive(Debug, Default)]
@@ -83,8 +84,6 @@ fn commit(text: &[u8]) -> Option<(u32, &str)> {
     let (xid, rest) = text.split_once(" (at ")?;
     Some((xid.parse().ok()?, rest.strip_suffix(')')?))
 }
-
-type Pairs<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 enum Operation<'a> {
     Insert(Pairs<'a>),
@@ -291,38 +290,6 @@ fn pass_on(change: Change<'_>, relations: &mut Relations, sink: &mut Sink<'_>) -
         _ => return Ok(()),
     };
     sink(&message, relations)
-}
-
-/// The columns in the order of the relation; generated ones are not among them.
-fn tuple<'a>(
-    relations: &Relations,
-    id: RelationId,
-    pairs: &Pairs<'a>,
-    missing: &Value<'a>,
-) -> Tuple<'a> {
-    let columns = &relations.relation(id).columns;
-    let mut tuple = vec![missing.clone(); columns.len()];
-    let mut next = 0;
-    for (name, value) in pairs {
-        // They come in the order of the table, with some left out.
-        let mut places = (next..columns.len()).chain(0..next);
-        if let Some(place) = places.find(|place| columns[*place].name == *name) {
-            tuple[place] = value.clone();
-            next = place + 1;
-        }
-    }
-    tuple
-}
-
-/// The relation with what this old tuple can be found by: the replica identity may have been changed since.
-fn found_by(relations: &mut Relations, id: RelationId, old: &Tuple<'_>) -> RelationId {
-    let relation = relations.relation(id);
-    let is_sent = |column: &usize| matches!(old.get(*column), Some(Value::Text(_)));
-    let has_key = !relation.key.is_empty() && relation.key.iter().all(is_sent);
-    if relation.full || has_key || !old.iter().any(|value| matches!(value, Value::Text(_))) {
-        return id;
-    }
-    relations.as_full(id)
 }
 
 fn truncate(

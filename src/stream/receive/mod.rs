@@ -114,7 +114,7 @@ pub fn run(
             writer,
         },
         relations: source.relations()?,
-        decoder: decoder(spec.plugin, &spec.publication)?,
+        decoder: decoder(spec.plugin, &spec.publication),
         feed,
         flusher: Flusher::start(*positions)?,
         requested: Lsn::INVALID,
@@ -165,7 +165,7 @@ impl Receive<'_> {
         if let Some(end) = self.reached_end(shutdown)? {
             return Ok(end);
         }
-        let mut stream = source.start(self.files.position, self.decoder.options())?;
+        let mut stream = source.start(self.files.position, self.decoder.as_mut())?;
         loop {
             match self.step(&mut stream, shutdown) {
                 Ok(None) => {}
@@ -177,7 +177,7 @@ impl Receive<'_> {
                     log::warn!("{error}; connecting again");
                     drop(stream);
                     self.forget_transaction()?;
-                    stream = source.start(self.files.position, self.decoder.options())?;
+                    stream = source.start(self.files.position, self.decoder.as_mut())?;
                     log::info!("receiving again from {}", self.files.position);
                 }
                 Err(error) => {

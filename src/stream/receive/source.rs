@@ -12,6 +12,7 @@ use crate::lsn::{Lsn, WalSegments};
 use crate::pg::connect::connect_once;
 use crate::pg::session::open_source;
 use crate::pg::wire::{Connection, ReplicationStream};
+use crate::stream::decode::Decoder;
 use crate::stream::relations::Relations;
 use crate::sys::signal::Shutdown;
 
@@ -72,22 +73,8 @@ impl Source<'_> {
     }
 
     /// Start the stream after `position`, waiting for a source that is away and for a slot that somebody dead still holds.
-    pub fn start(
-        &self,
-        position: Lsn,
-        options: Vec<(String, String)>,
-    ) -> Result<ReplicationStream> {
-        let mut sql = format!(
-            "START_REPLICATION SLOT {} LOGICAL {position}",
-            quote_ident(&self.spec.slot_name)
-        );
-        let options: Vec<String> = options
-            .iter()
-            .map(|(name, value)| format!("{} {}", quote_ident(name), quote_literal(value)))
-            .collect();
-        if !options.is_empty() {
-            sql.push_str(&format!(" ({})", options.join(", ")));
-        }
+    pub fn start(&self, position: Lsn, decoder: &mut dyn Decoder) -> Result<ReplicationStream> {
+        let mut sql = self.start_sql(position, &decoder.options());
         let mut pause = FIRST_PAUSE;
         let mut told: Option<Instant> = None;
         loop {
@@ -95,6 +82,10 @@ impl Source<'_> {
                 Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };
+            if decoder.has_other_options(&error) {
+                sql = self.start_sql(position, &decoder.options());
+                continue;
+            }
             if !may_pass(&error) {
                 return Err(error.context(format!(
                     "could not receive from slot \"{}\"",
@@ -110,6 +101,21 @@ impl Source<'_> {
             self.shutdown.sleep(pause)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    fn start_sql(&self, position: Lsn, options: &[(String, String)]) -> String {
+        let mut sql = format!(
+            "START_REPLICATION SLOT {} LOGICAL {position}",
+            quote_ident(&self.spec.slot_name)
+        );
+        let options: Vec<String> = options
+            .iter()
+            .map(|(name, value)| format!("{} {}", quote_ident(name), quote_literal(value)))
+            .collect();
+        if !options.is_empty() {
+            sql.push_str(&format!(" ({})", options.join(", ")));
+        }
+        sql
     }
 
     fn connect(&self) -> Result<Connection> {
