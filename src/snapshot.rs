@@ -181,7 +181,18 @@ pub fn hold(
     let workdir = WorkDir::open(&crate::workdir::location(dir), Service::Snapshot)?;
     let mut snapshot = Snapshot::export(info, "pgcopydb snapshot", shutdown)?;
     workdir.note_snapshot(snapshot.id())?;
-    let held = announce(snapshot.id()).and_then(|()| {
+    let held = hold_until_signal(&mut snapshot, shutdown, announce);
+    workdir.forget_snapshot()?;
+    held
+}
+
+/// Announce a snapshot and keep it until a signal, or until the source ends the connection, which is an error.
+pub fn hold_until_signal(
+    snapshot: &mut Snapshot,
+    shutdown: &Shutdown,
+    announce: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    announce(snapshot.id()).and_then(|()| {
         log::info!(
             "exported snapshot {}; holding it until a signal",
             snapshot.id()
@@ -194,7 +205,5 @@ pub fn hold(
                 .query("SELECT 1")
                 .context("lost the snapshot")?;
         }
-    });
-    workdir.forget_snapshot()?;
-    held
+    })
 }

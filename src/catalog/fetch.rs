@@ -136,7 +136,7 @@ fn fetch_database(source: &mut Connection, version: u32) -> Result<(Database, bo
     Ok((database, is_standby))
 }
 
-fn fetch_sequences(source: &mut Connection, options: &FetchOptions) -> Result<Vec<Sequence>> {
+pub fn fetch_sequences(source: &mut Connection, options: &FetchOptions) -> Result<Vec<Sequence>> {
     let mut sequences = Vec::new();
     source
         .query_each(&queries::sequences(options), &mut |row| {
@@ -168,7 +168,8 @@ fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
     Ok(extensions)
 }
 
-fn fetch_large_objects(source: &mut Connection) -> Result<LargeObjects> {
+/// How many large objects a database has, on either side.
+pub fn fetch_large_objects(source: &mut Connection) -> Result<LargeObjects> {
     let row = source
         .query_one(queries::LARGE_OBJECTS)
         .context("could not count the large objects of the source")?;

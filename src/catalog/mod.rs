@@ -13,7 +13,7 @@ mod sql;
 pub mod target;
 mod types;
 
-pub use fetch::{FetchOptions, fetch, fetch_key_bounds};
+pub use fetch::{FetchOptions, fetch, fetch_key_bounds, fetch_large_objects, fetch_sequences};
 pub use objects::{
     Catalog, Column, Constraint, ConstraintKind, Database, DatabaseSetting, Extension, Index,
     LargeObjects, Persistence, Sequence, SplitKey, Table, TableKind,

@@ -171,6 +171,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         resume: state.resume,
         not_consistent: state.not_consistent,
         snapshot: snapshot_to_use(&state, given)?,
+        follow: None,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
+use crate::stream::setup::{self, SetupSpec};
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
 use crate::workdir::state::Wish;
@@ -86,6 +87,9 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     if clone.is_resumed && has_read_all {
         return Ok(None);
     }
+    if let Some(follow) = &spec.follow {
+        return snapshot_of_slot(clone, follow).map(Some);
+    }
     if let Some(id) = &spec.snapshot {
         return Snapshot::import(&clone.source, id, &process, clone.shutdown).map(Some);
     }
@@ -106,6 +110,48 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     let snapshot = Snapshot::export(&clone.source, &process, clone.shutdown)?;
     log::info!("exported snapshot {}", snapshot.id());
     Ok(Some(snapshot))
+}
+
+/// The copy and the changes must meet: the snapshot is the one that came with the slot. One that is gone cannot be made
+/// again, whatever the user allows.
+fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
+    let (workdir, process) = (clone.workdir, clone.run.of("clone"));
+    let noted = workdir.noted_slot_snapshot()?;
+    let (set_up, new) = setup::run(
+        &SetupSpec {
+            application_name: process.clone(),
+            ..follow.clone()
+        },
+        clone.shutdown,
+    )?;
+    let source = &clone.source;
+    if let Some(new) = new {
+        if let Some(id) = &clone.spec.snapshot {
+            return Err(Error::state(format!(
+                "cannot follow from snapshot \"{id}\": it does not belong to the slot \"{}\"",
+                set_up.slot_name
+            ))
+            .with_hint("Use the snapshot that \"pgcopydb snapshot --follow\" prints, in the same --dir."));
+        }
+        let lsn = new.consistent_point;
+        log::info!("snapshot {} came with the slot", new.snapshot);
+        let (id, exporter) = (new.snapshot, Some(new.exporter));
+        return Snapshot::of_slot(source, &id, lsn, exporter, &process, clone.shutdown);
+    }
+    // Held by "pgcopydb snapshot --follow".
+    if let Some((id, lsn)) = noted
+        && clone.spec.snapshot.as_ref().is_none_or(|wanted| *wanted == id)
+        && is_alive(source, &id, &process, clone.shutdown)?
+    {
+        log::info!("using snapshot {id}, which was exported with the slot");
+        return Snapshot::of_slot(source, &id, lsn, None, &process, clone.shutdown);
+    }
+    Err(Error::state(format!(
+        "cannot go on with the copy: the snapshot that came with replication slot \"{}\" is gone, and not everything was \
+         read from it",
+        set_up.slot_name
+    ))
+    .with_hint("A new snapshot would not fit to the changes. Use --restart to start over with a new slot."))
 }
 
 /// For each server: a run that ends because of a signal has ten seconds for everything.

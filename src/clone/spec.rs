@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use crate::pg::conninfo::ConnInfo;
+use crate::stream::setup::SetupSpec;
 
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct CloneSpec {
     pub not_consistent: bool,
     /// A snapshot that another process exported and holds.
     pub snapshot: Option<String>,
+    /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.
+    pub follow: Option<SetupSpec>,
 }
 
 /// How large tables are cut into parts that several workers copy at once.

@@ -353,7 +353,8 @@ fn query(version: u32) -> String {
             'bool'::regtype, 'uuid'::regtype, 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
             'time'::regtype, 'bytea'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype, 'pg_lsn'::regtype,
             'bit'::regtype, 'varbit'::regtype, '\"char\"'::regtype, 'name'::regtype)
-        OR b.oid IN ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype) AND {deterministic} THEN 'bytes'
+        OR (b.oid IN ('text'::regtype, 'varchar'::regtype) OR b.oid = 'bpchar'::regtype AND a.atttypmod > 0)
+            AND {deterministic} THEN 'bytes'
     WHEN b.typtype IN ('r', 'm') OR EXISTS (SELECT FROM pg_opclass o
         WHERE o.opcmethod IN (403, 405) AND o.opcdefault
           AND o.opcintype = CASE WHEN b.typcategory = 'A' THEN b.typelem ELSE b.oid END) THEN 'loose'

@@ -64,7 +64,24 @@ impl WorkerSet {
         number: u32,
         body: impl FnOnce(Shutdown) -> Result<()>,
     ) -> Result<Pid> {
-        let name = format!("{group} {number}");
+        self.start_named(group, format!("{group} {number}"), body)
+    }
+
+    /// Fork the only worker of its kind.
+    pub fn start_one(
+        &mut self,
+        group: &'static str,
+        body: impl FnOnce(Shutdown) -> Result<()>,
+    ) -> Result<Pid> {
+        self.start_named(group, group.to_owned(), body)
+    }
+
+    fn start_named(
+        &mut self,
+        group: &'static str,
+        name: String,
+        body: impl FnOnce(Shutdown) -> Result<()>,
+    ) -> Result<Pid> {
         let child = fork_child(&name, body)?;
         let pid = child.pid;
         log::debug!("started {name} (pid {pid})");

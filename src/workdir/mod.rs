@@ -10,10 +10,11 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::ident::Oid;
+use crate::lsn::Lsn;
 use crate::sys::durable::{
     HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic,
 };
@@ -32,6 +33,9 @@ const ORPHANS_END: Duration = Duration::from_secs(15);
 pub enum Service {
     Clone,
     Snapshot,
+    Follow,
+    /// The parent of a clone and a follow.
+    Online,
 }
 
 impl Service {
@@ -39,8 +43,17 @@ impl Service {
         match self {
             Service::Clone => "pgcopydb.pid",
             Service::Snapshot => "pgcopydb.snapshot.pid",
+            Service::Follow => "pgcopydb.service.pid",
+            Service::Online => "pgcopydb.aux.pid",
         }
     }
+}
+
+/// Beside the id of a snapshot that came with a slot.
+#[derive(Serialize, Deserialize)]
+struct SlotNote {
+    lsn: Lsn,
+    slot: String,
 }
 
 /// An open work directory, locked for one service.
@@ -59,6 +72,20 @@ pub fn location(dir: Option<&Path>) -> PathBuf {
             top.map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
                 .join("pgcopydb")
         }
+    }
+}
+
+/// Where the changes are kept: below `--dir` if it is given, else where the user's data belongs.
+pub fn cdc_location(dir: Option<&Path>) -> PathBuf {
+    if let Some(dir) = dir {
+        return dir.join("cdc");
+    }
+    let from = |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let data = from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")));
+    match data {
+        Some(data) => data.join("pgcopydb"),
+        None => location(None).join("cdc"),
     }
 }
 
@@ -305,6 +332,25 @@ impl WorkDir {
         self.forget_queues()
     }
 
+    /// The same for the queue of a follow.
+    pub fn note_follow_queue(&self, note: &QueueNote) -> Result<()> {
+        done::write(&self.paths.follow_queues(), &vec![note], Sync::Now)
+    }
+
+    pub fn forget_follow_queue(&self) -> Result<()> {
+        remove_file(&self.paths.follow_queues())
+    }
+
+    pub fn remove_noted_follow_queue(&self) -> Result<()> {
+        let notes: Vec<QueueNote> = done::read(&self.paths.follow_queues())?.unwrap_or_default();
+        for note in notes {
+            if remove_noted(&note)? {
+                log::info!("removed message queue {} of an earlier run", note.id);
+            }
+        }
+        self.forget_follow_queue()
+    }
+
     /// The id of the snapshot that some process exported for this directory.
     pub fn noted_snapshot(&self) -> Result<Option<String>> {
         match std::fs::read_to_string(self.paths.snapshot()) {
@@ -323,6 +369,33 @@ impl WorkDir {
                 error,
             )),
         }
+    }
+
+    /// The snapshot that was exported together with a slot, and where its changes begin: the second line of the note.
+    pub fn noted_slot_snapshot(&self) -> Result<Option<(String, Lsn)>> {
+        let Some(id) = self.noted_snapshot()? else {
+            return Ok(None);
+        };
+        let text = std::fs::read_to_string(self.paths.snapshot()).unwrap_or_default();
+        let lsn = text
+            .lines()
+            .nth(1)
+            .and_then(|line| serde_json::from_str::<SlotNote>(line).ok());
+        Ok(lsn.map(|note| (id, note.lsn)))
+    }
+
+    pub fn note_slot_snapshot(&self, id: &str, lsn: Lsn, slot: &str) -> Result<()> {
+        let note = SlotNote {
+            lsn,
+            slot: slot.to_owned(),
+        };
+        let note = serde_json::to_string(&note)
+            .map_err(|error| Error::internal(format!("could not encode a snapshot: {error}")))?;
+        write_atomic(
+            &self.paths.snapshot(),
+            format!("{id}\n{note}\n").as_bytes(),
+            Sync::Now,
+        )
     }
 
     pub fn note_snapshot(&self, id: &str) -> Result<()> {

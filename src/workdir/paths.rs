@@ -17,6 +17,7 @@ pub const TOP_NAMES: &[&str] = &[
     "pgcopydb.aux.pid",
     "pgcopydb.snapshot.pid",
     "snapshot",
+    "follow-queues.json",
     "schema.json",
     "summary.json",
     "schema",
@@ -86,6 +87,11 @@ impl Paths {
 
     pub fn queues(&self) -> PathBuf {
         self.run().join("queues.json")
+    }
+
+    /// The queue of a follow, beside those of a clone that runs at the same time.
+    pub fn follow_queues(&self) -> PathBuf {
+        self.top.join("follow-queues.json")
     }
 
     /// A step of the whole run: `dump-pre`, `restore-pre`, `tables`, ...

@@ -72,8 +72,6 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
-    /// The tables' triggers and foreign keys are switched off by other means than session_replication_role.
-    pub has_triggers_off: bool,
 }
 
 /// Why an input ended.

@@ -45,11 +45,9 @@ impl Session {
         connection
             .execute(PLANS)
             .context("could not prepare a session on the target")?;
-        if !spec.has_triggers_off {
-            connection
-                .execute("SET session_replication_role = replica")
-                .map_err(may_not_be_replica)?;
-        }
+        connection
+            .execute("SET session_replication_role = replica")
+            .map_err(may_not_be_replica)?;
         let progress = match spec.keeper {
             PositionKeeper::Origin => take_origin(&mut connection, &spec.origin, shutdown)?,
             PositionKeeper::Table => read_table(&mut connection, &spec.origin)?,

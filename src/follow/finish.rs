@@ -1,0 +1,59 @@
+//! The end of a follow: everything up to the end position is on the target. Sequences and triggers, and whether there is
+//! anything that makes this no success. Runs in the follow parent.
+
+use super::Follow;
+use super::remote::Remote;
+use crate::catalog::{FetchOptions, fetch_large_objects, fetch_sequences};
+use crate::copy::copy_sequences;
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::pg::session::flush_commits;
+use crate::stream::decode::Plugin;
+use crate::stream::positions::Positions;
+use crate::stream::{publication, triggers};
+
+pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
+    remote.exchange_now(positions)?;
+    let mut source = follow.open_source()?;
+    let mut target = follow.open_target()?;
+    if follow.set_up.plugin == Plugin::Pgoutput {
+        publication::check(&mut source, &follow.set_up.slot_name)?;
+    }
+    let sequences = fetch_sequences(&mut source, &FetchOptions::default())?;
+    let failures = copy_sequences(&mut source, &mut target, &sequences)?;
+    log::info!("set {} sequences", sequences.len() - failures.len());
+    triggers::restore(&mut target, &follow.dir)?;
+    flush_commits(&mut target)?;
+    warn_of_large_objects(follow, true)?;
+    let (transactions, changes, grouped) = positions.applied();
+    let share = (grouped * 100).checked_div(changes).unwrap_or(0);
+    log::info!("applied {transactions} transactions with {changes} changes, {share}% of them in sets");
+    if let Some(failure) = failures.first() {
+        return Err(failure.error.clone());
+    }
+    let missed = positions.missed();
+    if missed > 0 {
+        return Err(Error::new(
+            ErrorKind::Target,
+            format!("{missed} updates or deletes met no row on the target: it differs from the source"),
+        )
+        .with_side(Side::Target)
+        .with_hint("The log names them. Somebody else has written to the target, or rows were missing from the start."));
+    }
+    log::info!("the end position is reached: everything up to it is on the target");
+    Ok(())
+}
+
+/// Large objects are not in the changes.
+pub fn warn_of_large_objects(follow: &Follow<'_>, is_end: bool) -> Result<()> {
+    let there = fetch_large_objects(&mut follow.open_source()?)?.count;
+    let here = match is_end {
+        true => fetch_large_objects(&mut follow.open_target()?)?.count,
+        false => there,
+    };
+    if there > 0 && !is_end {
+        log::warn!("the source has {there} large objects: changes to them are not replicated; use \"pgcopydb copy blobs\" at the end");
+    } else if there != here {
+        log::warn!("the source has {there} large objects, the target {here}: use \"pgcopydb copy blobs\"");
+    }
+    Ok(())
+}

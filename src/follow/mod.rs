@@ -1,0 +1,184 @@
+//! `follow`: the changes of the source, replayed on the target until the end position, readable from top to bottom. Runs
+//! in the follow parent, which forks receive, transform and apply, and moves no data itself.
+//!
+//! ```text
+//! source ── receive ──> JSON file ──> transform ──> script file ──> apply ──> target
+//!              └──────── pipe ──────────┘  └────────── pipe ─────────┘            (live replay)
+//! ```
+
+mod finish;
+mod modes;
+mod online;
+mod remote;
+mod spec;
+mod trio;
+
+pub use online::{OnlineSpec, run as run_online};
+pub use spec::FollowSpec;
+
+use std::path::PathBuf;
+
+use crate::error::{Context, Error, Result};
+use crate::pg::connect::connect_and_pin;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
+use crate::pg::wire::Connection;
+use crate::sentinel::Sentinel;
+use crate::stream::apply::ApplySpec;
+use crate::stream::positions::Positions;
+use crate::stream::receive::ReceiveSpec;
+use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
+use crate::stream::transform_process::TransformSpec;
+use crate::stream::{segment, triggers};
+use crate::sys::signal::Shutdown;
+use crate::workdir::{Service, WorkDir, cdc_location, location};
+use modes::StreamMode;
+use remote::Remote;
+use trio::Trio;
+
+/// What every part of a follow needs; made once the servers were reached.
+struct Follow<'a> {
+    spec: &'a FollowSpec,
+    set_up: SetUp,
+    /// The servers that answered.
+    source: ConnInfo,
+    target: ConnInfo,
+    run: RunName,
+    dir: PathBuf,
+    shutdown: &'a Shutdown,
+}
+
+/// Follow until the end position. `Ok` means that everything up to it is on the target and flushed there.
+pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
+    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
+    workdir.remove_noted_follow_queue()?;
+    let dir = cdc_location(spec.dir.as_deref());
+    check_beginning(spec, &dir)?;
+    let run = RunName::new(&run_id(&spec.slot_name));
+    let (_, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
+    let (_, target) = connect_and_pin(&spec.target, &run.of("follow"), shutdown)?;
+    let setup_spec = SetupSpec {
+        application_name: run.of("follow"),
+        ..spec.setup(&dir)
+    };
+    let (set_up, new) = setup::run(&setup_spec, shutdown)?;
+    // Its snapshot is nobody's: a follow alone copies nothing.
+    drop(new);
+    let follow = Follow {
+        spec,
+        set_up,
+        source,
+        target,
+        run,
+        dir,
+        shutdown,
+    };
+    follow.run(&workdir)
+}
+
+/// Short enough for application_name, and the same for every process of one follow.
+fn run_id(slot_name: &str) -> String {
+    slot_name.chars().filter(char::is_ascii_alphanumeric).take(16).collect()
+}
+
+/// May it begin, with what is in the directory?
+fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
+    if spec.restart && setup::noted(dir)?.is_some() {
+        return Err(Error::state(format!(
+            "cannot start over in \"{}\": the source has been told that its changes are safe here",
+            dir.display()
+        ))
+        .with_hint("Use --resume to go on, or \"pgcopydb stream cleanup\" and a new clone to start over."));
+    }
+    let has_files = dir.is_dir() && !segment::json_files(dir)?.is_empty();
+    if has_files && !spec.resume {
+        return Err(Error::state(format!(
+            "directory \"{}\" holds changes of an earlier run",
+            dir.display()
+        ))
+        .with_hint("Use --resume to go on with it."));
+    }
+    Ok(())
+}
+
+impl Follow<'_> {
+    fn run(&self, workdir: &WorkDir) -> Result<()> {
+        let positions = Positions::create()?;
+        let mut remote = self.remote(&positions)?;
+        if let Some(endpos) = self.spec.endpos {
+            let mut sentinel = self.open_sentinel()?;
+            sentinel.set_endpos(endpos)?;
+            remote.exchange_now(&positions)?;
+        }
+        finish::warn_of_large_objects(self, false)?;
+        let trio = self.trio(positions, workdir);
+        let mut mode = StreamMode::Prefetch;
+        while mode != StreamMode::Done {
+            log::info!("{}", mode.words());
+            if mode == StreamMode::Catchup {
+                self.disable_triggers()?;
+            }
+            let event = trio.run(mode, &mut remote)?;
+            log::debug!("{mode:?}: {event:?}");
+            mode = mode.next(event);
+        }
+        finish::finish(self, &positions, &mut remote)
+    }
+
+    fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {
+        Trio {
+            receive: ReceiveSpec {
+                source: self.source.clone(),
+                application_name: self.run.of("receive"),
+                slot_name: self.set_up.slot_name.clone(),
+                plugin: self.set_up.plugin,
+                publication: publication_of(&self.set_up.slot_name),
+                dir: self.dir.clone(),
+                startpos: self.set_up.startpos,
+            },
+            transform: TransformSpec {
+                dir: self.dir.clone(),
+                replay_no_op_updates: self.spec.replay_no_op_updates,
+            },
+            apply: ApplySpec {
+                target: self.target.clone(),
+                application_name: self.run.of("apply"),
+                origin: self.set_up.origin.clone(),
+                keeper: self.set_up.keeper(),
+                mode: self.spec.apply_mode,
+            },
+            positions,
+            workdir,
+            keeps_files: self.spec.keep_files,
+            shutdown: self.shutdown,
+        }
+    }
+
+    fn open_source(&self) -> Result<Connection> {
+        open_source(&self.source, &self.run.of("follow"), self.shutdown)
+    }
+
+    fn open_target(&self) -> Result<Connection> {
+        let settings = TargetSettings {
+            maintenance_work_mem: "64MB".to_owned(),
+        };
+        open_target(&self.target, &self.run.of("follow"), &settings, self.shutdown)
+    }
+
+    fn open_sentinel(&self) -> Result<Sentinel> {
+        Sentinel::open(self.open_source()?, &self.dir)
+    }
+
+    fn remote(&self, positions: &Positions) -> Result<Remote> {
+        let name = self.run.of("follow");
+        let sentinel = self.open_sentinel()?;
+        let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
+        remote.exchange_now(positions)?;
+        Ok(remote)
+    }
+
+    fn disable_triggers(&self) -> Result<()> {
+        let mut target = self.open_target()?;
+        triggers::disable(&mut target, &self.dir).context("could not prepare the target for changes")
+    }
+}

@@ -1,0 +1,172 @@
+//! The remote control: what the sentinel wishes (endpos, apply) goes to the children, what they have reached goes to the
+//! sentinel. Runs in the follow parent, which owns the one connection to the source that this takes.
+//!
+//! A write to the source is itself a transaction that comes back through the slot. So positions are written only after
+//! somebody else's transaction, or when a lot of WAL has passed: an idle source sees none of ours.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::connect::connect_once;
+use crate::sentinel::{Reached, Sentinel, Wishes};
+use crate::stream::positions::Positions;
+use crate::sys::signal::Shutdown;
+
+/// How often the sentinel is read, and the most often that it is written.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// WAL without any transaction of this database, such as another database's: positions are written once it is this much.
+const QUIET_BYTES: u64 = 16 << 20;
+
+/// The source is away: how long one attempt to reach it may keep the parent from its children, and how long it waits
+/// before the next.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// Whether positions are to be written: one of them has moved towards the last commit that is not our own, or a lot of
+/// WAL has passed.
+pub fn is_worth_writing(written: &Reached, now: &Reached, activity: Lsn) -> bool {
+    let pairs = [
+        (written.write_lsn, now.write_lsn),
+        (written.flush_lsn, now.flush_lsn),
+        (written.replay_lsn, now.replay_lsn),
+    ];
+    pairs.into_iter().any(|(before, after)| {
+        let is_owed = before < activity && after > before;
+        is_owed || after.0.saturating_sub(before.0) > QUIET_BYTES
+    })
+}
+
+/// The parent's side of the sentinel.
+pub struct Remote {
+    info: ConnInfo,
+    application_name: String,
+    /// Where the sentinel is when the source cannot be written to.
+    dir: std::path::PathBuf,
+    sentinel: Option<Sentinel>,
+    written: Reached,
+    next: Instant,
+    shutdown: Shutdown,
+}
+
+impl Remote {
+    pub fn new(
+        info: &ConnInfo,
+        application_name: &str,
+        dir: &std::path::Path,
+        sentinel: Sentinel,
+        shutdown: &Shutdown,
+    ) -> Remote {
+        Remote {
+            info: info.clone(),
+            application_name: application_name.to_owned(),
+            dir: dir.to_path_buf(),
+            sentinel: Some(sentinel),
+            written: Reached::default(),
+            next: Instant::now(),
+            shutdown: *shutdown,
+        }
+    }
+
+    /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
+    pub fn exchange(&mut self, positions: &Positions) -> Result<bool> {
+        if Instant::now() < self.next {
+            return Ok(false);
+        }
+        self.next = Instant::now() + INTERVAL;
+        self.exchange_now(positions)?;
+        Ok(true)
+    }
+
+    /// Exchange whether it is time or not, such as before the end.
+    pub fn exchange_now(&mut self, positions: &Positions) -> Result<()> {
+        match self.try_exchange(positions) {
+            Err(error) if error.is_connection_lost() => {
+                if self.sentinel.take().is_some() {
+                    log::warn!("{error}; trying to reach the source again");
+                }
+                self.next = Instant::now() + PAUSE;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn try_exchange(&mut self, positions: &Positions) -> Result<()> {
+        if self.sentinel.is_none() {
+            self.sentinel = self.reconnect()?;
+        }
+        let Some(sentinel) = &mut self.sentinel else {
+            return Ok(());
+        };
+        let Wishes { endpos, apply, .. } = sentinel.get()?.wishes();
+        if positions.endpos() != endpos {
+            match endpos {
+                Some(lsn) => log::info!("the end position is {lsn}"),
+                None => log::info!("there is no end position any more"),
+            }
+            positions.set_endpos(endpos);
+        }
+        if positions.is_apply_enabled() != apply {
+            let word = if apply { "enabled" } else { "disabled" };
+            log::info!("applying changes is {word}");
+            positions.set_apply(apply);
+        }
+        let now = reached(positions);
+        if is_worth_writing(&self.written, &now, positions.activity()) {
+            sentinel.set_reached(&now)?;
+            self.written = now;
+        }
+        Ok(())
+    }
+
+    /// `None` while the source does not answer.
+    fn reconnect(&self) -> Result<Option<Sentinel>> {
+        match connect_once(&self.info, &self.application_name, &self.shutdown, ATTEMPT)
+            .and_then(|connection| Sentinel::open(connection, &self.dir))
+        {
+            Ok(sentinel) => {
+                log::info!("the source is back");
+                Ok(Some(sentinel))
+            }
+            Err(error) if error.is_interrupted() => Err(error),
+            Err(error) => {
+                log::debug!("{error}");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn reached(positions: &Positions) -> Reached {
+    Reached {
+        write_lsn: positions.written(),
+        flush_lsn: positions.flushed(),
+        replay_lsn: positions.replayed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reached, is_worth_writing};
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn our_own_writes_cause_no_further_ones() {
+        let at = |lsn: u64| Reached {
+            write_lsn: Lsn(lsn),
+            flush_lsn: Lsn(lsn),
+            replay_lsn: Lsn(lsn),
+        };
+        // Somebody's commit at 9, received and then applied.
+        assert!(is_worth_writing(&at(5), &at(9), Lsn(9)));
+        let received = Reached { replay_lsn: Lsn(5), ..at(9) };
+        assert!(is_worth_writing(&received, &at(9), Lsn(9)));
+        // What comes after it is our own.
+        assert!(!is_worth_writing(&at(9), &at(500), Lsn(9)));
+        assert!(!is_worth_writing(&received, &Reached { replay_lsn: Lsn(5), ..at(500) }, Lsn(9)));
+        assert!(is_worth_writing(&at(9), &at(64 << 20), Lsn(9)));
+    }
+}

@@ -1,0 +1,312 @@
+//! The sentinel: the remote control of a follow, and where others see how far it is. One row in table
+//! `pgcopydb.sentinel` on the source; a file in the work directory where the source cannot be written to. The only place
+//! with its SQL. Used by the follow parent and by `stream sentinel`.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Result};
+use crate::lsn::Lsn;
+use crate::pg::wire::Connection;
+use crate::sys::durable::{Sync, write_atomic};
+
+/// How far a follow is. The meaning of each is the server's, in pg_stat_replication.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    pub write_lsn: Lsn,
+    pub flush_lsn: Lsn,
+    pub replay_lsn: Lsn,
+}
+
+/// What the operator wishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wishes {
+    pub startpos: Lsn,
+    /// `None` goes on for ever.
+    pub endpos: Option<Lsn>,
+    pub apply: bool,
+}
+
+/// The row, in the order and with the names that users know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentinelRow {
+    pub startpos: Lsn,
+    pub endpos: Lsn,
+    pub apply: bool,
+    pub write_lsn: Lsn,
+    pub flush_lsn: Lsn,
+    pub replay_lsn: Lsn,
+}
+
+impl SentinelRow {
+    pub fn wishes(&self) -> Wishes {
+        Wishes {
+            startpos: self.startpos,
+            endpos: Some(self.endpos).filter(|lsn| *lsn != Lsn::INVALID),
+            apply: self.apply,
+        }
+    }
+}
+
+/// Where the sentinel is.
+pub enum Sentinel {
+    Table(Connection),
+    File {
+        path: PathBuf,
+        /// The source, which says where its log stands.
+        connection: Connection,
+    },
+}
+
+const SCHEMA: &str = "pgcopydb";
+
+fn file_in(dir: &Path) -> PathBuf {
+    dir.join("sentinel.json")
+}
+
+impl Sentinel {
+    /// Make a sentinel, or use the one that is there. `dir` is where the files of the follow are.
+    pub fn create(mut connection: Connection, dir: &Path, startpos: Lsn) -> Result<Sentinel> {
+        if let Some(found) = find(&mut connection, dir)? {
+            return Ok(found.with(connection));
+        }
+        if !may_create(&mut connection)? {
+            let path = file_in(dir);
+            let row = SentinelRow {
+                startpos,
+                endpos: Lsn::INVALID,
+                apply: false,
+                write_lsn: Lsn::INVALID,
+                flush_lsn: Lsn::INVALID,
+                replay_lsn: Lsn::INVALID,
+            };
+            write_file(&path, &row)?;
+            return Ok(Sentinel::File { path, connection });
+        }
+        // With a primary key, so that a publication for all tables does not refuse our updates.
+        connection
+            .execute(&format!(
+                "BEGIN; CREATE SCHEMA IF NOT EXISTS {SCHEMA}; \
+                 CREATE TABLE {SCHEMA}.sentinel (id boolean PRIMARY KEY DEFAULT true CHECK (id), \
+                     startpos pg_lsn NOT NULL, endpos pg_lsn NOT NULL DEFAULT '0/0', apply boolean NOT NULL DEFAULT false, \
+                     write_lsn pg_lsn NOT NULL DEFAULT '0/0', flush_lsn pg_lsn NOT NULL DEFAULT '0/0', \
+                     replay_lsn pg_lsn NOT NULL DEFAULT '0/0'); \
+                 INSERT INTO {SCHEMA}.sentinel (startpos) VALUES ('{startpos}'); COMMIT"
+            ))
+            .context("could not create table \"pgcopydb\".\"sentinel\" on the source")?;
+        Ok(Sentinel::Table(connection))
+    }
+
+    /// Use the sentinel that is there.
+    pub fn open(mut connection: Connection, dir: &Path) -> Result<Sentinel> {
+        match find(&mut connection, dir)? {
+            Some(found) => Ok(found.with(connection)),
+            None => Err(Error::state(
+                "there is no sentinel on the source, nor in the work directory",
+            )
+            .with_hint("Run \"pgcopydb stream setup\" first, or give the --dir of the run.")),
+        }
+    }
+
+    /// Remove it, wherever it is; whether it was there.
+    pub fn drop(connection: &mut Connection, dir: &Path) -> Result<bool> {
+        let path = file_in(dir);
+        let had_file = path.exists();
+        if had_file {
+            std::fs::remove_file(&path)
+                .with_context(|| format!("could not remove file \"{}\"", path.display()))?;
+        }
+        let had_table = has_table(connection)?;
+        if had_table {
+            connection
+                .execute(&format!("DROP TABLE IF EXISTS {SCHEMA}.sentinel"))
+                .context("could not drop table \"pgcopydb\".\"sentinel\" on the source")?;
+        }
+        Ok(had_file || had_table)
+    }
+
+    pub fn get(&mut self) -> Result<SentinelRow> {
+        match self {
+            Sentinel::File { path, .. } => read_file(path),
+            Sentinel::Table(connection) => {
+                let rows = connection
+                    .query(&format!(
+                        "SELECT startpos, endpos, apply, write_lsn, flush_lsn, replay_lsn FROM {SCHEMA}.sentinel"
+                    ))
+                    .context("could not read the sentinel")?;
+                let Some(row) = rows.first() else {
+                    return Err(Error::state(
+                        "table \"pgcopydb\".\"sentinel\" on the source has no row",
+                    ));
+                };
+                Ok(SentinelRow {
+                    startpos: row.parse(0)?,
+                    endpos: row.parse(1)?,
+                    apply: row.bool(2)?,
+                    write_lsn: row.parse(3)?,
+                    flush_lsn: row.parse(4)?,
+                    replay_lsn: row.parse(5)?,
+                })
+            }
+        }
+    }
+
+    pub fn set_startpos(&mut self, lsn: Lsn) -> Result<()> {
+        self.change(&format!("startpos = '{lsn}'"), |row| row.startpos = lsn)
+    }
+
+    pub fn set_endpos(&mut self, lsn: Lsn) -> Result<()> {
+        self.change(&format!("endpos = '{lsn}'"), |row| row.endpos = lsn)
+    }
+
+    pub fn set_apply(&mut self, apply: bool) -> Result<()> {
+        self.change(&format!("apply = {apply}"), |row| row.apply = apply)
+    }
+
+    pub fn set_reached(&mut self, reached: &Reached) -> Result<()> {
+        let Reached {
+            write_lsn,
+            flush_lsn,
+            replay_lsn,
+        } = *reached;
+        let sql = format!(
+            "write_lsn = '{write_lsn}', flush_lsn = '{flush_lsn}', replay_lsn = '{replay_lsn}'"
+        );
+        self.change(&sql, |row| {
+            (row.write_lsn, row.flush_lsn, row.replay_lsn) = (write_lsn, flush_lsn, replay_lsn);
+        })
+    }
+
+    fn change(&mut self, sql: &str, in_file: impl FnOnce(&mut SentinelRow)) -> Result<()> {
+        match self {
+            Sentinel::File { path, .. } => {
+                let mut row = read_file(path)?;
+                in_file(&mut row);
+                write_file(path, &row)
+            }
+            Sentinel::Table(connection) => {
+                // Flushed when it returns: the log is then flushed beyond any position that was asked for before.
+                let changed = connection
+                    .execute(&format!(
+                        "SET synchronous_commit = on; UPDATE {SCHEMA}.sentinel SET {sql}"
+                    ))
+                    .context("could not write the sentinel")?;
+                match changed {
+                    1 => Ok(()),
+                    _ => Err(Error::state(
+                        "table \"pgcopydb\".\"sentinel\" on the source has no row",
+                    )),
+                }
+            }
+        }
+    }
+
+    /// The position that covers every commit acknowledged until now, asynchronous ones too.
+    pub fn current(&mut self) -> Result<Lsn> {
+        let is_table = matches!(self, Sentinel::Table(_));
+        let (Sentinel::Table(connection) | Sentinel::File { connection, .. }) = self;
+        let row = connection
+            .query_one(
+                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, \
+                 pg_size_bytes(current_setting('wal_segment_size')), current_setting('wal_block_size')::int8, \
+                 pg_is_in_recovery()",
+            )
+            .context("could not learn where the source's log stands")?;
+        let lsn = without_page_header(row.parse(0)?, row.parse(1)?, row.parse(2)?);
+        if !is_table && !row.bool(3)? {
+            // Nothing of ours is written and flushed otherwise, and WAL that nobody flushes is never sent.
+            connection
+                .execute(
+                    "BEGIN; SET LOCAL synchronous_commit = on; \
+                     SELECT pg_logical_emit_message(true, 'pgcopydb', 'endpos'); COMMIT",
+                )
+                .context("could not flush the source's log")?;
+        }
+        Ok(lsn)
+    }
+}
+
+/// The insert position may lie just behind a page header that nothing has been written after: no record ever ends there, and
+/// an idle source would never reach it. The record before it ends where the page begins. Headers are 24 bytes, 40 at the
+/// start of a segment (XLogPageHeaderData, XLogLongPageHeaderData in xlog_internal.h).
+pub fn without_page_header(lsn: Lsn, segment_bytes: u64, page_bytes: u64) -> Lsn {
+    match (lsn.0 % segment_bytes.max(1), lsn.0 % page_bytes.max(1)) {
+        (40, _) => Lsn(lsn.0 - 40),
+        (in_segment, 24) if in_segment != 24 => Lsn(lsn.0 - 24),
+        _ => lsn,
+    }
+}
+
+/// Where it was found.
+enum Found {
+    Table,
+    File(PathBuf),
+}
+
+impl Found {
+    fn with(self, connection: Connection) -> Sentinel {
+        match self {
+            Found::Table => Sentinel::Table(connection),
+            Found::File(path) => Sentinel::File { path, connection },
+        }
+    }
+}
+
+fn find(connection: &mut Connection, dir: &Path) -> Result<Option<Found>> {
+    let path = file_in(dir);
+    if path.exists() {
+        return Ok(Some(Found::File(path)));
+    }
+    Ok(has_table(connection)?.then_some(Found::Table))
+}
+
+fn has_table(connection: &mut Connection) -> Result<bool> {
+    connection
+        .query_one("SELECT to_regclass('pgcopydb.sentinel') IS NOT NULL")
+        .context("could not look for the sentinel on the source")?
+        .bool(0)
+}
+
+fn may_create(connection: &mut Connection) -> Result<bool> {
+    connection
+        .query_one(
+            "SELECT NOT pg_is_in_recovery() AND (has_database_privilege(current_database(), 'CREATE') \
+                 OR COALESCE((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgcopydb'), false))",
+        )
+        .context("could not look for rights on the source")?
+        .bool(0)
+}
+
+fn read_file(path: &Path) -> Result<SentinelRow> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("could not read file \"{}\"", path.display()))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Error::state(format!(
+            "file \"{}\" is not a sentinel: {error}",
+            path.display()
+        ))
+    })
+}
+
+fn write_file(path: &Path, row: &SentinelRow) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(row)
+        .map_err(|error| Error::internal(format!("could not encode the sentinel: {error}")))?;
+    write_atomic(path, &bytes, Sync::Now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_page_header;
+    use crate::lsn::Lsn;
+
+    #[test]
+    fn a_page_header_is_no_place_to_end() {
+        let normal = |lsn: u64| without_page_header(Lsn(lsn), 16 << 20, 8192).0;
+        assert_eq!(normal(0x100_2018), 0x100_2000);
+        assert_eq!(normal(0x200_0028), 0x200_0000);
+        assert_eq!(normal(0x200_0018), 0x200_0018);
+        assert_eq!(normal(0x100_2030), 0x100_2030);
+        assert_eq!(normal(0x100_2000), 0x100_2000);
+    }
+}

@@ -1,0 +1,110 @@
+//! The publication that pgoutput needs, on the source: exactly the tables that are copied. Not FOR ALL TABLES: that would
+//! make the application's own UPDATEs fail on a new table without a replica identity.
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ident::{QualifiedName, quote_ident, quote_literal};
+use crate::pg::wire::Connection;
+
+/// Tables whose changes are to be sent; from 13 on a partitioned table stands for its partitions, also those to come.
+fn tables_sql(version: u32) -> String {
+    let (kinds, partitions) = match version >= 13_00_00 {
+        true => ("'r', 'p'", "AND NOT c.relispartition"),
+        false => ("'r'", ""),
+    };
+    format!(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ({kinds}) AND c.relpersistence = 'p' {partitions} \
+           AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb') \
+           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+               AND d.deptype = 'e') \
+         ORDER BY 1, 2"
+    )
+}
+
+fn names(source: &mut Connection, sql: &str) -> Result<Vec<QualifiedName>> {
+    source
+        .query(sql)?
+        .iter()
+        .map(|row| Ok(QualifiedName::new(row.text(0)?, row.text(1)?)))
+        .collect()
+}
+
+pub fn exists(source: &mut Connection, name: &str) -> Result<bool> {
+    let sql = format!(
+        "SELECT 1 FROM pg_publication WHERE pubname = {}",
+        quote_literal(name)
+    );
+    Ok(!source.query(&sql)?.is_empty())
+}
+
+/// Make it; committed and flushed when this returns, which must be before the slot is made.
+pub fn create(source: &mut Connection, name: &str) -> Result<()> {
+    let version = source.server_version();
+    let tables =
+        names(source, &tables_sql(version)).context("could not list tables of the source")?;
+    let list = match tables.is_empty() {
+        true => String::new(),
+        false => {
+            // Without ONLY a parent brings its children, which are in the list anyway.
+            let words: Vec<String> = tables.iter().map(ToString::to_string).collect();
+            format!(" FOR TABLE {}", words.join(", "))
+        }
+    };
+    source
+        .execute(&format!("CREATE PUBLICATION {}{list}", quote_ident(name)))
+        .with_context(|| format!("could not create publication \"{name}\" on the source"))?;
+    Ok(())
+}
+
+/// Tables of the source whose changes the publication does not send.
+pub fn missing_tables(source: &mut Connection, name: &str) -> Result<Vec<QualifiedName>> {
+    let version = source.server_version();
+    let wanted =
+        names(source, &tables_sql(version)).context("could not list tables of the source")?;
+    let published = names(
+        source,
+        &format!(
+            "SELECT n.nspname, c.relname FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+             JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE p.pubname = {}",
+            quote_literal(name)
+        ),
+    )
+    .with_context(|| format!("could not read publication \"{name}\""))?;
+    Ok(wanted
+        .into_iter()
+        .filter(|table| !published.contains(table))
+        .collect())
+}
+
+/// The error for tables that appeared since: their changes were never sent.
+pub fn check(source: &mut Connection, name: &str) -> Result<()> {
+    let missing = missing_tables(source, name)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Err(Error::new(
+        ErrorKind::Source,
+        format!(
+            "publication \"{name}\" does not send the changes of table {}, which appeared on the source after the start",
+            list.join(", ")
+        ),
+    )
+    .with_hint(format!(
+        "Create the table on the target too and copy its rows, or drop it on the source; for changes to come: \
+         ALTER PUBLICATION {} ADD TABLE {}.",
+        quote_ident(name),
+        list.join(", ")
+    )))
+}
+
+pub fn drop(source: &mut Connection, name: &str) -> Result<bool> {
+    let was_there = exists(source, name)?;
+    if was_there {
+        source
+            .execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name)))
+            .with_context(|| format!("could not drop publication \"{name}\" on the source"))?;
+    }
+    Ok(was_there)
+}

@@ -1,0 +1,188 @@
+//! The replication slot on the source: made with an exported snapshot, found, dropped. Runs in whichever process sets a
+//! follow up or cleans up after it.
+
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+
+use super::decode::Plugin;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::ident::{quote_ident, quote_literal};
+use crate::lsn::Lsn;
+use crate::pg::connect::connect;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::open_source;
+use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
+use crate::sys::supervisor::WorkerSet;
+
+/// The snapshot that comes with a slot lives as long as its connection is idle in peace: every timeout is switched off when
+/// the connection is made, as any later command would end the snapshot.
+const NO_TIMEOUTS: &str =
+    "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0";
+
+/// When a slot that is not there yet is worth a word, and how often.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+const LATER_WORDS: Duration = Duration::from_secs(30);
+
+/// A slot that was just made.
+#[derive(Debug)]
+pub struct NewSlot {
+    /// Every transaction that commits after it is sent; the snapshot sees all that committed before.
+    pub consistent_point: Lsn,
+    pub snapshot: String,
+    /// Keeps the snapshot alive.
+    pub exporter: Connection,
+}
+
+/// A slot that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub plugin: String,
+    pub database: Option<String>,
+    pub confirmed_flush: Option<Lsn>,
+    pub active_pid: Option<i32>,
+}
+
+/// Make the slot. It waits for the end of every transaction that is running: which ones is said while it does.
+pub fn create(
+    info: &ConnInfo,
+    application_name: &str,
+    name: &str,
+    plugin: Plugin,
+    shutdown: &Shutdown,
+) -> Result<NewSlot> {
+    let info_here = info.for_replication().with_more_options(NO_TIMEOUTS);
+    let info_here = match server_version(info, application_name, shutdown)? {
+        170_000.. => {
+            info_here.with_more_options("-c idle_session_timeout=0 -c transaction_timeout=0")
+        }
+        140_000.. => info_here.with_more_options("-c idle_session_timeout=0"),
+        _ => info_here,
+    };
+    // The watcher is forked before the connection exists, and learns its process from the server.
+    let mut watcher = WorkerSet::new();
+    watcher.start_one("slot watch", |shutdown| {
+        watch(info, application_name, &shutdown)
+    })?;
+    let mut exporter = connect(&info_here, application_name, shutdown)?;
+    let created = exporter.query_one(&format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL {} EXPORT_SNAPSHOT",
+        quote_ident(name),
+        plugin.name()
+    ));
+    watcher.stop();
+    let row = created.with_context(|| format!("could not create replication slot \"{name}\""))?;
+    Ok(NewSlot {
+        consistent_point: row.parse(1)?,
+        snapshot: row.text(2)?.to_owned(),
+        exporter,
+    })
+}
+
+fn server_version(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<u32> {
+    Ok(open_source(info, application_name, shutdown)?.server_version())
+}
+
+/// Say what a slot under way waits for. Runs in a child of its own, as the parent is blocked.
+fn watch(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<()> {
+    let mut connection = open_source(info, application_name, shutdown)?;
+    let sql = format!(
+        "SELECT b.pid, COALESCE(date_trunc('second', clock_timestamp() - b.xact_start)::text, 'unknown age'), \
+             left(regexp_replace(b.query, '\\s+', ' ', 'g'), 100) \
+         FROM pg_stat_activity w, LATERAL unnest(pg_blocking_pids(w.pid)) AS blocker(pid) \
+             JOIN pg_stat_activity b ON b.pid = blocker.pid \
+         WHERE w.application_name = {} AND w.backend_type = 'walsender'",
+        quote_literal(application_name)
+    );
+    let mut next = Instant::now() + FIRST_WORD;
+    loop {
+        shutdown.poll(&[], Some(next))?;
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + LATER_WORDS;
+        for row in connection.query(&sql)? {
+            log::warn!(
+                "the replication slot waits for a transaction on the source: pid {}, running for {}, query: {}",
+                row.text(0)?,
+                row.text(1)?,
+                row.opt_text(2)?.unwrap_or("")
+            );
+        }
+    }
+}
+
+pub fn find(source: &mut Connection, name: &str) -> Result<Option<Slot>> {
+    let rows = source
+        .query(&format!(
+            "SELECT plugin, database, confirmed_flush_lsn, active_pid FROM pg_replication_slots WHERE slot_name = {}",
+            quote_literal(name)
+        ))
+        .context("could not look for replication slots on the source")?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    Ok(Some(Slot {
+        plugin: row.opt_text(0)?.unwrap_or("").to_owned(),
+        database: row.opt_text(1)?.map(str::to_owned),
+        confirmed_flush: row.opt_parse(2)?,
+        active_pid: row.opt_parse(3)?,
+    }))
+}
+
+/// That a slot which is there can be used by this follow.
+pub fn check(slot: &Slot, name: &str, plugin: Plugin, database: &str) -> Result<()> {
+    let refuse = |what: String| {
+        Err(Error::new(
+            ErrorKind::Source,
+            format!("cannot use replication slot \"{name}\": {what}"),
+        ))
+    };
+    if slot.plugin != plugin.name() {
+        return refuse(format!(
+            "it was made for plugin \"{}\", not for \"{plugin}\"",
+            slot.plugin
+        ));
+    }
+    match &slot.database {
+        Some(other) if other == database => Ok(()),
+        other => refuse(format!(
+            "it belongs to database \"{}\"",
+            other.as_deref().unwrap_or("")
+        )),
+    }
+}
+
+/// Drop the slot, ending a receiver that still holds it; whether it was there.
+pub fn drop(source: &mut Connection, name: &str, shutdown: &Shutdown) -> Result<bool> {
+    /// How long the server may take to release a slot whose receiver was ended.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    let started = Instant::now();
+    loop {
+        let Some(slot) = find(source, name)? else {
+            return Ok(false);
+        };
+        if let Some(pid) = slot.active_pid {
+            log::info!(
+                "ending process {pid} on the source, which uses replication slot \"{name}\""
+            );
+            source.execute(&format!("SELECT pg_terminate_backend({pid})"))?;
+        }
+        let dropped = source.execute(&format!(
+            "SELECT pg_drop_replication_slot({})",
+            quote_literal(name)
+        ));
+        match dropped {
+            Ok(_) => return Ok(true),
+            Err(error)
+                if error.is_any_of(&[SqlState::OBJECT_IN_USE]) && started.elapsed() < PATIENCE =>
+            {
+                shutdown.sleep(Duration::from_millis(100))?;
+            }
+            Err(error) => {
+                return Err(error.context(format!("could not drop replication slot \"{name}\"")));
+            }
+        }
+    }
+}
