@@ -65,7 +65,7 @@ pub enum Equality {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Column {
     pub name: String,
-    /// As format_type() writes it with an empty search_path, without the type modifier.
+    /// As format_type(oid, -1) writes it with an empty search_path: "bpchar", where "character" would mean one character.
     #[serde(rename = "type")]
     pub type_name: String,
     pub equality: Equality,

@@ -4,12 +4,15 @@
 //!
 //! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
 
+pub mod apply;
+pub mod catchup;
 pub mod decode;
 pub mod json_text;
 pub mod message;
 pub mod positions;
 pub mod receive;
 pub mod relations;
+pub mod replay;
 pub mod script;
 pub mod segment;
 pub mod statement;

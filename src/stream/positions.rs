@@ -14,6 +14,7 @@ enum Slot {
     Apply,
     Written,
     Flushed,
+    Committed,
     Replayed,
     ReplayedFlushed,
     Activity,
@@ -114,6 +115,15 @@ impl Positions {
         self.advance(Slot::Flushed, lsn);
     }
 
+    /// The last transaction that was committed on the target. Written by apply.
+    pub fn committed(&self) -> Lsn {
+        Lsn(self.get(Slot::Committed))
+    }
+
+    pub fn advance_committed(&self, lsn: Lsn) {
+        self.advance(Slot::Committed, lsn);
+    }
+
     /// Every transaction committed at or before it is committed on the target. Written by apply.
     pub fn replayed(&self) -> Lsn {
         Lsn(self.get(Slot::Replayed))
@@ -132,9 +142,9 @@ impl Positions {
         self.advance(Slot::ReplayedFlushed, lsn);
     }
 
-    /// The target lost what it had not flushed: both positions start over from what its origin says. By the parent, while
-    /// no apply process runs.
+    /// The target lost what it had not flushed: the positions start over from what its origin says. By apply.
     pub fn reset_replayed(&self, lsn: Lsn) {
+        self.slot(Slot::Committed).store(lsn.0, Ordering::Release);
         self.slot(Slot::Replayed).store(lsn.0, Ordering::Release);
         self.slot(Slot::ReplayedFlushed)
             .store(lsn.0, Ordering::Release);

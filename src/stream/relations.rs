@@ -361,7 +361,7 @@ fn query(version: u32) -> String {
         "SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND c.relhassubclass, c.relreplident,
     n.nspname = '{OWN_SCHEMA}' OR c.relkind = 'm' OR EXISTS (SELECT FROM pg_depend d
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
-    a.attname, format_type(a.atttypid, NULL),
+    a.attname, format_type(a.atttypid, -1),
     CASE WHEN t.typtype = 'e' OR b.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype,
             'bool'::regtype, 'uuid'::regtype, 'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype,
             'time'::regtype, 'bytea'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype, 'pg_lsn'::regtype,

@@ -1,0 +1,579 @@
+//! Carrying out a chunk on the target: by sets where the plan says so, row by row when a set is refused. Runs in the apply
+//! process. Every statement's result is read and counted before anything is committed.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use postgres::error::SqlState;
+
+use super::chunk::{Change, Chunk};
+use super::plan::{Cells, Knowledge, StatementPlan, Step, TableId, plan};
+use super::session::Session;
+use super::sql;
+use super::target::{Target, TargetTable};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::ident::QualifiedName;
+use crate::pg::wire::{Outcome, Outcomes};
+use crate::stream::script::{Operation, StatementId, StatementIs};
+
+/// After a set of a table was refused, so many of its changes go row by row; doubled each time.
+const BY_ROWS_FIRST: u64 = 1000;
+
+/// Statements that the target keeps prepared for us; beyond that all are forgotten and prepared again when needed.
+const MOST_PREPARED: usize = 2000;
+
+/// A statement of the script.
+struct Statement {
+    sql: String,
+    is: StatementIs,
+    plan: StatementPlan,
+}
+
+/// A table that changes go to.
+struct Table {
+    name: QualifiedName,
+    only: bool,
+    target: TargetTable,
+    key: Option<Vec<usize>>,
+    by_rows: u64,
+    by_rows_next: u64,
+}
+
+/// What was prepared on the target, under which name.
+#[derive(Default)]
+struct Prepared {
+    names: HashMap<String, String>,
+    next: u64,
+}
+
+/// Statements and tables, as far as the script has named them.
+pub struct Executor {
+    target: Target,
+    tables: Vec<Table>,
+    places: HashMap<QualifiedName, TableId>,
+    statements: HashMap<StatementId, Statement>,
+    prepared: Prepared,
+    always_by_rows: bool,
+}
+
+/// What became of a chunk.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Changes that went in sets.
+    pub grouped: u64,
+    /// Updates and deletes that met no row: table, and where in the chunk.
+    pub missed: Vec<String>,
+}
+
+impl Knowledge for Executor {
+    fn statement(&self, statement: StatementId) -> Option<&StatementPlan> {
+        self.statements.get(&statement).map(|found| &found.plan)
+    }
+
+    fn width(&self, table: TableId) -> usize {
+        self.tables[table].target.columns.len()
+    }
+
+    fn key(&self, table: TableId) -> Option<&[usize]> {
+        self.tables[table].key.as_deref()
+    }
+
+    fn is_by_rows(&self, table: TableId) -> bool {
+        self.always_by_rows || self.tables[table].by_rows > 0
+    }
+}
+
+impl Executor {
+    pub fn new(session: &mut Session, always_by_rows: bool) -> Result<Executor> {
+        Ok(Executor {
+            target: Target::fetch(&mut session.connection)?,
+            tables: Vec::new(),
+            places: HashMap::new(),
+            statements: HashMap::new(),
+            prepared: Prepared::default(),
+            always_by_rows,
+        })
+    }
+
+    /// A new script begins: its numbers mean something else.
+    pub fn forget_statements(&mut self) {
+        self.statements.clear();
+    }
+
+    /// Take note of a statement. A table or column that the target lacks is looked for once more, then an error.
+    pub fn prepare(
+        &mut self,
+        session: &mut Session,
+        id: StatementId,
+        sql: &str,
+        is: &StatementIs,
+    ) -> Result<()> {
+        let name = QualifiedName::new(&is.schema, &is.table);
+        let columns: Vec<String> = is.set.iter().chain(&is.find).cloned().collect();
+        if self.target.check(&name, &columns).is_err() {
+            self.target = Target::fetch(&mut session.connection)?;
+            self.target.check(&name, &columns)?;
+        }
+        let table = self.table(&name, is.only);
+        let places = |names: &[String]| -> Vec<usize> {
+            let target = &self.tables[table].target;
+            names
+                .iter()
+                .filter_map(|name| target.column(name))
+                .collect()
+        };
+        let (set, find) = (places(&is.set), places(&is.find));
+        let known = &self.tables[table];
+        let is_insert = is.operation == Operation::Insert;
+        let may_group = !known.target.has_deferrable
+            && !columns.is_empty()
+            && (is_insert || is.is_key && !is.changes_key && known.target.has_unique(&is.find))
+            && (is_insert || known.key.as_ref().is_none_or(|key| *key == find));
+        if may_group && !is_insert {
+            self.tables[table].key = Some(find.clone());
+        }
+        let statement = Statement {
+            sql: sql.to_owned(),
+            is: is.clone(),
+            plan: StatementPlan {
+                table,
+                operation: is.operation,
+                set,
+                find,
+                may_group,
+            },
+        };
+        self.statements.insert(id, statement);
+        Ok(())
+    }
+
+    fn table(&mut self, name: &QualifiedName, only: bool) -> TableId {
+        let target = self.target.table(name).cloned().unwrap_or_default();
+        if let Some(id) = self.places.get(name) {
+            self.tables[*id].target = target;
+            return *id;
+        }
+        self.tables.push(Table {
+            name: name.clone(),
+            only,
+            target,
+            key: None,
+            by_rows: 0,
+            by_rows_next: BY_ROWS_FIRST,
+        });
+        let id = self.tables.len() - 1;
+        self.places.insert(name.clone(), id);
+        id
+    }
+
+    /// Carry out a chunk inside a transaction that is open, or that `begins` opens. `Ok(None)`: a set was refused, nothing of
+    /// the chunk stays once the caller has rolled back, and it has to go by rows.
+    pub fn run_sets(
+        &mut self,
+        session: &mut Session,
+        chunk: &Chunk,
+        begins: bool,
+    ) -> Result<Option<Applied>> {
+        let changes = chunk.changes()?;
+        let steps = plan(&changes, self).ok_or_else(unknown_statement)?;
+        self.forget_if_many(session)?;
+        if begins {
+            session.add_begin()?;
+        }
+        let mut expected = Vec::with_capacity(steps.len());
+        for step in &steps {
+            expected.push(self.add_step(session, step, &changes)?);
+        }
+        let outcomes = session.connection.run_pipeline()?;
+        let done = match begins {
+            true => outcomes.done.get(1..).unwrap_or(&[]),
+            false => &outcomes.done[..],
+        };
+        let mut applied = Applied::default();
+        let mut refused = None;
+        for (place, expected) in expected.iter().enumerate() {
+            match (done.get(place), expected) {
+                (Some(Outcome::Done(rows)), Expected::Set { rows: wanted, .. })
+                    if rows == wanted =>
+                {
+                    applied.grouped += rows;
+                }
+                // A row of its own that meets nothing is looked at row by row, to name it.
+                (Some(Outcome::Done(rows)), Expected::Row { number })
+                    if *rows == 1 || self.is_free(&changes, *number) => {}
+                (Some(Outcome::Done(_)), Expected::Truncate) => {}
+                (_, expected) => {
+                    refused = Some(expected);
+                    break;
+                }
+            }
+        }
+        match refused {
+            None => {
+                self.count_down(&changes);
+                Ok(Some(applied))
+            }
+            Some(expected) => {
+                // What comes after the failure was not prepared either.
+                self.prepared.names.clear();
+                if let (Expected::Set { table, .. }, Some(error)) = (expected, &outcomes.failure) {
+                    log::debug!("{}: {error}; going on row by row", self.tables[*table].name);
+                }
+                if let Some(error) = outcomes.failure.filter(is_hopeless) {
+                    return Err(error);
+                }
+                if let Expected::Set { table, .. } = expected {
+                    self.slow_down(*table);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether the number of rows that a change meets says nothing.
+    fn is_free(&self, changes: &[Change<'_>], number: usize) -> bool {
+        match changes.get(number) {
+            Some(Change::Execute { statement, .. }) => self
+                .statements
+                .get(statement)
+                .is_some_and(|found| found.is.operation == Operation::Insert),
+            _ => true,
+        }
+    }
+
+    fn slow_down(&mut self, table: TableId) {
+        let table = &mut self.tables[table];
+        table.by_rows = table.by_rows_next;
+        table.by_rows_next = table.by_rows_next.saturating_mul(2);
+    }
+
+    fn count_down(&mut self, changes: &[Change<'_>]) {
+        for change in changes {
+            if let Change::Execute { statement, .. } = change
+                && let Some(found) = self.statements.get(statement)
+            {
+                let table = &mut self.tables[found.plan.table];
+                table.by_rows = table.by_rows.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The chunk row by row, in the source's order: what fails is then known exactly.
+    pub fn run_rows(
+        &mut self,
+        session: &mut Session,
+        chunk: &Chunk,
+        begins: bool,
+    ) -> Result<Applied> {
+        let changes = chunk.changes()?;
+        self.forget_if_many(session)?;
+        if begins {
+            session.add_begin()?;
+        }
+        for (number, change) in changes.iter().enumerate() {
+            let step = match change {
+                Change::Execute { .. } => Step::Row(number),
+                Change::Truncate { .. } => Step::Truncate(number),
+            };
+            self.add_step(session, &step, &changes)?;
+        }
+        let outcomes = session.connection.run_pipeline()?;
+        let skipped = usize::from(begins);
+        let mut applied = Applied::default();
+        for (number, change) in changes.iter().enumerate() {
+            match outcomes.done.get(number + skipped) {
+                Some(Outcome::Done(rows)) => {
+                    if let Some(missed) = self.judge(change, *rows)? {
+                        applied.missed.push(missed);
+                    }
+                }
+                _ => {
+                    self.prepared.names.clear();
+                    return Err(self.refused(change, &outcomes));
+                }
+            }
+        }
+        self.count_down(&changes);
+        Ok(applied)
+    }
+
+    /// Whether a change met the row that it was meant for; the words about it when it met none.
+    fn judge(&self, change: &Change<'_>, rows: u64) -> Result<Option<String>> {
+        let Change::Execute {
+            statement,
+            parameters,
+            xid,
+        } = change
+        else {
+            return Ok(None);
+        };
+        let Some(found) = self.statements.get(statement) else {
+            return Err(unknown_statement());
+        };
+        if rows == 1 || found.is.operation == Operation::Insert {
+            return Ok(None);
+        }
+        let key = key_words(&found.is, parameters);
+        let word = word(found.is.operation);
+        let name = &self.tables[found.plan.table].name;
+        if rows == 0 {
+            return Ok(Some(format!(
+                "{word} of table {name} met no row with {key} (xid {xid})"
+            )));
+        }
+        Err(Error::new(
+            ErrorKind::Target,
+            format!("could not apply {word} on target table {name}: it met {rows} rows with {key}"),
+        )
+        .with_side(Side::Target))
+    }
+
+    fn refused(&self, change: &Change<'_>, outcomes: &Outcomes) -> Error {
+        let error = outcomes
+            .failure
+            .clone()
+            .unwrap_or_else(|| Error::on(Side::Target, "the target gave no result"));
+        if is_hopeless(&error) {
+            return error;
+        }
+        match change {
+            Change::Execute { statement, xid, .. } => match self.statements.get(statement) {
+                Some(found) => error.context(format!(
+                    "could not apply {} on target table {} (xid {xid})",
+                    word(found.is.operation),
+                    self.tables[found.plan.table].name
+                )),
+                None => error,
+            },
+            Change::Truncate { tables, .. } => {
+                let names: Vec<String> = tables
+                    .iter()
+                    .map(|(schema, table)| QualifiedName::new(schema, table).to_string())
+                    .collect();
+                error.context(format!(
+                    "could not apply TRUNCATE on target table {}",
+                    names.join(", ")
+                ))
+            }
+        }
+    }
+
+    fn forget_if_many(&mut self, session: &mut Session) -> Result<()> {
+        if self.prepared.names.len() < MOST_PREPARED {
+            return Ok(());
+        }
+        let names: Vec<String> = self.prepared.names.drain().map(|(_, name)| name).collect();
+        let sql: Vec<String> = names
+            .iter()
+            .map(|name| format!("DEALLOCATE {name}"))
+            .collect();
+        session.connection.execute(&sql.join("; "))?;
+        Ok(())
+    }
+
+    /// Gather a step; what it must come to.
+    fn add_step(
+        &mut self,
+        session: &mut Session,
+        step: &Step<'_>,
+        changes: &[Change<'_>],
+    ) -> Result<Expected> {
+        match step {
+            Step::Row(number) => {
+                let Some(Change::Execute {
+                    statement,
+                    parameters,
+                    ..
+                }) = changes.get(*number)
+                else {
+                    return Err(unknown_statement());
+                };
+                let Some(found) = self.statements.get(statement) else {
+                    return Err(unknown_statement());
+                };
+                let name = self.prepared.name(session, &found.sql)?;
+                session
+                    .connection
+                    .add_execute(&name, parameters.iter().map(Option::as_deref))?;
+                Ok(Expected::Row { number: *number })
+            }
+            Step::Truncate(number) => {
+                let Some(Change::Truncate {
+                    tables,
+                    restart_identity,
+                }) = changes.get(*number)
+                else {
+                    return Err(unknown_statement());
+                };
+                let sql = self.truncate(session, tables, *restart_identity)?;
+                let name = self.prepared.name(session, &sql)?;
+                session.connection.add_execute(&name, [])?;
+                Ok(Expected::Truncate)
+            }
+            Step::Delete { table, key, rows } => {
+                let it = &self.tables[*table];
+                let target = sql::table_name(&it.name.schema, &it.name.name, it.only);
+                let text = sql::delete(&target, &it.target, key);
+                self.add_set(session, &text, *table, key, rows)
+            }
+            Step::Update {
+                table,
+                set,
+                key,
+                rows,
+            } => {
+                let it = &self.tables[*table];
+                let target = sql::table_name(&it.name.schema, &it.name.name, it.only);
+                let text = sql::update(&target, &it.target, set, key);
+                let columns: Vec<usize> = set.iter().chain(key).copied().collect();
+                self.add_set(session, &text, *table, &columns, rows)
+            }
+            Step::Copy {
+                table,
+                columns,
+                rows,
+            } => {
+                let it = &self.tables[*table];
+                let target = sql::table_name(&it.name.schema, &it.name.name, false);
+                let text = sql::copy(&target, &it.target, columns);
+                let name = self.prepared.name(session, &text)?;
+                session.connection.add_execute(&name, [])?;
+                let mut data = Vec::new();
+                for row in rows {
+                    sql::add_row(&mut data, columns.iter().map(|column| row[*column].value()));
+                }
+                session.connection.add_copy_data(&data)?;
+                Ok(Expected::Set {
+                    table: *table,
+                    rows: rows.len() as u64,
+                })
+            }
+        }
+    }
+
+    fn add_set(
+        &mut self,
+        session: &mut Session,
+        text: &str,
+        table: TableId,
+        columns: &[usize],
+        rows: &[Cells<'_>],
+    ) -> Result<Expected> {
+        let name = self.prepared.name(session, text)?;
+        let arrays: Vec<Vec<u8>> = columns
+            .iter()
+            .map(|column| {
+                let mut array = b"{".to_vec();
+                for row in rows {
+                    sql::add_element(&mut array, row[*column].value());
+                }
+                array.push(b'}');
+                array
+            })
+            .collect();
+        session
+            .connection
+            .add_execute(&name, arrays.iter().map(|array| Some(&array[..])))?;
+        Ok(Expected::Set {
+            table,
+            rows: rows.len() as u64,
+        })
+    }
+
+    /// Exactly these tables; a partitioned one that the target has in the place of a plain one, with its partitions.
+    fn truncate(
+        &mut self,
+        session: &mut Session,
+        tables: &[(String, String)],
+        restart_identity: bool,
+    ) -> Result<String> {
+        let mut names = Vec::with_capacity(tables.len());
+        for (schema, table) in tables {
+            let name = QualifiedName::new(schema, table);
+            if self.target.check(&name, &[]).is_err() {
+                self.target = Target::fetch(&mut session.connection)?;
+                self.target.check(&name, &[])?;
+            }
+            let is_partitioned = self
+                .target
+                .table(&name)
+                .is_some_and(|found| found.is_partitioned);
+            // The source lists the partitions beside their parent, which holds no rows of its own.
+            let has_others = tables.len() > 1;
+            if !(is_partitioned && has_others) {
+                names.push(sql::table_name(schema, table, !is_partitioned));
+            }
+        }
+        let identity = if restart_identity {
+            "RESTART"
+        } else {
+            "CONTINUE"
+        };
+        Ok(format!("TRUNCATE {} {identity} IDENTITY", names.join(", ")))
+    }
+}
+
+/// What a step must come to.
+enum Expected {
+    Row { number: usize },
+    Truncate,
+    Set { table: TableId, rows: u64 },
+}
+
+impl Prepared {
+    /// The name of a statement, which is gathered to be prepared if it was not.
+    fn name(&mut self, session: &mut Session, sql: &str) -> Result<String> {
+        if let Some(name) = self.names.get(sql) {
+            return Ok(name.clone());
+        }
+        // Numbers, not hashes: two statements can never share a name (trap 12).
+        self.next += 1;
+        let name = format!("pgcopydb_{}", self.next);
+        session.connection.add_parse(&name, sql)?;
+        self.names.insert(sql.to_owned(), name.clone());
+        Ok(name)
+    }
+}
+
+/// Errors that are not about the rows: trying them one by one would not help.
+fn is_hopeless(error: &Error) -> bool {
+    error.is_interrupted()
+        || error.is_connection_lost()
+        || error.is_any_of(&[
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::DISK_FULL,
+            SqlState::OUT_OF_MEMORY,
+            SqlState::QUERY_CANCELED,
+        ])
+}
+
+fn unknown_statement() -> Error {
+    Error::new(
+        ErrorKind::Protocol,
+        "the script executes a statement that it has not prepared",
+    )
+}
+
+fn word(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Insert => "INSERT",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+    }
+}
+
+/// The key of a row, for the warning about one that was not met.
+fn key_words(is: &StatementIs, parameters: &[Option<Cow<'_, [u8]>>]) -> String {
+    let values = parameters.get(is.set.len()..).unwrap_or(&[]);
+    let words: Vec<String> = is
+        .find
+        .iter()
+        .zip(values)
+        .map(|(name, value)| match value {
+            Some(value) => format!("\"{name}\" = '{}'", String::from_utf8_lossy(value)),
+            None => format!("\"{name}\" is null"),
+        })
+        .collect();
+    words.join(", ")
+}

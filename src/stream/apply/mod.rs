@@ -1,0 +1,439 @@
+//! The apply process: script lines, from files or from the pipe, to committed transactions on the target. Runs in the
+//! apply process, which has one connection and nothing else.
+//!
+//! Several source transactions share a target transaction while more of them are at hand; the position that is committed
+//! with them is that of the last. What is applied is decided by commit LSN alone: already applied iff it is at or before
+//! the origin's progress, and before the end position iff it is at or before that.
+
+mod chunk;
+mod execute;
+mod plan;
+mod session;
+mod sql;
+mod state;
+mod target;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+
+use super::positions::Positions;
+use super::script::{CommitIs, ScriptLine};
+use crate::error::{Context, Error, Result};
+use crate::lsn::Lsn;
+use crate::pg::conninfo::ConnInfo;
+use crate::sys::pipe::{LineReader, Next};
+use crate::sys::signal::Shutdown;
+use chunk::Chunk;
+use execute::Executor;
+use session::Session;
+use state::{Action, ApplyState};
+
+/// How much is sent at once. Large enough that a round trip of 10 ms does not matter, small enough to keep memory flat.
+const CHUNK_BYTES: usize = 8 << 20;
+const CHUNK_CHANGES: usize = 40_000;
+
+/// How often the target is asked to flush what it has committed, so that files can go.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long live replay waits for a line before it looks at the end position again.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Changes that met no row are named one by one up to this many.
+const MISSED_NAMED: u64 = 100;
+
+/// A chunk that lost against another session is tried again this often.
+const ATTEMPTS: u32 = 5;
+
+/// Where the position is kept on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PositionKeeper {
+    Origin,
+    /// `pgcopydb.progress`, where the role may not use origins.
+    Table,
+}
+
+/// How changes are carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApplyMode {
+    /// By sets where that gives the same.
+    Auto,
+    /// Each change by its own statement.
+    Rows,
+}
+
+/// What apply has to know.
+#[derive(Debug, Clone)]
+pub struct ApplySpec {
+    pub target: ConnInfo,
+    pub application_name: String,
+    pub origin: String,
+    pub keeper: PositionKeeper,
+    pub mode: ApplyMode,
+    /// The tables' triggers and foreign keys are switched off by other means than session_replication_role.
+    pub has_triggers_off: bool,
+}
+
+/// Why an input ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    EndPos,
+    EndOfInput,
+}
+
+/// A connection to the target with all that is under way on it.
+pub struct Applier {
+    session: Session,
+    executor: Executor,
+    state: ApplyState,
+    chunk: Chunk,
+    /// A target transaction is open, with changes of earlier chunks.
+    is_open: bool,
+    /// The last transaction that is complete in what is gathered or sent, and how many there are.
+    last: Option<CommitIs<'static>>,
+    transactions: u64,
+    changes: u64,
+    grouped: u64,
+    positions: Positions,
+    last_flush: Instant,
+    is_flushed: bool,
+    shutdown: Shutdown,
+}
+
+impl Applier {
+    /// Connect and learn how far the target is.
+    pub fn connect(
+        spec: &ApplySpec,
+        positions: &Positions,
+        shutdown: &Shutdown,
+    ) -> Result<Applier> {
+        let (mut session, progress) = Session::open(spec, shutdown)?;
+        let executor = Executor::new(&mut session, spec.mode == ApplyMode::Rows)?;
+        if progress < positions.committed() {
+            log::warn!(
+                "the target has lost what it had not flushed: applying again after {progress}"
+            );
+            positions.reset_replayed(progress);
+        }
+        positions.advance_replayed(progress);
+        Ok(Applier {
+            session,
+            executor,
+            state: ApplyState::new(progress),
+            chunk: Chunk::default(),
+            is_open: false,
+            last: None,
+            transactions: 0,
+            changes: 0,
+            grouped: 0,
+            positions: *positions,
+            last_flush: Instant::now(),
+            is_flushed: false,
+            shutdown: *shutdown,
+        })
+    }
+
+    /// The last transaction that is applied.
+    pub fn progress(&self) -> Lsn {
+        self.state.progress()
+    }
+
+    /// Apply a finished script file.
+    pub fn run_file(&mut self, path: &Path) -> Result<Applied> {
+        let what = || format!("could not read file \"{}\"", path.display());
+        let file = std::fs::File::open(path).with_context(what)?;
+        let mut lines = LineReader::new(file);
+        let mut number = 0u64;
+        loop {
+            let shutdown = self.shutdown;
+            let line = match lines.next(None, &shutdown)? {
+                Next::Line(line) => line,
+                Next::Nothing => continue,
+                Next::End => break,
+            };
+            number += 1;
+            let is_end = self
+                .take(line)
+                .with_context(|| format!("file \"{}\" line {number}", path.display()))?;
+            if is_end {
+                return self.reached();
+            }
+            self.shutdown.check()?;
+        }
+        self.send_complete()?;
+        self.flush_if_due()?;
+        Ok(self.end_if_reached()?.unwrap_or(Applied::EndOfInput))
+    }
+
+    /// Apply what comes through the pipe, at once.
+    pub fn run_pipe(&mut self, input: OwnedFd) -> Result<Applied> {
+        let mut lines = LineReader::new(input);
+        let shutdown = self.shutdown;
+        loop {
+            let deadline = Some(Instant::now() + TICK);
+            let line = match lines.next(deadline, &shutdown)? {
+                Next::Line(line) => line,
+                Next::Nothing => {
+                    self.flush_if_due()?;
+                    if let Some(end) = self.end_if_reached()? {
+                        return Ok(end);
+                    }
+                    continue;
+                }
+                Next::End => break,
+            };
+            if self.take(line)? {
+                return self.reached();
+            }
+            // Nobody waits for what is not there yet.
+            if !lines.is_ready(&shutdown)? {
+                self.send_complete()?;
+                self.flush_if_due()?;
+            }
+        }
+        // What is not complete comes again, from the files.
+        self.discard()?;
+        Ok(self.end_if_reached()?.unwrap_or(Applied::EndOfInput))
+    }
+
+    /// Everything that was applied is flushed on the target.
+    pub fn finish(&mut self) -> Result<()> {
+        let flushed = self.session.flush()?;
+        self.note_flushed(flushed);
+        Ok(())
+    }
+
+    /// Whether the end position lies behind us, such as one that was set after it had passed.
+    pub fn end_if_reached(&mut self) -> Result<Option<Applied>> {
+        match self.is_at_end() {
+            true => self.reached().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        let endpos = self.positions.endpos();
+        endpos.is_some_and(|endpos| self.positions.replayed() >= endpos)
+    }
+
+    /// Everything up to the end position was taken, in order: make it durable, and only then say so.
+    fn reached(&mut self) -> Result<Applied> {
+        self.send_complete()?;
+        self.discard()?;
+        self.finish()?;
+        if let Some(endpos) = self.positions.endpos() {
+            log::info!("applied everything up to the end position {endpos}");
+            self.positions.set_reached(endpos);
+        }
+        Ok(Applied::EndPos)
+    }
+
+    /// Take one line; whether the end position is reached.
+    fn take(&mut self, line: &[u8]) -> Result<bool> {
+        if line.starts_with(b"EXECUTE ") {
+            if let Some(xid) = self.state.takes_changes() {
+                self.chunk.add_execute(line, xid);
+                self.send_if_large()?;
+            }
+            return Ok(false);
+        }
+        let line = ScriptLine::parse(line)?;
+        match &line {
+            ScriptLine::Prepare { statement, sql, is } => {
+                self.executor
+                    .prepare(&mut self.session, *statement, sql, is)?;
+                return Ok(false);
+            }
+            ScriptLine::Truncate {
+                tables,
+                restart_identity,
+            } => {
+                if self.state.takes_changes().is_some() {
+                    self.chunk.add_truncate(tables.clone(), *restart_identity);
+                }
+                return Ok(false);
+            }
+            _ => {}
+        }
+        match self.state.step(&line, self.positions.endpos())? {
+            Action::None => {}
+            Action::BeginScript => {
+                self.send_complete()?;
+                self.executor.forget_statements();
+            }
+            // Nobody knows yet whether it will stay: what is complete must not share its fate.
+            Action::BeginAlone => self.send_complete()?,
+            Action::Complete(commit) => {
+                self.last = Some(commit);
+                self.transactions += 1;
+                if self.chunk.bytes() >= CHUNK_BYTES / 2 || self.chunk.len() >= CHUNK_CHANGES / 2 {
+                    self.send_complete()?;
+                }
+            }
+            Action::CommitAlone(commit) => {
+                self.last = Some(commit);
+                self.transactions += 1;
+                self.send_complete()?;
+            }
+            Action::Discard => self.discard()?,
+            Action::PassedPosition(lsn) => {
+                self.send_complete()?;
+                self.positions.advance_replayed(lsn);
+                self.is_flushed = false;
+            }
+            Action::End => return Ok(true),
+            Action::CompleteAndEnd(commit) => {
+                self.last = Some(commit);
+                self.transactions += 1;
+                return Ok(true);
+            }
+            Action::PassedPositionAndEnd(lsn) => {
+                self.send_complete()?;
+                self.positions.advance_replayed(lsn);
+                return Ok(true);
+            }
+            Action::DiscardAndEnd => {
+                self.discard()?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn send_if_large(&mut self) -> Result<()> {
+        if self.chunk.bytes() < CHUNK_BYTES && self.chunk.len() < CHUNK_CHANGES {
+            return Ok(());
+        }
+        self.send()
+    }
+
+    /// Send what is gathered into the target transaction, which stays open.
+    fn send(&mut self) -> Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let begins = !self.is_open;
+        let mut attempt = 1;
+        let applied = loop {
+            match self.try_send(begins) {
+                Ok(applied) => break applied,
+                // The target transaction holds more than this chunk: it has to come again from the beginning.
+                Err(error) if begins && is_conflict(&error) && attempt < ATTEMPTS => {
+                    log::info!(
+                        "{error}; trying again (attempt {} of {ATTEMPTS})",
+                        attempt + 1
+                    );
+                    self.session.connection.recover();
+                    attempt += 1;
+                    self.shutdown.sleep(Duration::from_millis(100))?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        self.is_open = true;
+        self.changes += self.chunk.len() as u64;
+        self.grouped += applied.grouped;
+        for missed in applied.missed {
+            self.positions.add_missed(1);
+            match self.positions.missed() {
+                count if count <= MISSED_NAMED => log::warn!("{missed}"),
+                count if count == MISSED_NAMED + 1 => {
+                    log::warn!("further changes that meet no row are counted only");
+                }
+                _ => {}
+            }
+        }
+        self.chunk.clear();
+        Ok(())
+    }
+
+    fn try_send(&mut self, begins: bool) -> Result<execute::Applied> {
+        if !begins {
+            self.session
+                .connection
+                .execute("SAVEPOINT pgcopydb_chunk")?;
+        }
+        if let Some(applied) = self
+            .executor
+            .run_sets(&mut self.session, &self.chunk, begins)?
+        {
+            return Ok(applied);
+        }
+        if begins {
+            self.session.connection.recover();
+        } else {
+            let back = "ROLLBACK TO SAVEPOINT pgcopydb_chunk";
+            self.session.connection.execute(back)?;
+        }
+        self.executor
+            .run_rows(&mut self.session, &self.chunk, begins)
+    }
+
+    /// Send and commit what is complete. Only to be called between transactions, or for one that is alone.
+    fn send_complete(&mut self) -> Result<()> {
+        if self.state.is_inside() {
+            return Ok(());
+        }
+        self.send()?;
+        let Some(last) = self.last.take() else {
+            return Ok(());
+        };
+        // A transaction whose changes all concern nobody moves the position too.
+        if !self.is_open {
+            self.session.add_begin()?;
+        }
+        self.session.commit(&last)?;
+        self.is_open = false;
+        self.is_flushed = false;
+        self.positions
+            .add_applied(self.transactions, self.changes, self.grouped);
+        (self.transactions, self.changes, self.grouped) = (0, 0, 0);
+        self.state.applied(last.commit_lsn);
+        self.positions.advance_committed(last.commit_lsn);
+        self.positions.advance_replayed(last.commit_lsn);
+        Ok(())
+    }
+
+    /// Forget the transaction under way.
+    fn discard(&mut self) -> Result<()> {
+        self.chunk.clear();
+        (self.transactions, self.changes, self.grouped) = (0, 0, 0);
+        self.last = None;
+        self.state.forget();
+        if self.is_open {
+            self.is_open = false;
+            self.session.connection.execute("ROLLBACK")?;
+        }
+        Ok(())
+    }
+
+    /// Now and then, and outside of a transaction: let the target flush, so that files can go.
+    fn flush_if_due(&mut self) -> Result<()> {
+        if self.is_flushed || self.is_open || self.last_flush.elapsed() < FLUSH_INTERVAL {
+            return Ok(());
+        }
+        self.last_flush = Instant::now();
+        let flushed = self.session.flush()?;
+        self.note_flushed(flushed);
+        Ok(())
+    }
+
+    /// Positions that no transaction has are durable when all before them are.
+    fn note_flushed(&mut self, flushed: Lsn) {
+        self.is_flushed = true;
+        let position = match flushed >= self.state.progress() {
+            true => self.positions.replayed(),
+            false => flushed,
+        };
+        self.positions.advance_replayed_flushed(position);
+    }
+}
+
+fn is_conflict(error: &Error) -> bool {
+    error.is_any_of(&[
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+    ])
+}

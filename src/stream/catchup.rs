@@ -1,0 +1,82 @@
+//! Catchup: the finished script files, one by one in the order of the log, from where the origin stands. Runs in the
+//! apply process of the modes that work with files.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::apply::{Applied, Applier, ApplySpec};
+use super::positions::{ApplyEnd, Positions};
+use super::segment;
+use super::transform_process::{is_complete, script_of};
+use crate::error::Result;
+use crate::lsn::Lsn;
+use crate::sys::failpoint::failpoint;
+use crate::sys::signal::Shutdown;
+
+/// Between attempts to reach a target that is away.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Apply until the end position, or until there is no finished script left. A target that goes away is waited for, as
+/// long as it takes; its origin then says where to go on.
+pub fn run(
+    spec: &ApplySpec,
+    dir: &Path,
+    positions: &Positions,
+    shutdown: &Shutdown,
+) -> Result<ApplyEnd> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let committed = positions.committed();
+        let error = match run_connected(spec, dir, positions, shutdown) {
+            Err(error) if error.is_connection_lost() => error,
+            end => return end,
+        };
+        if positions.committed() > committed {
+            pause = FIRST_PAUSE;
+        }
+        log::warn!("{error}; connecting to the target again");
+        shutdown.sleep(pause)?;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn run_connected(
+    spec: &ApplySpec,
+    dir: &Path,
+    positions: &Positions,
+    shutdown: &Shutdown,
+) -> Result<ApplyEnd> {
+    let mut applier = Applier::connect(spec, positions, shutdown)?;
+    let mut after = None;
+    let mut applied = applier.end_if_reached()?;
+    while applied != Some(Applied::EndPos) {
+        let Some(json) = next(dir, after.as_deref(), applier.progress())? else {
+            applier.finish()?;
+            return Ok(ApplyEnd::EndOfInput);
+        };
+        log::info!("catching up with \"{}\"", script_of(&json).display());
+        applied = Some(applier.run_file(&script_of(&json))?);
+        failpoint("apply.after_file")?;
+        after = Some(json);
+    }
+    Ok(ApplyEnd::EndPos)
+}
+
+/// The next JSON file after `after` that is not wholly applied and whose script is finished. A file whose script is not
+/// finished ends the search: nothing after it may be applied before it.
+fn next(dir: &Path, after: Option<&Path>, progress: Lsn) -> Result<Option<PathBuf>> {
+    for json in segment::json_files(dir)? {
+        if after.is_some_and(|after| json.as_path() <= after) {
+            continue;
+        }
+        if !is_complete(&json)? {
+            return Ok(None);
+        }
+        let is_applied = segment::last_position(&json)?.is_some_and(|last| last <= progress);
+        if !is_applied {
+            return Ok(Some(json));
+        }
+    }
+    Ok(None)
+}
