@@ -12,6 +12,7 @@ mod clone_rows;
 mod clone_schema;
 mod clone_split;
 mod connections;
+mod decoding;
 mod durability;
 mod encodings;
 mod failed_objects;

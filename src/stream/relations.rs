@@ -35,8 +35,8 @@ pub struct Relations {
     by_name: HashMap<String, HashMap<String, usize>>,
     /// By number, from 1.
     relations: Vec<Relation>,
-    /// The number of the same relation without its key.
-    full_variants: HashMap<RelationId, RelationId>,
+    /// The numbers of relations with another key (none: full) than the catalog's.
+    variants: HashMap<RelationId, Vec<(Vec<usize>, RelationId)>>,
     last: usize,
     reload: Option<Reload>,
 }
@@ -48,7 +48,7 @@ impl Relations {
             tables: Vec::new(),
             by_name: HashMap::new(),
             relations: Vec::new(),
-            full_variants: HashMap::new(),
+            variants: HashMap::new(),
             last: 0,
             reload: Some(reload),
         };
@@ -62,7 +62,7 @@ impl Relations {
             tables: Vec::new(),
             by_name: HashMap::new(),
             relations: Vec::new(),
-            full_variants: HashMap::new(),
+            variants: HashMap::new(),
             last: 0,
             reload: None,
         };
@@ -211,20 +211,33 @@ impl Relations {
     /// The same relation, a row of which is found by all of the old one that was sent: the replica identity was another
     /// when the change was made.
     pub fn as_full(&mut self, id: RelationId) -> RelationId {
-        if self.relation(id).full {
+        self.with_key(id, Vec::new())
+    }
+
+    /// The same relation with the columns that were its replica identity when the change was made; none is all of them.
+    pub fn with_key(&mut self, id: RelationId, key: Vec<usize>) -> RelationId {
+        let relation = self.relation(id);
+        let full = key.is_empty();
+        // The order of a key's columns means nothing.
+        let is_key = |column: &usize| relation.key.contains(column);
+        let is_same = key.len() == relation.key.len() && key.iter().all(is_key);
+        if full == relation.full && is_same {
             return id;
         }
-        if let Some(variant) = self.full_variants.get(&id) {
-            return *variant;
+        let known = self.variants.get(&id).into_iter().flatten();
+        for (known_key, variant) in known {
+            if *known_key == key {
+                return *variant;
+            }
         }
         let variant = Relation {
-            key: Vec::new(),
-            full: true,
-            ..self.relation(id).clone()
+            key: key.clone(),
+            full,
+            ..relation.clone()
         };
         self.relations.push(variant);
         let number = self.relations.len() as RelationId;
-        self.full_variants.insert(id, number);
+        self.variants.entry(id).or_default().push((key, number));
         number
     }
 }

@@ -120,7 +120,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// A string that must be UTF-8: a name.
+    /// A string that must be UTF-8, such as a name.
     pub(super) fn text(&mut self) -> Result<Cow<'a, str>> {
         let not_utf8 = || malformed("a name that is not UTF-8");
         match self.string()? {
@@ -133,14 +133,23 @@ impl<'a> Scan<'a> {
         }
     }
 
-    pub(super) fn number(&mut self) -> Result<u32> {
-        let number = match self.scalar()? {
+    pub(super) fn text_or_null(&mut self) -> Result<Option<Cow<'a, str>>> {
+        if self.peek() == Some(b'n') {
+            return self.skip().map(|()| None);
+        }
+        self.text().map(Some)
+    }
+
+    /// `None` for null.
+    pub(super) fn number(&mut self) -> Result<Option<u32>> {
+        let digits = match self.scalar()? {
+            Scalar::Null => return Ok(None),
             Scalar::Number(digits) => std::str::from_utf8(digits).ok(),
             _ => None,
         };
-        number
-            .and_then(|digits| digits.parse().ok())
-            .ok_or_else(|| malformed("something else where a number belongs"))
+        let number = digits.and_then(|digits| digits.parse().ok());
+        let number = number.ok_or_else(|| malformed("JSON with no number where one belongs"))?;
+        Ok(Some(number))
     }
 
     /// What stands after a backslash.

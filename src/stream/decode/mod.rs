@@ -1,6 +1,21 @@
 //! What the output plugins send, to logical messages. Runs in the receive process. One file for each plugin; all yield
-//! the same messages for the same changes, but for what a plugin does not send.
+//! the same messages for the same changes, but for what a plugin does not send (tests/decoding.rs compares them):
+//!
+//! | what | test_decoding | wal2json | pgoutput |
+//! |---|---|---|---|
+//! | transactions without changes | sent | sent | not sent from 15 on |
+//! | NULL in an old tuple | not sent: `NotSent`, but NULL where all columns find the row | sent | sent |
+//! | UPDATE that keeps the key | no old tuple | old tuple: dropped unless it says more | no old tuple |
+//! | the same, all columns being the key | no old tuple | old tuple | no old tuple |
+//! | the replica identity of then, where the catalog has another now | told by old tuples only: an update that changes the key of now and keeps that of then meets no row, which is counted | told by every old tuple | sent |
+//! | UPDATE of a table without replica identity | without old tuple | not sent | refused to the application |
+//! | DELETE of a table without replica identity | an old tuple of nothing | not sent | refused to the application |
+//! | TRUNCATE of a partitioned table | it and its partitions | it and its partitions | its partitions |
+//! | TRUNCATE .. RESTART IDENTITY | sent | not sent | sent |
+//! | NaN and infinities in real, double precision, numeric | sent | sent from 2.6 on; before, a null there is an error | sent |
+//! | tables that are not in the publication | sent | sent | not sent |
 
+mod binary;
 mod by_name;
 mod json_scan;
 pub mod pgoutput;

@@ -8,10 +8,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::binary::Reader;
 use super::by_name::found_by;
 use super::timestamp::timestamptz_text;
 use super::{Decoder, Sink, malformed};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ident::quote_ident;
 use crate::lsn::Lsn;
 use crate::stream::message::{Column, LogicalMessage, RelationId, Tuple, Value};
@@ -19,6 +20,11 @@ use crate::stream::relations::{Known, Relations};
 
 /// Bits of a Truncate message; the other one is CASCADE, whose tables the message lists.
 const TRUNCATE_RESTART_IDENTITY: u8 = 2;
+
+/// Kinds of replica identity in a Relation message, for which the flagged columns are the key. This is how it was when the
+/// change was made; the catalog may be ahead.
+const IDENTITY_DEFAULT: u8 = b'd';
+const IDENTITY_INDEX: u8 = b'i';
 
 /// Bit of a column in a Relation message: part of the replica identity. All columns have it under FULL.
 const COLUMN_IS_KEY: u8 = 1;
@@ -80,8 +86,7 @@ impl Pgoutput {
             schema => schema,
         };
         let table = message.name()?;
-        // The replica identity's kind: the flags of the columns say the same and more.
-        message.u8()?;
+        let identity = message.u8()?;
         let count = message.u16()?;
         let mut columns = Vec::new();
         let mut is_key = Vec::new();
@@ -93,20 +98,24 @@ impl Pgoutput {
         }
         message.end()?;
         let name = format!("\"{schema}\".\"{table}\"");
-        let known = relations.resolve(schema, table, &columns)?;
-        let (places, width) = match &known {
-            Known::Skipped => (None, 0),
-            Known::Table(id) => {
-                let ours = &relations.relation(*id).columns;
-                let same = ours.iter().map(|column| column.name.as_str());
-                let places = if same.eq(columns.iter().copied()) {
-                    None
-                } else {
-                    Some(places(&columns, ours, &name)?)
-                };
-                (places, ours.len())
+        let mut known = relations.resolve(schema, table, &columns)?;
+        let (mut places, mut width) = (None, 0);
+        if let Known::Table(id) = &mut known {
+            let ours = &relations.relation(*id).columns;
+            width = ours.len();
+            let same = ours.iter().map(|column| column.name.as_str());
+            if !same.eq(columns.iter().copied()) {
+                places = Some(places_of(&columns, ours, &name)?);
             }
-        };
+            if matches!(identity, IDENTITY_DEFAULT | IDENTITY_INDEX) {
+                let key = is_key.iter().enumerate().filter(|(_, is_key)| **is_key);
+                let place = |sent: usize| places.as_ref().map_or(sent, |places| places[sent]);
+                let key: Vec<usize> = key.map(|(sent, _)| place(sent)).collect();
+                if !key.is_empty() {
+                    *id = relations.with_key(*id, key);
+                }
+            }
+        }
         let described = Described {
             name,
             known,
@@ -236,7 +245,7 @@ impl Decoder for Pgoutput {
         payload: &[u8],
         sink: &mut Sink<'_>,
     ) -> Result<()> {
-        let mut message = Reader { rest: payload };
+        let mut message = Reader::new(payload);
         let tag = message.u8()?;
         let out = Out { relations, sink };
         match tag {
@@ -298,7 +307,7 @@ impl Described {
 }
 
 /// Where the sent columns stand among ours.
-fn places(sent: &[&str], ours: &[Column], table: &str) -> Result<Vec<usize>> {
+fn places_of(sent: &[&str], ours: &[Column], table: &str) -> Result<Vec<usize>> {
     let place = |name: &&str| {
         let found = ours.iter().position(|column| column.name == **name);
         found.ok_or_else(|| {
@@ -308,94 +317,6 @@ fn places(sent: &[&str], ours: &[Column], table: &str) -> Result<Vec<usize>> {
         })
     };
     sent.iter().map(place).collect()
-}
-
-/// Reads the pieces of one message; every step may say "too short".
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (head, tail) = self.rest.split_at_checked(count).ok_or_else(too_short)?;
-        self.rest = tail;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (head, tail) = self.rest.split_first_chunk().ok_or_else(too_short)?;
-        self.rest = tail;
-        Ok(*head)
-    }
-
-    fn u8(&mut self) -> Result<u8> {
-        self.array().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Result<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn tag(&mut self, expected: u8) -> Result<()> {
-        match self.u8()? {
-            tag if tag == expected => Ok(()),
-            tag => Err(malformed(format!(
-                "a part '{}' where '{}' belongs",
-                tag.escape_ascii(),
-                expected.escape_ascii()
-            ))),
-        }
-    }
-
-    /// A name that ends with a zero byte.
-    fn name(&mut self) -> Result<&'a str> {
-        let end = self.rest.iter().position(|byte| *byte == 0);
-        let bytes = self.take(end.ok_or_else(too_short)?)?;
-        self.take(1)?;
-        std::str::from_utf8(bytes).map_err(|_| {
-            malformed(format!(
-                "a name that is not UTF-8: \"{}\"",
-                bytes.escape_ascii()
-            ))
-        })
-    }
-
-    fn value(&mut self) -> Result<Value<'a>> {
-        match self.u8()? {
-            b't' => {
-                let length = self.u32()?;
-                // On a 16-bit machine this would be wrong; the server makes no value of more than a gigabyte.
-                Ok(Value::Text(Cow::Borrowed(self.take(length as usize)?)))
-            }
-            b'n' => Ok(Value::Null),
-            b'u' => Ok(Value::NotSent),
-            kind => Err(malformed(format!(
-                "a value of kind '{}', which was not asked for",
-                kind.escape_ascii()
-            ))),
-        }
-    }
-
-    fn end(&self) -> Result<()> {
-        match self.rest.len() {
-            0 => Ok(()),
-            count => Err(malformed(format!(
-                "a message of pgoutput with {count} bytes after its end"
-            ))),
-        }
-    }
-}
-
-fn too_short() -> Error {
-    malformed("a message of pgoutput with fewer bytes than it claims")
 }
 
 #[cfg(test)]
@@ -547,6 +468,24 @@ mod tests {
         assert!(run(false, &[described, binary]).is_err());
         assert!(run(false, &[b"X".to_vec()]).is_err());
         assert!(run(false, &[Vec::new()]).is_err());
+    }
+
+    /// Trap 21: the catalog says of now what it may not have been then.
+    #[test]
+    fn the_key_is_the_one_of_the_change() {
+        let messages = [
+            relation(&[("id", 0), ("v", 1), ("later", 0)]),
+            change(b"U", &[(b"N", &["1", "a", "b"])]),
+            relation(&[("id", 1), ("v", 0), ("later", 0)]),
+            change(b"U", &[(b"N", &["1", "a", "b"])]),
+            relation(&[("v", 1), ("later", 0), ("id", 0)]),
+            change(b"D", &[(b"K", &["a", "NULL", "NULL"])]),
+        ];
+        let json = r#"{"action":"U","relation":2,"new":["1","a","b"]}
+{"action":"U","relation":1,"new":["1","a","b"]}
+{"action":"D","relation":2,"old":[false,"a",false]}
+"#;
+        assert_eq!(run(false, &messages).unwrap(), json);
     }
 
     /// A length of four billion takes no memory.

@@ -143,7 +143,8 @@ impl Wal2json {
         let message = match (sent.action.as_ref(), old, new) {
             ("I", _, Some(new)) => LogicalMessage::Insert { relation: id, new },
             ("U", old, Some(new)) => {
-                let old = old.filter(|old| !is_repeated_key(old, &new));
+                let key = &relations.relation(id).key;
+                let old = old.filter(|old| !is_repeated_key(key, old, &new));
                 let relation = old
                     .as_ref()
                     .map_or(id, |old| by_name::found_by(relations, id, old));
@@ -196,8 +197,8 @@ impl Wal2json {
         scan.object(&mut |field, scan| {
             match field {
                 b"action" => sent.action = scan.text()?,
-                b"xid" => sent.xid = Some(scan.number()?),
-                b"timestamp" => sent.timestamp = Some(scan.text()?),
+                b"xid" => sent.xid = scan.number()?,
+                b"timestamp" => sent.timestamp = scan.text_or_null()?,
                 b"schema" => sent.schema = scan.text()?,
                 b"table" => sent.table = scan.text()?,
                 b"columns" => sent.columns = Some(self.pairs(scan, &mut ambiguous)?),
@@ -299,11 +300,14 @@ fn text_output<'a>(value: Scalar<'a>, type_name: &str) -> Value<'a> {
 }
 
 /// Whether the old tuple is the key of the new one, as the plugin makes it when the key did not change. An old tuple with
-/// all columns (REPLICA IDENTITY FULL) is always kept.
-fn is_repeated_key(old: &Tuple<'_>, new: &Tuple<'_>) -> bool {
+/// all columns (REPLICA IDENTITY FULL) is always kept, and one with another key than the catalog's: it tells which.
+fn is_repeated_key(key: &[usize], old: &Tuple<'_>, new: &Tuple<'_>) -> bool {
     let is_sent = |value: &Value<'_>| *value != Value::NotSent;
     let repeats = |(old, new): (&Value<'_>, &Value<'_>)| !is_sent(old) || old == new;
-    !old.iter().all(is_sent) && old.iter().zip(new).all(repeats)
+    let has_key = key
+        .iter()
+        .all(|column| old.get(*column).is_some_and(is_sent));
+    has_key && !old.iter().all(is_sent) && old.iter().zip(new).all(repeats)
 }
 
 fn null_or_nan(schema: &str, table: &str, column: &str) -> Error {
@@ -393,6 +397,12 @@ mod tests {
         };
         assert!(!decoded(&update("1", "1")).contains("old"));
         assert!(decoded(&update("1", "2")).contains(r#""old":["1",false,false],"new":["2""#));
+        // Trap 21: the replica identity was another one.
+        let line = change(
+            "U",
+            r#""columns":[{"name":"id","type":"integer","value":1},{"name":"v","type":"text","value":"k"}],"identity":[{"name":"v","type":"text","value":"k"}]"#,
+        );
+        assert!(decoded(&line).contains(r#""relation":2,"old":[false,"k",false]"#));
         // Trap 16: the key is a TOASTed value that did not change.
         let line = change(
             "U",
@@ -475,6 +485,8 @@ mod tests {
     fn messages_of_other_tools_are_passed_over() {
         let line =
             r#"{"action":"M","xid":7,"transactional":true,"prefix":"x","content":"a\u0001[{"}"#;
+        assert_eq!(decoded(line), "");
+        let line = r#"{"action":"M","xid":null,"timestamp":null,"transactional":false,"prefix":"","content":""}"#;
         assert_eq!(decoded(line), "");
     }
 
