@@ -132,11 +132,14 @@ impl<'a> Following<'a> {
             ("--source", self.source_uri.as_str()),
             ("--target", self.target_uri.as_str()),
             ("--dir", work_dir.to_str().unwrap()),
-            ("--plugin", self.plugin),
             ("--slot-name", self.name.as_str()),
             ("--origin", self.name.as_str()),
         ];
         let ours = ours.iter().flat_map(|(name, value)| [*name, *value]);
+        let plugin = ["--plugin", self.plugin].into_iter();
+        // Cleaning up asks for no plugin.
+        let plugin = plugin.filter(|_| command[0] != "stream");
+        let ours = ours.chain(plugin);
         let args: Vec<&str> = command
             .iter()
             .copied()
@@ -243,10 +246,18 @@ impl<'a> Following<'a> {
     /// A column of our slot, empty when there is no slot.
     pub fn slot(&self, column: &str) -> String {
         let sql = format!(
-            "select (select {column}::text from pg_replication_slots where slot_name = '{}')",
+            "select (select ({column})::text from pg_replication_slots where slot_name = '{}')",
             self.name
         );
         self.on_source(&sql)
+    }
+
+    /// Until the slot has confirmed this position: what is before it is safe on our disk.
+    #[track_caller]
+    pub fn wait_for_slot(&self, lsn: &str) {
+        wait_until(SOON, &format!("the slot to move to {lsn}"), || {
+            self.slot(&format!("confirmed_flush_lsn >= '{lsn}'")) == "true"
+        });
     }
 
     /// The process with this role: receive, transform, apply.

@@ -44,7 +44,7 @@ pub fn create(cluster: &Cluster, db: &str, log_only: bool) {
 }
 
 /// The seed of this run, printed once for each use.
-pub fn seed() -> u64 {
+fn seed() -> u64 {
     let seed = match std::env::var("PGCOPYDB_TEST_SEED") {
         Ok(text) => text.parse().expect("PGCOPYDB_TEST_SEED is a number"),
         Err(_) => {
@@ -71,16 +71,7 @@ struct Shared {
 impl Workload {
     /// On tables made by [`create`].
     pub fn start(cluster: &Cluster, db: &str) -> Workload {
-        Workload::start_with(cluster, db, seed(), None)
-    }
-
-    /// This many transactions for each connection, then it stays idle.
-    pub fn run(cluster: &Cluster, db: &str, transactions: u64) -> u64 {
-        let load = Workload::start_with(cluster, db, seed(), Some(transactions));
-        load.join()
-    }
-
-    fn start_with(cluster: &Cluster, db: &str, seed: u64, count: Option<u64>) -> Workload {
+        let seed = seed();
         let exists = |table: &str| {
             cluster.value(db, &format!("select to_regclass('{table}') is not null")) == "t"
         };
@@ -102,7 +93,7 @@ impl Workload {
                 shared: Arc::clone(&shared),
             };
             let builder = std::thread::Builder::new().name(format!("workload {number}"));
-            workers.push(builder.spawn(move || worker.work(count)).unwrap());
+            workers.push(builder.spawn(move || worker.work()).unwrap());
         }
         Workload { shared, workers }
     }
@@ -160,10 +151,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn work(mut self, count: Option<u64>) {
-        let mut done = 0;
+    fn work(mut self) {
         while let Some(mut client) = self.connect() {
-            while !self.is_over() && count.is_none_or(|count| done < count) {
+            while !self.is_over() {
                 let statements = self.statements();
                 if let Err(error) = self.transaction(&mut client, &statements) {
                     let code = error.code().map_or("08006", |code| code.code());
@@ -179,13 +169,9 @@ impl Worker {
                         break;
                     }
                 }
-                done += 1;
                 std::thread::sleep(PAUSE);
             }
             self.end_prepared(&mut client);
-            if count.is_some_and(|count| done >= count) {
-                return;
-            }
         }
     }
 
