@@ -28,6 +28,7 @@ fn loaded<'a>(pair: (&'a Cluster, &'a Cluster), plugin: &'static str) -> Followi
 fn survives(following: &Following, fault: impl Fn(&Following, &mut Running)) {
     let load = Workload::start(following.source, &following.db);
     let mut run = following.clone_and_apply(&[]);
+    load.allow_truncate();
     following.wait_for_mark(&mut run);
     for _ in 0..3 {
         load.wait_for(60);
@@ -46,6 +47,7 @@ fn resumes_after_kill_of(role: &str, plugin: &'static str) {
     let following = loaded(shared(Version::Debian15), plugin);
     let load = Workload::start(following.source, &following.db);
     let mut run = following.clone_and_apply(&[]);
+    load.allow_truncate();
     following.wait_for_mark(&mut run);
     for _ in 0..3 {
         load.wait_for(80);
@@ -94,6 +96,7 @@ fn a_stop_is_resumed() {
     let following = loaded(shared(Version::Debian15), "test_decoding");
     let load = Workload::start(following.source, &following.db);
     let mut run = following.clone_and_apply(&[]);
+    load.allow_truncate();
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         following.wait_for_mark(&mut run);
         run.signal(signal);

@@ -293,6 +293,7 @@ fn the_workload_runs() {
         let db = cluster.new_db("workload");
         workload::create(&cluster, &db, true);
         let load = Workload::start(&cluster, &db);
+        load.allow_truncate();
         load.wait_for(300);
         cluster.restart_immediate();
         load.wait_for(300);

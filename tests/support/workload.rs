@@ -65,6 +65,7 @@ pub struct Workload {
 #[derive(Default)]
 struct Shared {
     is_over: AtomicBool,
+    may_truncate: AtomicBool,
     committed: AtomicU64,
 }
 
@@ -96,6 +97,12 @@ impl Workload {
             workers.push(builder.spawn(move || worker.work()).unwrap());
         }
         Workload { shared, workers }
+    }
+
+    /// From now on with TRUNCATE: the base copy is done. Before, it would take rows of the snapshot away, which clone
+    /// refuses.
+    pub fn allow_truncate(&self) {
+        self.shared.may_truncate.store(true, Ordering::SeqCst);
     }
 
     pub fn committed(&self) -> u64 {
@@ -200,7 +207,11 @@ impl Worker {
     fn statements(&mut self) -> Vec<String> {
         let count = 1 + self.random.below(5);
         let (random, has) = (&mut self.random, self.has);
-        (0..count).map(|_| statement(random, has)).collect()
+        let statements = (0..count).map(|_| statement(random, has));
+        let may_truncate = self.shared.may_truncate.load(Ordering::SeqCst);
+        statements
+            .filter(|statement| may_truncate || !statement.contains("truncate"))
+            .collect()
     }
 
     fn transaction(
@@ -210,7 +221,7 @@ impl Worker {
     ) -> Result<(), postgres::Error> {
         match self.random.below(10) {
             // Not in a transaction block.
-            0 => client.batch_execute(&statements[0])?,
+            0 => client.batch_execute(statements.first().map_or("", String::as_str))?,
             // Empty, but with a transaction id.
             1 => client.batch_execute("begin; select txid_current(); commit")?,
             2 => {
