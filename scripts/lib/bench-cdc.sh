@@ -6,7 +6,7 @@
 # same place. The target database is made anew for each run from a template that was cloned before the load.
 
 CDC_PLUGINS=(pgoutput test_decoding)
-CDC_READY="pgcopydb bench changes, version 1"
+CDC_READY="pgcopydb bench changes, version 2"
 
 wants() { # A|B
     [[ " $BENCH_SIDES " == *" $1 "* ]]
@@ -84,9 +84,10 @@ prepare_ours() { # SET
         name=${set}_$plugin
         rm -rf "$ROOT/keep/$name"
         mkdir -p "$ROOT/keep"
-        target_sql -d postgres -o /dev/null -c "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin
-            WHERE roname = '$name'"
+        drop_origin "$name"
         setup_ours "$database" "$plugin" "$name" "$ROOT/keep/$name"
+        target_sql -d postgres -c "SELECT pg_replication_origin_progress(roname, true) FROM pg_replication_origin
+            WHERE roname = '$name'" >"$ROOT/keep/$name.progress"
         source_sql -d "$database" -o /dev/null \
             -c "CREATE TABLE bench_keep.$name AS TABLE pgcopydb.sentinel" \
             -c "SELECT pg_copy_logical_replication_slot('$name', 'keep_$name')" \
@@ -96,9 +97,10 @@ prepare_ours() { # SET
 
 setup_ours() { # DATABASE PLUGIN NAME DIR
     local sides=(--source "$(conninfo $SOURCE_PORT "$1")" --target "$(conninfo $TARGET_PORT "$1")" --dir "$4")
-    "$PGCOPYDB" stream setup "${sides[@]}" --plugin "$2" --slot-name "$3" --origin "$3" >"$ROOT/work.log" 2>&1 &&
-        "$PGCOPYDB" stream sentinel set apply "${sides[@]::2}" --dir "$4" >>"$ROOT/work.log" 2>&1 ||
-        { tail -n 20 "$ROOT/work.log" >&2; return 1; }
+    {
+        "$PGCOPYDB" stream setup "${sides[@]}" --plugin "$2" --slot-name "$3" --origin "$3" &&
+            "$PGCOPYDB" stream sentinel set apply "${sides[@]::2}" --dir "$4"
+    } >"$ROOT/work.log" 2>&1 || { tail -n 20 "$ROOT/work.log" >&2; return 1; }
 }
 
 # As prepare_ours left it: slot, sentinel, origin, work directory, target.
@@ -109,9 +111,10 @@ restore_ours() { # SET PLUGIN
     cp -a "$ROOT/keep/$name" "$ROOT/work/cdc"
     source_sql -d "$database" -o /dev/null -c "SELECT pg_copy_logical_replication_slot('keep_$name', '$name')" \
         -c "TRUNCATE pgcopydb.sentinel" -c "INSERT INTO pgcopydb.sentinel SELECT * FROM bench_keep.$name"
-    target_sql -d postgres -o /dev/null \
-        -c "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = '$name'" \
-        -c "SELECT pg_replication_origin_create('$name')"
+    drop_origin "$name"
+    target_sql -d postgres -o /dev/null -c "SELECT pg_replication_origin_create('$name')" \
+        -c "SELECT pg_replication_origin_advance('$name', nullif('$(cat "$ROOT/keep/$name.progress")', '')::pg_lsn)
+            WHERE '$(cat "$ROOT/keep/$name.progress")' <> ''"
     checkpoint_both
 }
 
@@ -188,6 +191,11 @@ drop_slot() { # NAME
         END LOOP;
         PERFORM pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '$1';
         END \$\$"
+}
+
+drop_origin() { # NAME
+    target_sql -d postgres -o /dev/null -c "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin
+        WHERE roname = '$1'"
 }
 
 checkpoint_both() {

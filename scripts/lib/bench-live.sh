@@ -21,6 +21,7 @@ fresh_live() {
     forget_subscription live
     drop_slot live_native
     drop_slot live_pgoutput
+    drop_origin live_pgoutput
     rm -rf "$ROOT/work"
     mkdir -p "$ROOT/work"
     local side
@@ -140,6 +141,5 @@ cdc_live() {
                 "$p99" "$worst" "$samples" "$(grep -o 'tps = .*' "$ROOT/work/pgbench.log" | head -n 1)"
         done
     done
-    drop_slot live_native
-    drop_slot live_pgoutput
+    fresh_live
 }
