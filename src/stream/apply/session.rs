@@ -90,10 +90,16 @@ impl Session {
         self.connection.add_execute(COMMIT, [])?;
         let outcomes = self.connection.run_pipeline()?;
         check(&outcomes).context("could not commit on the target")?;
+        // A transaction without changes has its BEGIN before these two.
         let is_committed = matches!(
             (&outcomes.done[..], self.keeper),
-            ([Outcome::Done(_), Outcome::Done(_)], PositionKeeper::Origin)
-                | ([Outcome::Done(1), Outcome::Done(_)], PositionKeeper::Table)
+            (
+                [.., Outcome::Done(_), Outcome::Done(_)],
+                PositionKeeper::Origin
+            ) | (
+                [.., Outcome::Done(1), Outcome::Done(_)],
+                PositionKeeper::Table
+            )
         );
         if !is_committed {
             return Err(Error::on(
