@@ -346,8 +346,8 @@ impl Receive<'_> {
         files.begun = None;
         files.is_in_transaction = false;
         files.writer.abort()?;
-        if let Some(feed) = &mut self.feed {
-            feed.abort(files.writer.boundary());
+        if let (Some(feed), Some((path, _))) = (&mut self.feed, files.writer.file()) {
+            feed.abort(path, files.writer.boundary());
         }
         Ok(())
     }
