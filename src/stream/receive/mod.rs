@@ -110,13 +110,12 @@ pub fn run(
             position,
             queue,
             positions: *positions,
-            shutdown: *shutdown,
+            flusher: Flusher::start(*positions)?,
             writer,
         },
         relations: source.relations()?,
         decoder: decoder(spec.plugin, &spec.publication),
         feed,
-        flusher: Flusher::start(*positions)?,
         requested: Lsn::INVALID,
         last_flush: Instant::now(),
         last_status: Instant::now(),
@@ -140,7 +139,7 @@ struct Files<'a> {
     position: Lsn,
     queue: Option<&'a MessageQueue<TransformWork>>,
     positions: Positions,
-    shutdown: Shutdown,
+    flusher: Flusher,
 }
 
 struct Receive<'a> {
@@ -148,7 +147,6 @@ struct Receive<'a> {
     relations: Relations,
     decoder: Box<dyn Decoder>,
     feed: Option<Feed>,
-    flusher: Flusher,
     /// The position of the last flush that was asked for.
     requested: Lsn,
     last_flush: Instant,
@@ -258,7 +256,7 @@ impl Receive<'_> {
 
     /// Note a position that no transaction has, and ask for a flush of what is complete.
     fn flush_if_due(&mut self) -> Result<()> {
-        self.flusher.check()?;
+        self.files.flusher.check()?;
         if self.last_flush.elapsed() < INTERVAL {
             return Ok(());
         }
@@ -275,7 +273,7 @@ impl Receive<'_> {
         failpoint("receive.before_flush")?;
         if let Some(file) = self.files.writer.handle() {
             self.requested = recorded;
-            self.flusher.request(file, recorded)?;
+            self.files.flusher.request(file, recorded)?;
         }
         Ok(())
     }
@@ -331,7 +329,7 @@ impl Receive<'_> {
                 Some(Fed::Stalled) => return Ok(Some(ReceiveEnd::PipeStalled)),
                 Some(Fed::Full) => false,
             };
-            self.flusher.check()?;
+            self.files.flusher.check()?;
             let is_flushed = self.files.positions.flushed() >= self.requested;
             if is_fed && is_flushed {
                 return Ok(Some(ReceiveEnd::EndPos));
@@ -356,7 +354,7 @@ impl Receive<'_> {
         self.forget_transaction()?;
         self.files.writer.write()?;
         self.request_flush()?;
-        self.flusher.finish()
+        self.files.flusher.finish()
     }
 }
 
@@ -406,10 +404,13 @@ impl Files<'_> {
 
     fn choose_file(&mut self) -> Result<()> {
         let ends_with = self.writer.recorded();
-        if self.writer.choose_file()? {
+        if let Some(complete) = self.writer.choose_file()? {
+            self.flusher.request(complete, ends_with)?;
             failpoint("receive.after_file")?;
             if let Some(queue) = self.queue {
-                queue.send(&TransformWork::Segment(ends_with), &self.shutdown)?;
+                // A queue that is full needs no more: transform looks for all files at each item, and has one to come. Waiting for
+                // it here would keep the source waiting.
+                queue.try_send(&TransformWork::Segment(ends_with))?;
             }
         }
         Ok(())
