@@ -7,12 +7,16 @@ pub mod cluster;
 pub mod cmd;
 pub mod compare;
 pub mod fixtures;
+pub mod following;
 pub mod interrupted;
 pub mod leftovers;
 pub mod migration;
 pub mod proxy;
 pub mod reference;
 pub mod version;
+pub mod workload;
+pub mod workload_statements;
+pub mod workload_values;
 
 use std::time::{Duration, Instant};
 
