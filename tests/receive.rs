@@ -410,10 +410,10 @@ fn survives_faults(version: Version, plugin: &'static str) {
         running.kill9();
     }
     load.stop();
+    scene.run_to_here();
     let startpos: Lsn = scene.startpos.parse().unwrap();
     let confirmed: Lsn = scene.slot("confirmed_flush_lsn").parse().unwrap();
     assert!(confirmed > startpos, "{confirmed}");
-    scene.run_to_here();
     scene.assert_complete();
     assert!(scene.files().len() > 1, "{:?}", scene.files());
     assert!(!scene.log().contains("panicked"), "{}", scene.log());
