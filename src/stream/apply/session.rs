@@ -20,8 +20,9 @@ use crate::sys::signal::Shutdown;
 /// The origin of a process that died is free once its backend has noticed; after this long we end the backend.
 const ORIGIN_WAIT: Duration = Duration::from_secs(10);
 
-/// How the rows of a set are found must not depend on statistics: by the key's index.
-const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+/// How the rows of a set are found must not depend on statistics: by the key's index. Where there is none, the price of a
+/// plan that is switched off must not make the server compile it.
+const PLANS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
      SET plan_cache_mode = force_generic_plan; SET synchronous_commit = off";
 
 const SET_POSITION: &str = "pgcopydb_position";
