@@ -473,10 +473,11 @@ fn the_pipe_takes_back_what_comes_again() {
 /// A reader that is files behind gets all of them, and none twice.
 #[test]
 fn a_slow_pipe_says_what_the_files_say() {
-    receive_through_pipe("slow", 6_000, |source, _| {
-        std::thread::sleep(Duration::from_millis(500));
-        terminate_walsender(source);
-        std::thread::sleep(Duration::from_millis(500));
+    receive_through_pipe("slow", 10_000, |source, copy| {
+        // Receive is files ahead when the pipe has come to the end of the first.
+        wait_until(SOON, "a few lines in the pipe", || {
+            copy.metadata().is_ok_and(|copy| copy.len() > 0)
+        });
         terminate_walsender(source);
     });
 }
