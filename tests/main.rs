@@ -23,6 +23,7 @@ mod follow_live;
 mod follow_rows;
 mod large_objects;
 mod layering;
+mod receive;
 mod resume;
 mod run_rules;
 mod server_faults;
