@@ -497,7 +497,7 @@ mod tests {
         writer.open.as_mut().unwrap().file = file;
         writer.write().unwrap();
         let lines = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(lines.lines().count(), 4, "{lines}");
+        assert_eq!(lines.lines().count(), 5, "{lines}");
         assert_eq!(last_position(&path).unwrap(), Some(Lsn(0x100_2000)));
     }
 
