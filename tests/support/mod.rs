@@ -12,6 +12,7 @@ pub mod leftovers;
 pub mod migration;
 pub mod proxy;
 pub mod reference;
+pub mod script;
 pub mod version;
 
 use std::time::{Duration, Instant};
