@@ -16,6 +16,7 @@ use crate::support::reference::{
     assert_same_across_versions, copy_with_pg_dump, differences_across_versions,
 };
 use crate::support::version::Version;
+use crate::support::workload::{self, Workload};
 use crate::support::{fixtures, leftovers, wait_until};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -281,5 +282,23 @@ fn a_run_in_the_background_is_signalled() {
         outcome.assert_signalled(signal);
         assert!(outcome.elapsed < MINUTE, "{outcome:?}");
         scene.assert_nothing_left(&outcome);
+    }
+}
+
+/// Each kind of statement is one that the server takes, on the oldest and the newest that tests follow.
+#[test]
+fn the_workload_runs() {
+    for version in [Version::Debian15, Version::Pg18] {
+        let cluster = Cluster::start(version, &[("max_prepared_transactions", "10")]);
+        let db = cluster.new_db("workload");
+        workload::create(&cluster, &db, true);
+        let load = Workload::start(&cluster, &db);
+        load.allow_truncate();
+        load.wait_for(300);
+        cluster.restart_immediate();
+        load.wait_for(300);
+        assert!(load.finish() >= 600);
+        let prepared = "select count(*) from pg_prepared_xacts";
+        assert_eq!(cluster.value(&db, prepared), "0");
     }
 }

@@ -5,7 +5,7 @@ measure.py OUT [--pss EXE] -- COMMAND ..
 
 seconds: wall clock; cpu_seconds: of the command and of every descendant that was waited for. With --pss the memory of
 each process of the command that runs EXE is sampled: peak_pss_mb is the largest of any single one, peak_total_pss_mb the
-largest sum. Sampling costs time (the kernel walks page tables), so it stays off where seconds are compared.
+largest sum, peak_pss_mb_each the largest by process title. Sampling costs time (the kernel walks page tables), so it stays off where seconds are compared.
 """
 
 import json
@@ -28,6 +28,13 @@ def pss_kb(pid):
     return 0
 
 
+def title_of(pid):
+    with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
+        words = cmdline.read().decode(errors="replace").split("\0")
+    # The parent is shown with its arguments.
+    return words[0] if words[0].startswith("pgcopydb: ") else " ".join([os.path.basename(words[0]), *words[1:2]])
+
+
 def processes_of(session, exe):
     """Our processes share the session that the command was started in."""
     for name in os.listdir("/proc"):
@@ -48,9 +55,10 @@ def sample(session, exe, stop, peak):
         total = 0
         for pid in processes_of(session, exe):
             try:
-                used = pss_kb(pid)
+                used, title = pss_kb(pid), title_of(pid)
             except OSError:
                 continue
+            peak["each"][title] = max(peak["each"].get(title, 0), used)
             peak["one"] = max(peak["one"], used)
             total += used
         peak["all"] = max(peak["all"], total)
@@ -68,7 +76,7 @@ def main():
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     child = subprocess.Popen(command, start_new_session=True)
-    stop, peak = threading.Event(), {"one": 0, "all": 0}
+    stop, peak = threading.Event(), {"one": 0, "all": 0, "each": {}}
     sampler = None
     if exe:
         sampler = threading.Thread(target=sample, args=(child.pid, exe, stop, peak))
@@ -88,6 +96,7 @@ def main():
     if exe:
         result["peak_pss_mb"] = round(peak["one"] / 1024, 1)
         result["peak_total_pss_mb"] = round(peak["all"] / 1024, 1)
+        result["peak_pss_mb_each"] = {title: round(used / 1024, 1) for title, used in peak["each"].items()}
     with open(out, "w", encoding="utf-8") as file:
         json.dump(result, file)
         file.write("\n")

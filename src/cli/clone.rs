@@ -3,12 +3,15 @@
 
 use clap::Args;
 
+use super::follow_options::{ApplyArgs, SlotArgs};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, SplitOptions};
 use crate::error::{Error, Result, Side};
+use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::sys::signal::Shutdown;
+use crate::workdir::cdc_location;
 
 const DEFAULT_JOBS: u32 = 4;
 
@@ -35,6 +38,13 @@ pub struct CloneArgs {
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Replay the source's changes after the copy, until the sentinel's end position
+    #[arg(short = 'f', long)]
+    follow: bool,
+    #[command(flatten)]
+    slot: SlotArgs,
+    #[command(flatten)]
+    apply: ApplyArgs,
 }
 
 /// What is copied and what is left out.
@@ -116,9 +126,58 @@ struct StateArgs {
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
-    let spec = validate(args, given)?;
+    let follow = follow_spec(&args, given)?;
+    let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
-    clone::run(&spec, &shutdown)
+    let Some(follow) = follow else {
+        return clone::run(&spec, &shutdown);
+    };
+    spec.follow = Some(follow.setup(&cdc_location(spec.dir.as_deref())));
+    let online = OnlineSpec {
+        clone: spec,
+        follow,
+    };
+    follow::run_online(&online, &shutdown)
+}
+
+/// What follows the copy, if anything does. Options about it mean nothing without it.
+fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
+    let (slot, apply) = (&args.slot, &args.apply);
+    if !args.follow {
+        const OPTIONS: [(&str, &str); 8] = [
+            ("plugin", "--plugin"),
+            ("slot_name", "--slot-name"),
+            ("origin", "--origin"),
+            ("create_slot", "--create-slot"),
+            ("endpos", "--endpos"),
+            ("apply_mode", "--apply-mode"),
+            ("keep_cdc_files", "--keep-cdc-files"),
+            ("wal2json_numeric_as_string", "--wal2json-numeric-as-string"),
+        ];
+        return match OPTIONS.iter().find(|(id, _)| given.is_typed(id)) {
+            Some((_, option)) => Err(Error::usage(format!("option {option} needs --follow"))),
+            None => Ok(None),
+        };
+    }
+    if args.state.not_consistent {
+        return Err(Error::usage(
+            "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
+        ));
+    }
+    Ok(Some(FollowSpec {
+        source: args.connections.required(Side::Source)?,
+        target: args.connections.required(Side::Target)?,
+        dir: args.dir.dir.clone(),
+        plugin: slot.plugin,
+        slot_name: slot.slot_name.clone(),
+        origin: slot.origin.clone(),
+        endpos: apply.endpos,
+        apply_mode: apply.apply_mode,
+        replay_no_op_updates: apply.replay_no_op_updates,
+        keep_files: apply.keep_cdc_files,
+        restart: args.state.restart,
+        resume: args.state.resume,
+    }))
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -130,6 +189,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         scope,
         work,
         state,
+        ..
     } = args;
     // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
     let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {

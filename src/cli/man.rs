@@ -6,7 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// Files in src/cli that are no command.
 const SUPPORT: &[&str] = &[
-    "given", "later", "man", "mod", "options", "size", "stdout", "title", "usage",
+    "follow_options",
+    "given",
+    "later",
+    "man",
+    "mod",
+    "options",
+    "size",
+    "stdout",
+    "title",
+    "usage",
 ];
 
 /// One `match` in error.rs decides these; the wording is that of the contract.

@@ -5,6 +5,8 @@
 
 mod clone;
 mod copy;
+mod follow;
+mod follow_options;
 mod given;
 mod later;
 mod options;
@@ -12,6 +14,7 @@ mod ping;
 mod size;
 mod snapshot;
 mod stdout;
+mod stream;
 mod title;
 mod usage;
 mod version;
@@ -58,6 +61,8 @@ enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
     Copy(Box<copy::CopyArgs>),
+    Follow(Box<follow::FollowArgs>),
+    Stream(Box<stream::StreamArgs>),
     Snapshot(snapshot::SnapshotArgs),
     Ping(ping::PingArgs),
     Version(VersionArgs),
@@ -127,6 +132,8 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
         Some(Command::Copy(args)) => copy::run(*args, given),
+        Some(Command::Follow(args)) => follow::run(*args),
+        Some(Command::Stream(args)) => stream::run(*args),
         Some(Command::Snapshot(args)) => snapshot::run(args),
         Some(Command::Ping(args)) => ping::run(args),
         Some(Command::Version(args)) => version::run(args),

@@ -131,7 +131,9 @@ fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
                 "cannot follow from snapshot \"{id}\": it does not belong to the slot \"{}\"",
                 set_up.slot_name
             ))
-            .with_hint("Use the snapshot that \"pgcopydb snapshot --follow\" prints, in the same --dir."));
+            .with_hint(
+                "Use the snapshot that \"pgcopydb snapshot --follow\" prints, in the same --dir.",
+            ));
         }
         let lsn = new.consistent_point;
         log::info!("snapshot {} came with the slot", new.snapshot);
@@ -140,7 +142,11 @@ fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
     }
     // Held by "pgcopydb snapshot --follow".
     if let Some((id, lsn)) = noted
-        && clone.spec.snapshot.as_ref().is_none_or(|wanted| *wanted == id)
+        && clone
+            .spec
+            .snapshot
+            .as_ref()
+            .is_none_or(|wanted| *wanted == id)
         && is_alive(source, &id, &process, clone.shutdown)?
     {
         log::info!("using snapshot {id}, which was exported with the slot");

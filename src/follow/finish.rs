@@ -26,7 +26,9 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     warn_of_large_objects(follow, true)?;
     let (transactions, changes, grouped) = positions.applied();
     let share = (grouped * 100).checked_div(changes).unwrap_or(0);
-    log::info!("applied {transactions} transactions with {changes} changes, {share}% of them in sets");
+    log::info!(
+        "applied {transactions} transactions with {changes} changes, {share}% of them in sets"
+    );
     if let Some(failure) = failures.first() {
         return Err(failure.error.clone());
     }
@@ -51,9 +53,13 @@ pub fn warn_of_large_objects(follow: &Follow<'_>, is_end: bool) -> Result<()> {
         false => there,
     };
     if there > 0 && !is_end {
-        log::warn!("the source has {there} large objects: changes to them are not replicated; use \"pgcopydb copy blobs\" at the end");
+        log::warn!(
+            "the source has {there} large objects: changes to them are not replicated; use \"pgcopydb copy blobs\" at the end"
+        );
     } else if there != here {
-        log::warn!("the source has {there} large objects, the target {here}: use \"pgcopydb copy blobs\"");
+        log::warn!(
+            "the source has {there} large objects, the target {here}: use \"pgcopydb copy blobs\""
+        );
     }
     Ok(())
 }

@@ -78,7 +78,11 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
 
 /// Short enough for application_name, and the same for every process of one follow.
 fn run_id(slot_name: &str) -> String {
-    slot_name.chars().filter(char::is_ascii_alphanumeric).take(16).collect()
+    slot_name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(16)
+        .collect()
 }
 
 /// May it begin, with what is in the directory?
@@ -88,7 +92,9 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
             "cannot start over in \"{}\": the source has been told that its changes are safe here",
             dir.display()
         ))
-        .with_hint("Use --resume to go on, or \"pgcopydb stream cleanup\" and a new clone to start over."));
+        .with_hint(
+            "Use --resume to go on, or \"pgcopydb stream cleanup\" and a new clone to start over.",
+        ));
     }
     let has_files = dir.is_dir() && !segment::json_files(dir)?.is_empty();
     if has_files && !spec.resume {
@@ -162,7 +168,12 @@ impl Follow<'_> {
         let settings = TargetSettings {
             maintenance_work_mem: "64MB".to_owned(),
         };
-        open_target(&self.target, &self.run.of("follow"), &settings, self.shutdown)
+        open_target(
+            &self.target,
+            &self.run.of("follow"),
+            &settings,
+            self.shutdown,
+        )
     }
 
     fn open_sentinel(&self) -> Result<Sentinel> {
@@ -179,6 +190,7 @@ impl Follow<'_> {
 
     fn disable_triggers(&self) -> Result<()> {
         let mut target = self.open_target()?;
-        triggers::disable(&mut target, &self.dir).context("could not prepare the target for changes")
+        triggers::disable(&mut target, &self.dir)
+            .context("could not prepare the target for changes")
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::lsn::Lsn;
-use crate::pg::conninfo::ConnInfo;
 use crate::pg::connect::connect_once;
+use crate::pg::conninfo::ConnInfo;
 use crate::sentinel::{Reached, Sentinel, Wishes};
 use crate::stream::positions::Positions;
 use crate::sys::signal::Shutdown;
@@ -162,11 +162,21 @@ mod tests {
         };
         // Somebody's commit at 9, received and then applied.
         assert!(is_worth_writing(&at(5), &at(9), Lsn(9)));
-        let received = Reached { replay_lsn: Lsn(5), ..at(9) };
+        let received = Reached {
+            replay_lsn: Lsn(5),
+            ..at(9)
+        };
         assert!(is_worth_writing(&received, &at(9), Lsn(9)));
         // What comes after it is our own.
         assert!(!is_worth_writing(&at(9), &at(500), Lsn(9)));
-        assert!(!is_worth_writing(&received, &Reached { replay_lsn: Lsn(5), ..at(500) }, Lsn(9)));
+        assert!(!is_worth_writing(
+            &received,
+            &Reached {
+                replay_lsn: Lsn(5),
+                ..at(500)
+            },
+            Lsn(9)
+        ));
         assert!(is_worth_writing(&at(9), &at(64 << 20), Lsn(9)));
     }
 }

@@ -244,11 +244,10 @@ impl Trio<'_> {
             Some(ApplyEnd::EndPos) => Ok(Event::EndPos),
             Some(ApplyEnd::EndOfInput) => Ok(Event::NoScriptLeft),
             Some(ApplyEnd::LostTarget) => Ok(Event::LostTarget),
-            None => Err(Error::new(
-                ErrorKind::Child,
-                "apply ended without saying why",
-            )
-            .with_side(Side::Target)),
+            None => Err(
+                Error::new(ErrorKind::Child, "apply ended without saying why")
+                    .with_side(Side::Target),
+            ),
         }
     }
 }
@@ -256,7 +255,10 @@ impl Trio<'_> {
 fn unexpected(ended: &Ended) -> Error {
     Error::new(
         ErrorKind::Child,
-        format!("{} (pid {}) ended before it was done", ended.name, ended.pid),
+        format!(
+            "{} (pid {}) ended before it was done",
+            ended.name, ended.pid
+        ),
     )
 }
 

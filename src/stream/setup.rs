@@ -103,7 +103,10 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
     if found.is_none() && known_keeper.is_some() {
         return Err(Error::on(
             Side::Target,
-            format!("replication origin \"{}\" is on the target already, from another run", spec.origin),
+            format!(
+                "replication origin \"{}\" is on the target already, from another run",
+                spec.origin
+            ),
         )
         .with_hint("Run \"pgcopydb stream cleanup\", or choose another --origin."));
     }

@@ -80,9 +80,12 @@ pub fn cdc_location(dir: Option<&Path>) -> PathBuf {
     if let Some(dir) = dir {
         return dir.join("cdc");
     }
-    let from = |name: &str| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let data = from("XDG_DATA_HOME")
-        .or_else(|| from("HOME").map(|home| home.join(".local/share")));
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from)
+    };
+    let data = from("XDG_DATA_HOME").or_else(|| from("HOME").map(|home| home.join(".local/share")));
     match data {
         Some(data) => data.join("pgcopydb"),
         None => location(None).join("cdc"),

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod cmd;
 pub mod compare;
 pub mod fixtures;
+pub mod following;
 pub mod interrupted;
 pub mod leftovers;
 pub mod migration;
@@ -14,6 +15,9 @@ pub mod proxy;
 pub mod reference;
 pub mod script;
 pub mod version;
+pub mod workload;
+pub mod workload_statements;
+pub mod workload_values;
 
 use std::time::{Duration, Instant};
 

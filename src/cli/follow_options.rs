@@ -1,0 +1,95 @@
+//! The options of everything that follows changes. Pure: nothing is opened here.
+
+use clap::Args;
+
+use super::options::parse_flag;
+use crate::lsn::Lsn;
+use crate::stream::apply::ApplyMode;
+use crate::stream::decode::Plugin;
+
+/// What carries the changes, by name.
+#[derive(Args)]
+#[command(next_help_heading = "Following")]
+pub struct SlotArgs {
+    /// Output plugin: test_decoding, wal2json or pgoutput
+    #[arg(
+        short = 'p',
+        long,
+        value_name = "NAME",
+        env = "PGCOPYDB_OUTPUT_PLUGIN",
+        hide_env_values = true,
+        default_value = "test_decoding"
+    )]
+    pub plugin: Plugin,
+    /// Have wal2json send numbers as strings; it is always done where the plugin can
+    #[arg(long, env = "PGCOPYDB_WAL2JSON_NUMERIC_AS_STRING", hide_env_values = true, value_parser = parse_flag)]
+    pub wal2json_numeric_as_string: bool,
+    /// Replication slot on the source
+    #[arg(short = 's', long, value_name = "NAME", value_parser = parse_slot_name, default_value = "pgcopydb")]
+    pub slot_name: String,
+    /// Replication origin on the target
+    #[arg(short = 'o', long, value_name = "NAME", value_parser = parse_origin, default_value = "pgcopydb")]
+    pub origin: String,
+}
+
+/// How changes are applied, and until when.
+#[derive(Args)]
+#[command(next_help_heading = "Following")]
+pub struct ApplyArgs {
+    /// Create the replication slot; it is done anyway when there is none
+    #[arg(long)]
+    pub create_slot: bool,
+    /// Stop once everything that committed up to this position is applied
+    #[arg(short = 'E', long, value_name = "LSN")]
+    pub endpos: Option<Lsn>,
+    /// Also replay updates that change nothing
+    #[arg(long, env = "PGCOPYDB_REPLAY_NO_OP_UPDATES", hide_env_values = true, value_parser = parse_flag)]
+    pub replay_no_op_updates: bool,
+    /// How changes are applied: auto (by sets where that gives the same) or rows (one by one)
+    #[arg(long, value_name = "MODE", value_parser = parse_mode, default_value = "auto")]
+    pub apply_mode: ApplyMode,
+    /// Keep the files of changes that the target has
+    #[arg(long)]
+    pub keep_cdc_files: bool,
+}
+
+/// The server's own rule: lower case, digits and underscores, 63 of them.
+fn parse_slot_name(text: &str) -> Result<String, String> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match !text.is_empty() && text.len() <= 63 && text.chars().all(is_allowed) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("lower case letters, digits and underscores are needed, at most 63".to_owned())
+        }
+    }
+}
+
+fn parse_origin(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.starts_with("pg_") || text.contains(char::is_control) {
+        true => Err("a name that does not begin with \"pg_\" is needed".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
+fn parse_mode(text: &str) -> Result<ApplyMode, String> {
+    match text {
+        "auto" => Ok(ApplyMode::Auto),
+        "rows" => Ok(ApplyMode::Rows),
+        _ => Err("auto or rows is needed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_origin, parse_slot_name};
+
+    #[test]
+    fn names_that_the_server_would_refuse_are_refused_here() {
+        assert!(parse_slot_name("pgcopydb_2").is_ok());
+        for bad in ["", "My Slot", "a-b", &"x".repeat(64)] {
+            assert!(parse_slot_name(bad).is_err(), "{bad}");
+        }
+        assert!(parse_origin("My origin").is_ok());
+        assert!(parse_origin("pg_1").is_err() && parse_origin("").is_err());
+    }
+}

@@ -1,0 +1,36 @@
+//! `pgcopydb stream ..`: the parts of follow, one at a time.
+
+mod objects;
+mod sentinel;
+
+use clap::{Args, Subcommand};
+
+use crate::error::Result;
+
+/// Set up, steer and clean up the following of changes
+#[derive(Args)]
+pub struct StreamArgs {
+    #[command(subcommand)]
+    command: StreamCommand,
+}
+
+#[derive(Subcommand)]
+enum StreamCommand {
+    Setup(objects::SetupArgs),
+    Cleanup(objects::CleanupArgs),
+    /// Create one of the objects of a follow
+    Create(objects::CreateArgs),
+    /// Drop one of the objects of a follow
+    Drop(objects::DropArgs),
+    Sentinel(sentinel::SentinelArgs),
+}
+
+pub fn run(args: StreamArgs) -> Result<()> {
+    match args.command {
+        StreamCommand::Setup(args) => objects::setup(args),
+        StreamCommand::Cleanup(args) => objects::cleanup(args),
+        StreamCommand::Create(args) => objects::create(args),
+        StreamCommand::Drop(args) => objects::drop(args),
+        StreamCommand::Sentinel(args) => sentinel::run(args),
+    }
+}

@@ -1,0 +1,175 @@
+//! `stream setup`, `cleanup`, `create ..`, `drop ..`: what a follow needs on the servers.
+
+use clap::{Args, Subcommand};
+
+use crate::cli::follow_options::SlotArgs;
+use crate::cli::options::{ConnectionArgs, DirArgs};
+use crate::error::{Error, Result, Side};
+use crate::lsn::Lsn;
+use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::stream::setup::{self, SetupSpec};
+use crate::stream::{origin, slot};
+use crate::sys::signal::Shutdown;
+use crate::workdir::cdc_location;
+
+const NAME: &str = "pgcopydb stream";
+
+/// Both servers, and the names of what is there.
+#[derive(Args)]
+struct BothArgs {
+    #[command(flatten)]
+    connections: ConnectionArgs,
+    #[command(flatten)]
+    dir: DirArgs,
+    #[command(flatten)]
+    slot: SlotArgs,
+}
+
+impl BothArgs {
+    fn spec(&self) -> Result<SetupSpec> {
+        Ok(SetupSpec {
+            source: self.connections.required(Side::Source)?,
+            target: self.connections.required(Side::Target)?,
+            plugin: self.slot.plugin,
+            slot_name: self.slot.slot_name.clone(),
+            origin: self.slot.origin.clone(),
+            dir: cdc_location(self.dir.dir.as_deref()),
+            application_name: NAME.to_owned(),
+        })
+    }
+}
+
+/// Create slot, origin and sentinel (and publication) for a later follow
+#[derive(Args)]
+pub struct SetupArgs {
+    #[command(flatten)]
+    both: BothArgs,
+}
+
+pub fn setup(args: SetupArgs) -> Result<()> {
+    let spec = args.both.spec()?;
+    let shutdown = Shutdown::install()?;
+    let (set_up, new) = setup::run(&spec, &shutdown)?;
+    if new.is_none() {
+        log::info!("slot \"{}\" was set up before", set_up.slot_name);
+    }
+    Ok(())
+}
+
+/// Remove everything that a follow has made on both servers, and its files
+#[derive(Args)]
+#[command(
+    after_help = "Safe to repeat. Triggers and rules of the target that were disabled are enabled again."
+)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    both: BothArgs,
+}
+
+pub fn cleanup(args: CleanupArgs) -> Result<()> {
+    let spec = args.both.spec()?;
+    let shutdown = Shutdown::install()?;
+    setup::cleanup(&spec, &shutdown)
+}
+
+#[derive(Args)]
+pub struct CreateArgs {
+    #[command(subcommand)]
+    what: CreateWhat,
+}
+
+#[derive(Subcommand)]
+enum CreateWhat {
+    /// Create the replication slot on the source
+    Slot(BothArgs),
+    /// Create the replication origin on the target, at a position of the source
+    Origin(OriginArgs),
+}
+
+#[derive(Args)]
+struct OriginArgs {
+    #[command(flatten)]
+    both: BothArgs,
+    /// Everything that committed up to this position is on the target already
+    #[arg(long, value_name = "LSN")]
+    startpos: Lsn,
+}
+
+pub fn create(args: CreateArgs) -> Result<()> {
+    let shutdown = Shutdown::install()?;
+    match args.what {
+        CreateWhat::Slot(both) => {
+            let source = both.connections.required(Side::Source)?;
+            let (name, plugin) = (&both.slot.slot_name, both.slot.plugin);
+            let mut connection = open_source(&source, NAME, &shutdown)?;
+            if let Some(found) = slot::find(&mut connection, name)? {
+                slot::check(&found, name, plugin, source.dbname())?;
+                log::info!("replication slot \"{name}\" is there already");
+                return Ok(());
+            }
+            let new = slot::create(&source, NAME, name, plugin, &shutdown)?;
+            log::info!(
+                "created replication slot \"{name}\": changes come from {} on",
+                new.consistent_point
+            );
+            Ok(())
+        }
+        CreateWhat::Origin(args) => {
+            let mut target = open(&args.both, &shutdown)?;
+            let name = &args.both.slot.origin;
+            if origin::find(&mut target, name)?.is_some() {
+                return Err(Error::on(
+                    Side::Target,
+                    format!("replication origin \"{name}\" is there already"),
+                ));
+            }
+            origin::create(&mut target, name, args.startpos).map(|_| ())
+        }
+    }
+}
+
+fn open(both: &BothArgs, shutdown: &Shutdown) -> Result<crate::pg::wire::Connection> {
+    let settings = TargetSettings {
+        maintenance_work_mem: "64MB".to_owned(),
+    };
+    let target = both.connections.required(Side::Target)?;
+    open_target(&target, NAME, &settings, shutdown)
+}
+
+#[derive(Args)]
+pub struct DropArgs {
+    #[command(subcommand)]
+    what: DropWhat,
+}
+
+#[derive(Subcommand)]
+enum DropWhat {
+    /// Drop the replication slot on the source
+    Slot(BothArgs),
+    /// Drop the replication origin on the target
+    Origin(BothArgs),
+}
+
+pub fn drop(args: DropArgs) -> Result<()> {
+    let shutdown = Shutdown::install()?;
+    let (was_there, what) = match args.what {
+        DropWhat::Slot(both) => {
+            let source = both.connections.required(Side::Source)?;
+            let mut connection = open_source(&source, NAME, &shutdown)?;
+            let name = &both.slot.slot_name;
+            let was_there = slot::drop(&mut connection, name, &shutdown)?;
+            (was_there, format!("replication slot \"{name}\""))
+        }
+        DropWhat::Origin(both) => {
+            let mut target = open(&both, &shutdown)?;
+            let name = &both.slot.origin;
+            let was_there = origin::drop(&mut target, name)?;
+            (was_there, format!("replication origin \"{name}\""))
+        }
+    };
+    match was_there {
+        true => log::info!("dropped {what}"),
+        false => log::info!("there is no {what}"),
+    }
+    Ok(())
+}
