@@ -81,6 +81,21 @@ pub enum Applied {
     EndOfInput,
 }
 
+/// Changes that met no row: how many, and words about the first ones.
+#[derive(Debug, Default)]
+struct Missed {
+    count: u64,
+    words: Vec<String>,
+}
+
+impl Missed {
+    fn add(&mut self, words: Vec<String>) {
+        self.count += words.len() as u64;
+        let room = (MISSED_NAMED as usize).saturating_sub(self.words.len());
+        self.words.extend(words.into_iter().take(room));
+    }
+}
+
 /// A connection to the target with all that is under way on it.
 pub struct Applier {
     session: Session,
@@ -94,6 +109,8 @@ pub struct Applier {
     transactions: u64,
     changes: u64,
     grouped: u64,
+    /// Changes that met no row, until they are committed.
+    missed: Missed,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -126,6 +143,7 @@ impl Applier {
             transactions: 0,
             changes: 0,
             grouped: 0,
+            missed: Missed::default(),
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -186,7 +204,7 @@ impl Applier {
                 return self.reached();
             }
             // Nobody waits for what is not there yet.
-            if !lines.is_ready(&shutdown)? {
+            if !self.state.is_inside() && !lines.is_ready(&shutdown)? {
                 self.send_complete()?;
                 self.flush_if_due()?;
             }
@@ -333,16 +351,7 @@ impl Applier {
         self.is_open = true;
         self.changes += self.chunk.len() as u64;
         self.grouped += applied.grouped;
-        for missed in applied.missed {
-            self.positions.add_missed(1);
-            match self.positions.missed() {
-                count if count <= MISSED_NAMED => log::warn!("{missed}"),
-                count if count == MISSED_NAMED + 1 => {
-                    log::warn!("further changes that meet no row are counted only");
-                }
-                _ => {}
-            }
-        }
+        self.missed.add(applied.missed);
         self.chunk.clear();
         Ok(())
     }
@@ -369,34 +378,44 @@ impl Applier {
             .run_rows(&mut self.session, &self.chunk, begins)
     }
 
-    /// Send and commit what is complete. Only to be called between transactions, or for one that is alone.
+    /// Send and commit what is gathered, which is complete: between transactions, or where one begins or ends.
     fn send_complete(&mut self) -> Result<()> {
-        if self.state.is_inside() {
-            return Ok(());
-        }
         self.send()?;
         let Some(last) = self.last.take() else {
             return Ok(());
         };
         // A transaction whose changes all concern nobody moves the position too.
-        if !self.is_open {
-            self.session.add_begin()?;
-        }
-        self.session.commit(&last)?;
+        self.session.commit(&last, !self.is_open)?;
         self.is_open = false;
         self.is_flushed = false;
         self.positions
             .add_applied(self.transactions, self.changes, self.grouped);
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
+        self.report_missed();
         self.state.applied(last.commit_lsn);
         self.positions.advance_committed(last.commit_lsn);
         self.positions.advance_replayed(last.commit_lsn);
         Ok(())
     }
 
+    /// Only what is committed counts: a transaction that comes again would count twice.
+    fn report_missed(&mut self) {
+        let missed = std::mem::take(&mut self.missed);
+        let before = self.positions.missed();
+        self.positions.add_missed(missed.count);
+        let left = MISSED_NAMED.saturating_sub(before);
+        for words in missed.words.iter().take(left as usize) {
+            log::warn!("{words}");
+        }
+        if left > 0 && missed.count > left {
+            log::warn!("further changes that meet no row are counted only");
+        }
+    }
+
     /// Forget the transaction under way.
     fn discard(&mut self) -> Result<()> {
         self.chunk.clear();
+        self.missed = Missed::default();
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
         self.last = None;
         self.state.forget();
