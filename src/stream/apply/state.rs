@@ -188,3 +188,181 @@ fn out_of_order(what: &str) -> Error {
         format!("the script is not in order: {what}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn commit(number: u32) -> CommitIs<'static> {
+        CommitIs {
+            xid: number,
+            commit_lsn: Lsn(u64::from(number) * 10),
+            timestamp: Cow::Borrowed("2026-11-21 07:36:18+00"),
+        }
+    }
+
+    /// One transaction of a script: whether BEGIN tells its end, whether it is given up once before it comes whole, whether
+    /// a keepalive follows.
+    type Shape = (bool, bool, bool);
+
+    fn script(shapes: &[Shape]) -> Vec<ScriptLine<'static>> {
+        let mut lines = vec![ScriptLine::Header];
+        let change = || ScriptLine::Execute {
+            statement: 1,
+            parameters: Vec::new(),
+        };
+        for (number, (is_known, is_torn_first, has_keepalive)) in (1..).zip(shapes) {
+            if *is_torn_first {
+                let begin = ScriptLine::Begin {
+                    xid: number,
+                    commit: None,
+                };
+                lines.extend([begin, change(), ScriptLine::Abort]);
+            }
+            lines.push(ScriptLine::Begin {
+                xid: number,
+                commit: is_known.then(|| commit(number)),
+            });
+            lines.push(change());
+            lines.push(ScriptLine::Commit(commit(number)));
+            if *has_keepalive {
+                let lsn = Lsn(u64::from(number) * 10 + 5);
+                lines.push(ScriptLine::Keepalive { lsn });
+            }
+        }
+        lines
+    }
+
+    /// A target, and an applier that follows the actions as `mod.rs` does: what is complete may be committed later, with others.
+    #[derive(Default)]
+    struct World {
+        committed: Vec<u32>,
+        gathered: Vec<u32>,
+        under_way: Option<u32>,
+    }
+
+    impl World {
+        fn progress(&self) -> Lsn {
+            let last = self.committed.last();
+            last.map_or(Lsn::INVALID, |xid| Lsn(u64::from(*xid) * 10))
+        }
+
+        fn commit(&mut self, state: &mut ApplyState) {
+            self.committed.append(&mut self.gathered);
+            state.applied(self.progress());
+        }
+
+        /// Run lines until the end position or the cut; whether the end was reached.
+        fn run(
+            &mut self,
+            lines: &[ScriptLine<'_>],
+            endpos: Option<Lsn>,
+            flush_every: usize,
+        ) -> bool {
+            let mut state = ApplyState::new(self.progress());
+            for (number, line) in lines.iter().enumerate() {
+                if let ScriptLine::Execute { .. } = line {
+                    self.under_way = state.takes_changes();
+                    continue;
+                }
+                let action = state.step(line, endpos).unwrap();
+                match action {
+                    Action::None => {}
+                    Action::BeginScript | Action::BeginAlone | Action::PassedPosition(_) => {
+                        self.commit(&mut state);
+                    }
+                    Action::Complete(_) | Action::CommitAlone(_) | Action::CompleteAndEnd(_) => {
+                        self.gathered.push(self.under_way.take().unwrap());
+                        let is_alone = matches!(action, Action::CommitAlone(_));
+                        if is_alone || number % flush_every == 0 {
+                            self.commit(&mut state);
+                        }
+                        if matches!(action, Action::CompleteAndEnd(_)) {
+                            self.commit(&mut state);
+                            return true;
+                        }
+                    }
+                    Action::Discard => {
+                        assert!(
+                            self.gathered.is_empty(),
+                            "complete ones were committed before"
+                        );
+                        self.under_way = None;
+                    }
+                    Action::DiscardAndEnd => {
+                        assert!(
+                            self.gathered.is_empty(),
+                            "complete ones were committed before"
+                        );
+                        self.under_way = None;
+                        return true;
+                    }
+                    Action::End | Action::PassedPositionAndEnd(_) => {
+                        self.commit(&mut state);
+                        return true;
+                    }
+                }
+            }
+            // Cut here: what is not committed is gone.
+            self.gathered.clear();
+            self.under_way = None;
+            false
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_order_is_refused() {
+        let mut state = ApplyState::new(Lsn(0));
+        assert!(state.step(&ScriptLine::Commit(commit(1)), None).is_err());
+        let begin = ScriptLine::Begin {
+            xid: 1,
+            commit: Some(commit(1)),
+        };
+        state.step(&begin, None).unwrap();
+        assert!(state.step(&begin, None).is_err());
+        for line in [ScriptLine::Keepalive { lsn: Lsn(3) }, ScriptLine::Header] {
+            assert!(state.step(&line, None).is_err());
+        }
+    }
+
+    proptest! {
+        /// Traps 3, 4, 6: cut at any lines and begun again, each transaction is applied once, in order, and none after the end.
+        #[test]
+        fn every_transaction_once_and_none_after_the_end(
+            shapes in proptest::collection::vec(any::<Shape>(), 1..12),
+            cuts in proptest::collection::vec(0usize..60, 0..5),
+            endpos in proptest::option::of(1u64..130),
+            flush_every in 1usize..9,
+        ) {
+            let lines = script(&shapes);
+            let endpos = endpos.map(Lsn);
+            let mut world = World::default();
+            for cut in cuts {
+                world.run(&lines[..cut.min(lines.len())], endpos, flush_every);
+            }
+            let is_reached = world.run(&lines, endpos, flush_every);
+            // Nothing is left half done at the end of a whole script.
+            if !is_reached {
+                world.run(&lines, endpos, 1);
+            }
+            let wanted: Vec<u32> = (1..=shapes.len() as u32)
+                .filter(|xid| endpos.is_none_or(|endpos| commit(*xid).commit_lsn <= endpos))
+                .collect();
+            prop_assert_eq!(&world.committed, &wanted);
+            // Reached only if the script shows that nothing before it is missing.
+            let last = lines.iter().map(|line| match line {
+                ScriptLine::Commit(commit) => commit.commit_lsn,
+                ScriptLine::Keepalive { lsn } => *lsn,
+                _ => Lsn::INVALID,
+            }).max();
+            prop_assert_eq!(is_reached, endpos.is_some_and(|endpos| Some(endpos) <= last));
+            // The next run applies the rest.
+            world.run(&lines, None, 1);
+            prop_assert_eq!(world.committed.len(), shapes.len());
+        }
+    }
+}
