@@ -200,8 +200,9 @@ impl Executor {
         let sets_identity = set
             .iter()
             .any(|index| target.columns[*index].is_always_identity);
+        let has_columns = !(set.is_empty() && find.is_empty());
         let may_group = !target.has_deferrable
-            && !(set.is_empty() && find.is_empty())
+            && has_columns
             && (is_insert
                 || is.is_key
                     && !is.changes_key
@@ -273,10 +274,7 @@ impl Executor {
         for (place, expected) in expected.iter().enumerate() {
             match (done.get(place), expected) {
                 (Some(Outcome::Done(rows)), Expected::Set { rows: wanted, .. })
-                    if rows == wanted =>
-                {
-                    applied.grouped += rows;
-                }
+                    if rows == wanted => {}
                 // A row of its own that meets nothing is looked at row by row, to name it.
                 (Some(Outcome::Done(rows)), Expected::Row { number })
                     if *rows == 1 || self.is_free(&changes, *number) => {}
@@ -290,11 +288,17 @@ impl Executor {
         match refused {
             None => {
                 self.count_down(&changes);
+                // What several changes to one row come to counts for all of them.
+                let is_single = |step: &&Step<'_>| matches!(step, Step::Row(_) | Step::Truncate(_));
+                let singles = steps.iter().filter(is_single).count();
+                applied.grouped = (changes.len() - singles) as u64;
                 Ok(Some(applied))
             }
             Some(expected) => {
-                // What comes after the failure was not prepared either.
-                self.prepared.names.clear();
+                if outcomes.failure.is_some() {
+                    // What comes after the failure was not prepared either.
+                    self.prepared.names.clear();
+                }
                 if let (Expected::Set { table, .. }, Some(error)) = (expected, &outcomes.failure) {
                     log::debug!("{}: {error}; going on row by row", self.tables[*table].name);
                 }

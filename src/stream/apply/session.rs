@@ -185,8 +185,8 @@ fn take_origin(connection: &mut Connection, origin: &str, shutdown: &Shutdown) -
             return Err(error.context(format!("could not use replication origin \"{origin}\"")));
         }
         // "replication origin with ID 1 is already active for PID 4711", in whatever language.
-        let numbers = error.message().split(|c: char| !c.is_ascii_digit());
-        Ok(Some(numbers.filter_map(|word| word.parse().ok()).last()))
+        let mut words = error.message().rsplit(|c: char| !c.is_ascii_digit());
+        Ok(Some(words.find_map(|word| word.parse().ok())))
     })?;
     let row = connection.query_one(
         "SELECT COALESCE(pg_catalog.pg_replication_origin_session_progress(false), '0/0')",
