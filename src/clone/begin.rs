@@ -153,7 +153,7 @@ fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
         return Snapshot::of_slot(source, &id, lsn, None, &process, clone.shutdown);
     }
     Err(Error::state(format!(
-        "cannot go on with the copy: the snapshot that came with replication slot \"{}\" is gone, and not everything was \
+        "cannot resume the copy: the snapshot that came with replication slot \"{}\" is gone, and not everything was \
          read from it",
         set_up.slot_name
     ))

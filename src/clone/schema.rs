@@ -20,6 +20,7 @@ use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
+use crate::stream::setup::SetupSpec;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
@@ -207,12 +208,17 @@ fn is_about_event_trigger(choice: &Choice<'_>) -> bool {
             && entry.tag.lossy().starts_with("EVENT TRIGGER ")
 }
 
-fn rules<'a>(clone: &Clone<'_>, section: Section, built: &'a HashSet<CatalogId>) -> SkipRules<'a> {
+fn rules<'a>(
+    clone: &'a Clone<'_>,
+    section: Section,
+    built: &'a HashSet<CatalogId>,
+) -> SkipRules<'a> {
     SkipRules {
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
         built,
+        publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }
 

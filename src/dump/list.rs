@@ -212,6 +212,7 @@ mod tests {
                     skip_extensions: false,
                     skip_ext_comments: false,
                     built: &HashSet::new(),
+                    publication: None,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -239,6 +240,7 @@ mod tests {
             skip_extensions: false,
             skip_ext_comments: false,
             built: &HashSet::new(),
+            publication: None,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

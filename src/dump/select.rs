@@ -20,6 +20,8 @@ pub struct SkipRules<'a> {
     pub skip_ext_comments: bool,
     /// What is on the target already: indexes and constraints that our workers built.
     pub built: &'a HashSet<CatalogId>,
+    /// The publication on the source that was made for the changes to come.
+    pub publication: Option<&'a str>,
 }
 
 /// Why an entry is left out; shown in the list file.
@@ -31,6 +33,7 @@ pub enum SkipReason {
     Extension,
     ExtensionComment,
     Built,
+    OwnPublication,
 }
 
 impl fmt::Display for SkipReason {
@@ -42,6 +45,7 @@ impl fmt::Display for SkipReason {
             SkipReason::Extension => "extensions are skipped",
             SkipReason::ExtensionComment => "comments on extensions are skipped",
             SkipReason::Built => "is built already",
+            SkipReason::OwnPublication => "is there for the changes that follow",
         })
     }
 }
@@ -112,6 +116,11 @@ fn skip_reason(
         Some(SkipReason::Extension)
     } else if is_ext_comment && skips_ext_comments {
         Some(SkipReason::ExtensionComment)
+    } else if rules
+        .publication
+        .is_some_and(|name| is_of_publication(entry, name))
+    {
+        Some(SkipReason::OwnPublication)
     } else if rules.built.contains(&entry.catalog_id) {
         Some(SkipReason::Built)
     } else {
@@ -124,6 +133,18 @@ fn skip_reason(
 fn is_about_privileges(entry: &Entry) -> bool {
     let desc = entry.desc.lossy();
     matches!(&*desc, "ACL" | "ACL LANGUAGE" | "DEFAULT ACL")
+}
+
+/// The publication itself, its members (`name table`) and what is said about it.
+fn is_of_publication(entry: &Entry, name: &str) -> bool {
+    let (desc, tag) = (entry.desc.lossy(), entry.tag.lossy());
+    match &*desc {
+        "PUBLICATION" => tag == name,
+        "PUBLICATION TABLE" | "PUBLICATION TABLES IN SCHEMA" => tag
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(' ')),
+        _ => false,
+    }
 }
 
 fn is_of_own_schema(entry: &Entry) -> bool {
@@ -174,6 +195,7 @@ mod tests {
             skip_extensions: false,
             skip_ext_comments: false,
             built,
+            publication: None,
         }
     }
 

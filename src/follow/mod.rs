@@ -138,7 +138,7 @@ impl Follow<'_> {
                 application_name: self.run.of("receive"),
                 slot_name: self.set_up.slot_name.clone(),
                 plugin: self.set_up.plugin,
-                publication: publication_of(&self.set_up.slot_name),
+                publication: publication_of(&self.set_up.slot_name).to_owned(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },

@@ -48,35 +48,28 @@ fn run_connected(
     shutdown: &Shutdown,
 ) -> Result<ApplyEnd> {
     let mut applier = Applier::connect(spec, positions, shutdown)?;
-    let mut after = None;
     let mut applied = applier.end_if_reached()?;
     while applied != Some(Applied::EndPos) {
-        let Some(json) = next(dir, after.as_deref(), applier.progress())? else {
+        let Some(json) = next(dir, applier.seen())? else {
             applier.finish()?;
             return Ok(ApplyEnd::EndOfInput);
         };
         log::info!("catching up with \"{}\"", script_of(&json).display());
         applied = Some(applier.run_file(&script_of(&json))?);
         failpoint("apply.after_file")?;
-        after = Some(json);
     }
     Ok(ApplyEnd::EndPos)
 }
 
-/// The next JSON file after `after` that is not wholly applied and whose script is finished. A file whose script is not
-/// finished ends the search: nothing after it may be applied before it.
-fn next(dir: &Path, after: Option<&Path>, progress: Lsn) -> Result<Option<PathBuf>> {
+/// The first file that holds something after `seen`, if its script is finished. By position and not by name: a file may
+/// have grown, and its script been made again, since it was read. A file whose script is not finished ends the search:
+/// nothing after it may be applied before it.
+fn next(dir: &Path, seen: Lsn) -> Result<Option<PathBuf>> {
     for json in segment::json_files(dir)? {
-        if after.is_some_and(|after| json.as_path() <= after) {
+        if segment::last_position(&json)?.is_some_and(|last| last <= seen) {
             continue;
         }
-        if !is_complete(&json)? {
-            return Ok(None);
-        }
-        let is_applied = segment::last_position(&json)?.is_some_and(|last| last <= progress);
-        if !is_applied {
-            return Ok(Some(json));
-        }
+        return Ok(is_complete(&json)?.then_some(json));
     }
     Ok(None)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::apply::PositionKeeper;
-use super::decode::Plugin;
+use super::decode::{Plugin, wal2json};
 use super::preconditions::{self, Wanted};
 use super::slot::{self, NewSlot};
 use super::{origin, publication, segment, triggers};
@@ -34,6 +34,13 @@ pub struct SetupSpec {
     pub application_name: String,
 }
 
+impl SetupSpec {
+    /// The publication that pgoutput needs.
+    pub fn publication(&self) -> &str {
+        publication_of(&self.slot_name)
+    }
+}
+
 /// What was set up; kept with the files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetUp {
@@ -58,8 +65,8 @@ impl SetUp {
 }
 
 /// The publication of a slot, for pgoutput.
-pub fn publication_of(slot_name: &str) -> String {
-    slot_name.to_owned()
+pub fn publication_of(slot_name: &str) -> &str {
+    slot_name
 }
 
 fn file_in(dir: &Path) -> PathBuf {
@@ -127,6 +134,11 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
                 spec.plugin,
                 new.consistent_point
             );
+            if let Err(error) = check_wal2json(spec, &mut source) {
+                drop(new);
+                slot::drop(&mut source, &spec.slot_name, shutdown)?;
+                return Err(error);
+            }
             (new.consistent_point, Some(new))
         }
     };
@@ -185,10 +197,47 @@ fn check_noted(spec: &SetupSpec, noted: &SetUp) -> Result<()> {
     .with_hint("Use the options of the first run, another --dir, or \"pgcopydb stream cleanup\"."))
 }
 
+/// A wal2json that cannot send numbers as strings sends NaN and the infinities as null: tables with such columns are
+/// refused. Only a slot can be asked what its plugin knows.
+fn check_wal2json(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
+    if spec.plugin != Plugin::Wal2json
+        || wal2json::supports_numeric_as_string(source, &spec.slot_name)?
+    {
+        return Ok(());
+    }
+    let columns = source.query(
+        "SELECT DISTINCT quote_ident(n.nspname) || '.' || quote_ident(c.relname), format_type(a.atttypid, -1) \
+         FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND a.attnum > 0 AND NOT a.attisdropped \
+           AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb') ORDER BY 1",
+    )?;
+    let mut tables: Vec<String> = Vec::new();
+    for row in &columns {
+        let table = row.text(0)?;
+        if wal2json::is_ambiguous_without_strings(row.text(1)?)
+            && tables.last().is_none_or(|last| last != table)
+        {
+            tables.push(table.to_owned());
+        }
+    }
+    if tables.is_empty() {
+        return Ok(());
+    }
+    Err(Error::on(
+        Side::Source,
+        format!(
+            "cannot follow with this wal2json: it sends NaN and Infinity as null, and {} tables have float or numeric columns: {}",
+            tables.len(),
+            tables.join(", ")
+        ),
+    )
+    .with_hint("Use --plugin test_decoding or pgoutput, or install wal2json 2.6 or newer."))
+}
+
 fn make_publication(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
-    let name = publication_of(&spec.slot_name);
-    if spec.plugin == Plugin::Pgoutput && !publication::exists(source, &name)? {
-        publication::create(source, &name)?;
+    let name = spec.publication();
+    if spec.plugin == Plugin::Pgoutput && !publication::exists(source, name)? {
+        publication::create(source, name)?;
     }
     Ok(())
 }
@@ -209,9 +258,9 @@ pub fn cleanup(spec: &SetupSpec, shutdown: &Shutdown) -> Result<()> {
         slot::drop(&mut source, slot_name, shutdown)?,
         format!("replication slot \"{slot_name}\""),
     );
-    let publication = publication_of(slot_name);
+    let publication = spec.publication();
     note(
-        publication::drop(&mut source, &publication)?,
+        publication::drop(&mut source, publication)?,
         format!("publication \"{publication}\""),
     );
     note(

@@ -159,9 +159,9 @@ impl Applier {
         })
     }
 
-    /// The last transaction that is applied.
-    pub fn progress(&self) -> Lsn {
-        self.state.progress()
+    /// Everything at or before it was read from the scripts, in order.
+    pub fn seen(&self) -> Lsn {
+        self.state.seen()
     }
 
     /// Apply a finished script file.

@@ -43,8 +43,10 @@ enum Inside {
 pub struct ApplyState {
     /// Of the last transaction that is committed on the target.
     progress: Lsn,
-    /// Of the last one that was complete here, committed or still gathered.
+    /// Of the last one that was complete here, committed or still gathered. Decides what is skipped, so no keepalive moves it.
     taken: Lsn,
+    /// Where the scripts were read to, keepalives included. Decides nothing but which file comes next.
+    seen: Lsn,
     inside: Inside,
 }
 
@@ -53,12 +55,17 @@ impl ApplyState {
         ApplyState {
             progress,
             taken: progress,
+            seen: progress,
             inside: Inside::No,
         }
     }
 
     pub fn progress(&self) -> Lsn {
         self.progress
+    }
+
+    pub fn seen(&self) -> Lsn {
+        self.seen.max(self.taken)
     }
 
     pub fn is_inside(&self) -> bool {
@@ -83,6 +90,7 @@ impl ApplyState {
     pub fn forget(&mut self) {
         self.inside = Inside::No;
         self.taken = self.progress;
+        self.seen = self.progress;
     }
 
     /// Take a line that is neither a change nor a PREPARE.
@@ -108,13 +116,17 @@ impl ApplyState {
                 if self.is_inside() {
                     return Err(out_of_order("KEEPALIVE inside a transaction"));
                 }
+                self.seen = self.seen.max(*lsn);
                 // At the end position is enough: a commit there comes before the keepalive.
                 Ok(match endpos.is_some_and(|endpos| *lsn >= endpos) {
                     true => Action::PassedPositionAndEnd(*lsn),
                     false => Action::PassedPosition(*lsn),
                 })
             }
-            ScriptLine::Switch { .. } => Ok(Action::None),
+            ScriptLine::Switch { lsn, .. } => {
+                self.seen = self.seen.max(*lsn);
+                Ok(Action::None)
+            }
             ScriptLine::Prepare { .. }
             | ScriptLine::Execute { .. }
             | ScriptLine::Truncate { .. } => Ok(Action::None),
