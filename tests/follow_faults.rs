@@ -87,7 +87,7 @@ fn apply_is_killed() {
 
 #[test]
 fn the_parent_is_killed() {
-    resumes_after_kill_of("parent", "wal2json");
+    resumes_after_kill_of("parent", "test_decoding");
 }
 
 /// Trap 46: a stop by a signal is no end position, and the run dies by that signal.
@@ -227,6 +227,9 @@ fn a_blocked_target_does_not_cost_the_connection_to_the_source() {
     );
     let mut run = following.clone_and_apply(&[]);
     following.wait_for_mark(&mut run);
+    wait_until(SOON, "live replay", || {
+        run.stderr().contains("replaying changes live") && !following.slot("active_pid").is_empty()
+    });
     let sender = following.slot("active_pid");
     let mut lock = following.target.client(&following.copy);
     lock.batch_execute("begin; lock table t in share mode")

@@ -15,13 +15,14 @@ pub fn run(
     positions: &Positions,
     shutdown: &Shutdown,
 ) -> Result<ApplyEnd> {
-    let mut applier = Applier::connect(spec, positions, shutdown)?;
-    match applier.run_pipe(input) {
+    let replayed = Applier::connect(spec, positions, shutdown).and_then(|mut applier| {
+        let applied = applier.run_pipe(input)?;
+        applier.finish()?;
+        Ok(applied)
+    });
+    match replayed {
         Ok(Applied::EndPos) => Ok(ApplyEnd::EndPos),
-        Ok(Applied::EndOfInput) => {
-            applier.finish()?;
-            Ok(ApplyEnd::EndOfInput)
-        }
+        Ok(Applied::EndOfInput) => Ok(ApplyEnd::EndOfInput),
         Err(error) if may_pass(&error) => {
             log::warn!("{error}; going on from the files");
             Ok(ApplyEnd::LostTarget)

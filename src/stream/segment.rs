@@ -131,6 +131,9 @@ fn find_tail(json: &Path) -> Result<Tail> {
     let mut seen = 0;
     while let Next::Line(line) = lines.next(None, &Shutdown::deaf())? {
         seen += line.len() as u64 + 1;
+        if line.starts_with(b"{\"action\":\"S\"") {
+            tail.length = seen;
+        }
         if let Some(lsn) = position_of(line) {
             tail = Tail {
                 length: seen,
@@ -266,6 +269,8 @@ impl SegmentWriter {
             length: 0,
             boundary: 0,
         });
+        let lsn = self.recorded;
+        self.add(&LogicalMessage::Start { lsn })?;
         Ok(is_next)
     }
 
@@ -282,6 +287,9 @@ impl SegmentWriter {
             if let Some(open) = &mut self.open {
                 open.boundary = open.length + self.gathered.len() as u64;
             }
+        }
+        if let (LogicalMessage::Start { .. }, Some(open)) = (message, &mut self.open) {
+            open.boundary = self.gathered.len() as u64;
         }
         match self.gathered.len() >= WRITE_BYTES {
             true => self.write(),
@@ -389,6 +397,8 @@ mod tests {
         let mut writer = SegmentWriter::open(dir.path(), SEGMENTS, Lsn(0x100_0028)).unwrap();
         write_transaction(&mut writer, 0x100_1000);
         let first = writer.file().unwrap().1;
+        let header = std::fs::read(writer.file().unwrap().0).unwrap();
+        let header = header.iter().position(|byte| *byte == b'\n').unwrap() as u64 + 1;
         write_transaction(&mut writer, 0x100_2000);
         let (path, whole) = writer
             .file()
@@ -401,6 +411,7 @@ mod tests {
             let (kept, position) = match length {
                 length if length == whole => (whole, 0x100_2000),
                 length if length >= first => (first, 0x100_1000),
+                length if length >= header => (header, 0x100_0028),
                 _ => (0, 0x100_0028),
             };
             assert_eq!(writer.recorded(), Lsn(position), "{length}");

@@ -17,9 +17,10 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
+use crate::snapshot::{Snapshot, hold_until_signal};
 use crate::sys::durable::Sync;
 use crate::sys::signal::Shutdown;
-use crate::workdir::done;
+use crate::workdir::{Service, WorkDir, done, location};
 
 /// What to set up, under which names.
 #[derive(Debug, Clone)]
@@ -240,6 +241,48 @@ fn make_publication(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
         publication::create(source, name)?;
     }
     Ok(())
+}
+
+/// `snapshot --follow`: make the slot and hold the snapshot that comes with it until a signal. The slot stays; a clone that
+/// follows, in the same work directory, uses both.
+pub fn hold_slot_snapshot(
+    info: &ConnInfo,
+    dir: Option<&Path>,
+    slot_name: &str,
+    plugin: Plugin,
+    shutdown: &Shutdown,
+    announce: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    const NAME: &str = "pgcopydb snapshot";
+    let workdir = WorkDir::open(&location(dir), Service::Snapshot)?;
+    let mut source = open_source(info, NAME, shutdown)?;
+    if slot::find(&mut source, slot_name)?.is_some() {
+        return Err(Error::on(
+            Side::Source,
+            format!("replication slot \"{slot_name}\" is there already: its snapshot cannot be exported again"),
+        )
+        .with_hint("Run \"pgcopydb stream cleanup\", or choose another --slot-name."));
+    }
+    let wanted = Wanted {
+        plugin,
+        makes_slot: true,
+    };
+    preconditions::check(&mut source, None, wanted)?;
+    if plugin == Plugin::Pgoutput && !publication::exists(&mut source, publication_of(slot_name))? {
+        publication::create(&mut source, publication_of(slot_name))?;
+    }
+    let new = slot::create(info, NAME, slot_name, plugin, shutdown)?;
+    let lsn = new.consistent_point;
+    let mut snapshot =
+        Snapshot::of_slot(info, &new.snapshot, lsn, Some(new.exporter), NAME, shutdown)?;
+    workdir.note_slot_snapshot(snapshot.id(), lsn, slot_name)?;
+    log::info!(
+        "created replication slot \"{slot_name}\" at {lsn}; holding snapshot {} until a signal",
+        snapshot.id()
+    );
+    let held = hold_until_signal(&mut snapshot, shutdown, announce);
+    workdir.forget_snapshot()?;
+    held
 }
 
 /// Remove everything from both servers and from the disk; nothing to remove is no error. Restores the triggers.

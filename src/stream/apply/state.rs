@@ -45,8 +45,11 @@ pub struct ApplyState {
     progress: Lsn,
     /// Of the last one that was complete here, committed or still gathered. Decides what is skipped, so no keepalive moves it.
     taken: Lsn,
-    /// Where the scripts were read to, keepalives included. Decides nothing but which file comes next.
+    /// Where the scripts were read to, keepalives included. Decides nothing but which file comes next, and whether one is
+    /// missing.
     seen: Lsn,
+    /// A file was read already: the next one must begin where it ended. What was before the first one the target has.
+    has_read: bool,
     inside: Inside,
 }
 
@@ -56,6 +59,7 @@ impl ApplyState {
             progress,
             taken: progress,
             seen: progress,
+            has_read: false,
             inside: Inside::No,
         }
     }
@@ -91,6 +95,7 @@ impl ApplyState {
         self.inside = Inside::No;
         self.taken = self.progress;
         self.seen = self.progress;
+        self.has_read = false;
     }
 
     /// Take a line that is neither a change nor a PREPARE.
@@ -122,6 +127,18 @@ impl ApplyState {
                     true => Action::PassedPositionAndEnd(*lsn),
                     false => Action::PassedPosition(*lsn),
                 })
+            }
+            ScriptLine::After { lsn } => {
+                // Less is possible: a file that has grown is read again from its beginning.
+                if self.has_read && *lsn > self.seen() {
+                    return Err(Error::state(format!(
+                        "the changes between {} and {lsn} are missing: a file of changes is gone",
+                        self.seen()
+                    )));
+                }
+                self.has_read = true;
+                self.seen = self.seen.max(*lsn);
+                Ok(Action::None)
             }
             ScriptLine::Switch { lsn, .. } => {
                 self.seen = self.seen.max(*lsn);
@@ -179,7 +196,10 @@ impl ApplyState {
                     false => Action::Complete(own),
                 })
             }
-            Inside::Unknown { .. } if lsn <= self.taken => Ok(Action::Discard),
+            Inside::Unknown { .. } if lsn <= self.taken => Ok(match is_at_end {
+                true => Action::DiscardAndEnd,
+                false => Action::Discard,
+            }),
             Inside::Unknown { .. } if endpos.is_some_and(|endpos| lsn > endpos) => {
                 Ok(Action::DiscardAndEnd)
             }
@@ -209,172 +229,161 @@ mod tests {
 
     use super::*;
 
-    fn commit(number: u32) -> CommitIs<'static> {
+    fn commit(lsn: u64) -> CommitIs<'static> {
         CommitIs {
-            xid: number,
-            commit_lsn: Lsn(u64::from(number) * 10),
+            xid: lsn as u32,
+            commit_lsn: Lsn(lsn),
             timestamp: Cow::Borrowed("2026-11-21 07:36:18+00"),
         }
     }
 
-    /// One transaction of a script: whether BEGIN tells its end, whether it is given up once before it comes whole, whether
-    /// a keepalive follows.
-    type Shape = (bool, bool, bool);
-
-    fn script(shapes: &[Shape]) -> Vec<ScriptLine<'static>> {
-        let mut lines = vec![ScriptLine::Header];
-        let change = || ScriptLine::Execute {
-            statement: 1,
-            parameters: Vec::new(),
-        };
-        for (number, (is_known, is_torn_first, has_keepalive)) in (1..).zip(shapes) {
-            if *is_torn_first {
-                let begin = ScriptLine::Begin {
-                    xid: number,
-                    commit: None,
-                };
-                lines.extend([begin, change(), ScriptLine::Abort]);
-            }
-            lines.push(ScriptLine::Begin {
-                xid: number,
-                commit: is_known.then(|| commit(number)),
-            });
-            lines.push(change());
-            lines.push(ScriptLine::Commit(commit(number)));
-            if *has_keepalive {
-                let lsn = Lsn(u64::from(number) * 10 + 5);
-                lines.push(ScriptLine::Keepalive { lsn });
-            }
-        }
-        lines
-    }
-
-    /// A target, and an applier that follows the actions as `mod.rs` does: what is complete may be committed later, with others.
-    #[derive(Default)]
-    struct World {
-        committed: Vec<u32>,
-        gathered: Vec<u32>,
-        under_way: Option<u32>,
-    }
-
-    impl World {
-        fn progress(&self) -> Lsn {
-            let last = self.committed.last();
-            last.map_or(Lsn::INVALID, |xid| Lsn(u64::from(*xid) * 10))
-        }
-
-        fn commit(&mut self, state: &mut ApplyState) {
-            self.committed.append(&mut self.gathered);
-            state.applied(self.progress());
-        }
-
-        /// Run lines until the end position or the cut; whether the end was reached.
-        fn run(
-            &mut self,
-            lines: &[ScriptLine<'_>],
-            endpos: Option<Lsn>,
-            flush_every: usize,
-        ) -> bool {
-            let mut state = ApplyState::new(self.progress());
-            for (number, line) in lines.iter().enumerate() {
-                if let ScriptLine::Execute { .. } = line {
-                    self.under_way = state.takes_changes();
-                    continue;
-                }
-                let action = state.step(line, endpos).unwrap();
-                match action {
-                    Action::None => {}
-                    Action::BeginScript | Action::BeginAlone | Action::PassedPosition(_) => {
-                        self.commit(&mut state);
-                    }
-                    Action::Complete(_) | Action::CommitAlone(_) | Action::CompleteAndEnd(_) => {
-                        self.gathered.push(self.under_way.take().unwrap());
-                        let is_alone = matches!(action, Action::CommitAlone(_));
-                        if is_alone || number % flush_every == 0 {
-                            self.commit(&mut state);
-                        }
-                        if matches!(action, Action::CompleteAndEnd(_)) {
-                            self.commit(&mut state);
-                            return true;
-                        }
-                    }
-                    Action::Discard => {
-                        assert!(
-                            self.gathered.is_empty(),
-                            "complete ones were committed before"
-                        );
-                        self.under_way = None;
-                    }
-                    Action::DiscardAndEnd => {
-                        assert!(
-                            self.gathered.is_empty(),
-                            "complete ones were committed before"
-                        );
-                        self.under_way = None;
-                        return true;
-                    }
-                    Action::End | Action::PassedPositionAndEnd(_) => {
-                        self.commit(&mut state);
-                        return true;
-                    }
-                }
-            }
-            // Cut here: what is not committed is gone.
-            self.gathered.clear();
-            self.under_way = None;
-            false
-        }
-    }
-
     #[test]
-    fn what_is_out_of_order_is_refused() {
-        let mut state = ApplyState::new(Lsn(0));
-        assert!(state.step(&ScriptLine::Commit(commit(1)), None).is_err());
-        let begin = ScriptLine::Begin {
-            xid: 1,
-            commit: Some(commit(1)),
-        };
-        state.step(&begin, None).unwrap();
-        assert!(state.step(&begin, None).is_err());
-        for line in [ScriptLine::Keepalive { lsn: Lsn(3) }, ScriptLine::Header] {
-            assert!(state.step(&line, None).is_err());
+    fn a_file_that_is_missing_is_noticed() {
+        let mut state = ApplyState::new(Lsn(5));
+        state
+            .step(&ScriptLine::After { lsn: Lsn(7) }, None)
+            .unwrap();
+        state
+            .step(&ScriptLine::Keepalive { lsn: Lsn(9) }, None)
+            .unwrap();
+        state
+            .step(&ScriptLine::After { lsn: Lsn(9) }, None)
+            .unwrap();
+        let error = state
+            .step(&ScriptLine::After { lsn: Lsn(10) }, None)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("between 0/9 and 0/A are missing"),
+            "{error}"
+        );
+    }
+
+    /// A transaction, with whether its end is known at its begin; or a keepalive.
+    #[derive(Debug, Clone)]
+    enum Piece {
+        Transaction {
+            is_known: bool,
+        },
+        /// The first part came alone, and is given up; then the transaction comes whole.
+        TornTransaction,
+        Keepalive,
+    }
+
+    /// Run a script from its beginning, as after a restart, and note what is committed. `stop` ends the process after so
+    /// many lines; what is not committed is then lost.
+    fn run(
+        pieces: &[Piece],
+        endpos: Option<Lsn>,
+        stop: usize,
+        batch: usize,
+        committed: &mut Vec<u64>,
+    ) -> bool {
+        let progress = committed.last().copied().unwrap_or(0);
+        let mut state = ApplyState::new(Lsn(progress));
+        let (mut gathered, mut lines) = (Vec::new(), 0);
+        for (number, piece) in pieces.iter().enumerate() {
+            let lsn = (number as u64 + 1) * 10;
+            let script = match piece {
+                Piece::Keepalive => vec![ScriptLine::Keepalive { lsn: Lsn(lsn) }],
+                Piece::TornTransaction => {
+                    let begin = ScriptLine::Begin {
+                        xid: 1,
+                        commit: None,
+                    };
+                    let abort = ScriptLine::Abort;
+                    let end = ScriptLine::Commit(commit(lsn));
+                    vec![begin.clone(), abort, begin, end]
+                }
+                Piece::Transaction { is_known } => {
+                    let known = is_known.then(|| commit(lsn));
+                    vec![
+                        ScriptLine::Begin {
+                            xid: 1,
+                            commit: known,
+                        },
+                        ScriptLine::Commit(commit(lsn)),
+                    ]
+                }
+            };
+            for line in script {
+                lines += 1;
+                if lines > stop {
+                    return false;
+                }
+                let mut flush = |gathered: &mut Vec<u64>, state: &mut ApplyState| {
+                    if let Some(last) = gathered.last() {
+                        state.applied(Lsn(*last));
+                    }
+                    committed.append(gathered);
+                };
+                match state.step(&line, endpos).unwrap() {
+                    Action::None | Action::BeginScript => {}
+                    Action::BeginAlone | Action::PassedPosition(_) => {
+                        flush(&mut gathered, &mut state)
+                    }
+                    Action::Complete(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        if gathered.len() >= batch {
+                            flush(&mut gathered, &mut state);
+                        }
+                    }
+                    Action::CommitAlone(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        flush(&mut gathered, &mut state);
+                    }
+                    // What is complete was committed before: a large transaction takes nothing along.
+                    Action::Discard => assert!(gathered.is_empty()),
+                    Action::End | Action::PassedPositionAndEnd(_) | Action::DiscardAndEnd => {
+                        flush(&mut gathered, &mut state);
+                        return true;
+                    }
+                    Action::CompleteAndEnd(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        flush(&mut gathered, &mut state);
+                        return true;
+                    }
+                }
+            }
         }
+        committed.append(&mut gathered);
+        false
     }
 
     proptest! {
-        /// Traps 3, 4, 6: cut at any lines and begun again, each transaction is applied once, in order, and none after the end.
+        /// Traps 1 to 6: wherever it is stopped and however it is batched, each transaction up to the end position is
+        /// committed once, in order, and none after it.
         #[test]
-        fn every_transaction_once_and_none_after_the_end(
-            shapes in proptest::collection::vec(any::<Shape>(), 1..12),
-            cuts in proptest::collection::vec(0usize..60, 0..5),
-            endpos in proptest::option::of(1u64..130),
-            flush_every in 1usize..9,
+        fn each_transaction_is_applied_once(
+            kinds in proptest::collection::vec(0u8..4, 0..20),
+            stops in proptest::collection::vec(0usize..40, 0..5),
+            batch in 1usize..5,
+            endpos in proptest::option::of(0u64..250),
         ) {
-            let lines = script(&shapes);
-            let endpos = endpos.map(Lsn);
-            let mut world = World::default();
-            for cut in cuts {
-                world.run(&lines[..cut.min(lines.len())], endpos, flush_every);
-            }
-            let is_reached = world.run(&lines, endpos, flush_every);
-            // Nothing is left half done at the end of a whole script.
-            if !is_reached {
-                world.run(&lines, endpos, 1);
-            }
-            let wanted: Vec<u32> = (1..=shapes.len() as u32)
-                .filter(|xid| endpos.is_none_or(|endpos| commit(*xid).commit_lsn <= endpos))
+            let pieces: Vec<Piece> = kinds
+                .iter()
+                .map(|kind| match kind {
+                    0 => Piece::Keepalive,
+                    3 => Piece::TornTransaction,
+                    kind => Piece::Transaction { is_known: *kind == 1 },
+                })
                 .collect();
-            prop_assert_eq!(&world.committed, &wanted);
-            // Reached only if the script shows that nothing before it is missing.
-            let last = lines.iter().map(|line| match line {
-                ScriptLine::Commit(commit) => commit.commit_lsn,
-                ScriptLine::Keepalive { lsn } => *lsn,
-                _ => Lsn::INVALID,
-            }).max();
-            prop_assert_eq!(is_reached, endpos.is_some_and(|endpos| Some(endpos) <= last));
-            // The next run applies the rest.
-            world.run(&lines, None, 1);
-            prop_assert_eq!(world.committed.len(), shapes.len());
+            let endpos = endpos.filter(|endpos| *endpos > 0).map(Lsn);
+            let mut committed = Vec::new();
+            for stop in stops {
+                run(&pieces, endpos, stop, batch, &mut committed);
+            }
+            let is_end = run(&pieces, endpos, usize::MAX, batch, &mut committed);
+            let all = pieces.iter().enumerate();
+            let expected: Vec<u64> = all
+                .filter(|(_, piece)| !matches!(piece, Piece::Keepalive))
+                .map(|(number, _)| (number as u64 + 1) * 10)
+                .filter(|lsn| endpos.is_none_or(|endpos| Lsn(*lsn) <= endpos))
+                .collect();
+            prop_assert_eq!(committed, expected);
+            let last = pieces.len() as u64 * 10;
+            prop_assert_eq!(is_end, endpos.is_some_and(|endpos| last >= endpos.0));
         }
     }
 }

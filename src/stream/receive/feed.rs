@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::stream::message::LogicalMessage;
+use crate::stream::segment;
 
 /// How much is read back at once.
 const READ_BYTES: usize = 256 << 10;
@@ -115,8 +116,9 @@ impl Feed {
             if is_newest {
                 return Ok(false);
             }
-            // Only receive makes files, one after the other: the next one is the newest.
-            self.begin(newest, 0)?;
+            // While the pipe was full, more than one file may have been made.
+            let next = next_file(path)?;
+            self.begin(&next, 0)?;
             return Ok(true);
         }
         let mut wanted = READ_BYTES;
@@ -160,5 +162,61 @@ impl Feed {
         self.written = 0;
         self.last_progress = Instant::now();
         Ok(Fed::All)
+    }
+}
+
+/// The segment file after this one, which is not the newest.
+fn next_file(path: &Path) -> Result<PathBuf> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    segment::json_files(dir)?
+        .into_iter()
+        .find(|other| other.as_path() > path)
+        .ok_or_else(|| Error::internal(format!("no file follows \"{}\"", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::pipe::{LineReader, Next, Pipes};
+    use crate::sys::signal::Shutdown;
+
+    /// The pipe is full while several files are made: every line of each comes through, in order.
+    #[test]
+    fn no_file_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipes = Pipes::new();
+        let (read, write) = pipes.add().unwrap();
+        let [Some(read), Some(write)] = pipes.keep([read, write]) else {
+            panic!("both ends are there once");
+        };
+        let mut feed = Feed::new(write);
+        let mut expected = Vec::new();
+        let path = |number: u32| {
+            dir.path()
+                .join(format!("00000001000000000000000{number}.json"))
+        };
+        let mut pumped = Fed::All;
+        for number in 1..=5 {
+            let lines: Vec<String> = (0..40_000)
+                .map(|line| format!("{number} {line} line"))
+                .collect();
+            let text = lines.join("\n") + "\n";
+            std::fs::write(path(number), &text).unwrap();
+            expected.extend(lines);
+            pumped = feed.pump(Some((&path(number), text.len() as u64))).unwrap();
+        }
+        assert_eq!(pumped, Fed::Full);
+        let length = std::fs::metadata(path(5)).unwrap().len();
+        let (mut reader, mut found) = (LineReader::new(read), Vec::new());
+        while found.len() < expected.len() {
+            feed.pump(Some((&path(5), length))).unwrap();
+            let soon = Some(Instant::now() + Duration::from_secs(5));
+            match reader.next(soon, &Shutdown::deaf()).unwrap() {
+                Next::Line(line) if line.starts_with(b"{") => {}
+                Next::Line(line) => found.push(String::from_utf8(line.to_vec()).unwrap()),
+                other => panic!("{other:?} after {} lines", found.len()),
+            }
+        }
+        assert!(found == expected);
     }
 }

@@ -296,10 +296,12 @@ impl Receive<'_> {
         if !must_reply && !must_ask && self.last_status.elapsed() < limit {
             return Ok(());
         }
-        if must_ask {
+        // A server that is busy with other databases says by itself where it is only once it has caught up.
+        let asks = must_ask || self.last_asked.elapsed() >= ALIVE;
+        if asks {
             self.last_asked = Instant::now();
         }
-        self.send_status(stream, must_ask)
+        self.send_status(stream, asks)
     }
 
     fn send_status(&mut self, stream: &mut ReplicationStream, ask: bool) -> Result<()> {
@@ -390,6 +392,7 @@ impl Files<'_> {
             }
             LogicalMessage::Commit { lsn, .. } => self.commit(message, *lsn),
             LogicalMessage::Relation { .. }
+            | LogicalMessage::Start { .. }
             | LogicalMessage::Keepalive { .. }
             | LogicalMessage::File { .. }
             | LogicalMessage::Abort => Ok(()),
