@@ -2,6 +2,7 @@
 //! that all tests of a run share two clusters and link once.
 #![cfg(test)]
 
+mod apply;
 mod authentication;
 mod cli;
 mod clone_effects;
