@@ -10,7 +10,7 @@ use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::stream::setup::{self, SetupSpec};
 use crate::stream::{origin, slot};
 use crate::sys::signal::Shutdown;
-use crate::workdir::cdc_location;
+use crate::workdir::{Service, WorkDir, cdc_location, location};
 
 const NAME: &str = "pgcopydb stream";
 
@@ -26,6 +26,11 @@ struct BothArgs {
 }
 
 impl BothArgs {
+    /// The work directory, made if need be; a follow that is running keeps it for itself.
+    fn open(&self) -> Result<WorkDir> {
+        WorkDir::open(&location(self.dir.dir.as_deref()), Service::Follow)
+    }
+
     fn spec(&self) -> Result<SetupSpec> {
         Ok(SetupSpec {
             source: self.connections.required(Side::Source)?,
@@ -49,6 +54,7 @@ pub struct SetupArgs {
 pub fn setup(args: SetupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
+    let _workdir = args.both.open()?;
     let (set_up, new) = setup::run(&spec, &shutdown)?;
     if new.is_none() {
         log::info!("slot \"{}\" was set up before", set_up.slot_name);
@@ -69,6 +75,7 @@ pub struct CleanupArgs {
 pub fn cleanup(args: CleanupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
+    let _workdir = args.both.open()?;
     setup::cleanup(&spec, &shutdown)
 }
 
