@@ -89,7 +89,7 @@ prepare_ours() { # SET
         target_sql -d postgres -c "SELECT pg_replication_origin_progress(roname, true) FROM pg_replication_origin
             WHERE roname = '$name'" >"$ROOT/keep/$name.progress"
         source_sql -d "$database" -o /dev/null \
-            -c "CREATE TABLE bench_keep.$name AS TABLE pgcopydb.sentinel" \
+            -c "CREATE UNLOGGED TABLE bench_keep.$name AS TABLE pgcopydb.sentinel" \
             -c "SELECT pg_copy_logical_replication_slot('$name', 'keep_$name')" \
             -c "SELECT pg_drop_replication_slot('$name')"
     done

@@ -79,12 +79,21 @@ pub fn last_position(json: &Path) -> Result<Option<Lsn>> {
     Ok(position_of(&body[start..]))
 }
 
+/// A file that nothing has followed on yet ends where it begins.
 fn position_of(line: &[u8]) -> Option<Lsn> {
-    if !line.starts_with(b"{\"action\":\"C\"") && !line.starts_with(b"{\"action\":\"K\"") {
+    let has_position = [b'C', b'K', b'S'].iter().any(|action| {
+        line.strip_prefix(b"{\"action\":\"")
+            .is_some_and(|rest| rest.starts_with(&[*action, b'"']))
+    });
+    if !has_position {
         return None;
     }
     match LogicalMessage::parse_json(line) {
-        Ok(LogicalMessage::Commit { lsn, .. } | LogicalMessage::Keepalive { lsn }) => Some(lsn),
+        Ok(
+            LogicalMessage::Commit { lsn, .. }
+            | LogicalMessage::Keepalive { lsn }
+            | LogicalMessage::Start { lsn },
+        ) => Some(lsn),
         _ => None,
     }
 }
@@ -139,9 +148,6 @@ fn find_tail(json: &Path) -> Result<Tail> {
             break;
         }
         seen += line.len() as u64 + 1;
-        if line.starts_with(b"{\"action\":\"S\"") {
-            tail.length = seen;
-        }
         if let Some(lsn) = position_of(line) {
             tail = Tail {
                 length: seen,

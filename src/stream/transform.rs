@@ -133,6 +133,7 @@ impl Transform {
             }),
             LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
             LogicalMessage::Start { lsn } => {
+                self.position = self.position.max(*lsn);
                 ScriptLine::After { lsn: *lsn }.write(&mut self.out);
                 Ok(())
             }
