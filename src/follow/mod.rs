@@ -121,12 +121,16 @@ impl Follow<'_> {
         self.set_endpos(&mut remote, &positions)?;
         finish::warn_of_large_objects(self, false)?;
         let trio = self.trio(positions, workdir);
-        let mut mode = StreamMode::Prefetch;
+        // What is on disk is applied first; receiving begins with what comes next, in live replay.
+        let mut mode = match positions.is_apply_enabled() {
+            true => StreamMode::Drain,
+            false => StreamMode::Prefetch,
+        };
         let mut are_triggers_off = false;
         while mode != StreamMode::Done {
             log::info!("{}", mode.words());
             // Once: a later catchup may be waiting for a target that is away, and receive must not wait with it.
-            if mode == StreamMode::Catchup && !are_triggers_off {
+            if mode != StreamMode::Prefetch && !are_triggers_off {
                 self.disable_triggers()?;
                 are_triggers_off = true;
             }
