@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod catchup;
 pub mod decode;
+pub mod identity;
 pub mod json_text;
 pub mod message;
 pub mod origin;

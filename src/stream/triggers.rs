@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::ident::{QualifiedName, quote_ident};
+use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
 use crate::sys::durable::{Sync, write_atomic};
 
@@ -43,16 +43,23 @@ pub fn noted(dir: &Path) -> Result<Vec<Firing>> {
     }
 }
 
+/// Those of partitions come last: a statement about the parent's trigger changes its copies too, so that restoring in this
+/// order leaves each as it was. Before 13 the copies are internal triggers, which have no state of their own.
 fn find(target: &mut Connection) -> Result<Vec<Firing>> {
+    let is_copy = match target.server_version() {
+        130_000.. => "tgparentid <> 0",
+        _ => "false",
+    };
     let rows = target
-        .query(
+        .query(&format!(
             "SELECT n.nspname, c.relname, f.name, f.kind, CASE f.fires WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
-             FROM (SELECT tgrelid AS relation, tgname AS name, 'TRIGGER' AS kind, tgenabled AS fires FROM pg_trigger \
-                     WHERE NOT tgisinternal AND tgparentid = 0 \
-                   UNION ALL SELECT ev_class, rulename, 'RULE', ev_enabled FROM pg_rewrite) f \
+             FROM (SELECT tgrelid AS relation, tgname AS name, 'TRIGGER' AS kind, tgenabled AS fires, \
+                       {is_copy} AS is_copy FROM pg_trigger WHERE NOT tgisinternal \
+                   UNION ALL SELECT ev_class, rulename, 'RULE', ev_enabled, false FROM pg_rewrite) f \
                  JOIN pg_class c ON c.oid = f.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE f.fires IN ('A', 'R') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
-        )
+             WHERE f.fires IN ('A', 'R') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+             ORDER BY f.is_copy, 1, 2, 3"
+        ))
         .context("could not look for triggers on the target")?;
     rows.iter()
         .map(|row| {
@@ -106,23 +113,49 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Switch on again what was noted, and forget the note. A table that is gone has no trigger to restore.
+fn is_there(target: &mut Connection, firing: &Firing) -> Result<bool> {
+    let (catalog, relation, name) = match firing.kind.as_str() {
+        "RULE" => ("pg_rewrite", "ev_class", "rulename"),
+        _ => ("pg_trigger", "tgrelid", "tgname"),
+    };
+    target
+        .query_one(&format!(
+            "SELECT EXISTS (SELECT FROM {catalog} f JOIN pg_class c ON c.oid = f.{relation} \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = {} AND c.relname = {} AND f.{name} = {})",
+            quote_literal(&firing.table.schema),
+            quote_literal(&firing.table.name),
+            quote_literal(&firing.name)
+        ))
+        .context("could not look for triggers on the target")?
+        .bool(0)
+}
+
+/// Switch on again what was noted, and forget the note. What is gone needs no restoring.
 pub fn restore(target: &mut Connection, dir: &Path) -> Result<()> {
     let all = noted(dir)?;
-    for Firing {
-        table,
-        name,
-        kind,
-        when,
-    } in &all
-    {
-        let sql = format!(
-            "ALTER TABLE IF EXISTS {table} ENABLE {when} {kind} {}",
-            quote_ident(name)
-        );
-        target.execute(&sql).with_context(|| {
-            format!("could not restore a trigger of table {table} on the target")
-        })?;
+    for firing in &all {
+        let Firing {
+            table,
+            name,
+            kind,
+            when,
+        } = firing;
+        if !is_there(target, firing)? {
+            log::info!(
+                "{kind} {} of table {table} is gone from the target: there is nothing to restore",
+                quote_ident(name)
+            );
+            continue;
+        }
+        target
+            .execute(&format!(
+                "ALTER TABLE {table} ENABLE {when} {kind} {}",
+                quote_ident(name)
+            ))
+            .with_context(|| {
+                format!("could not restore a trigger of table {table} on the target")
+            })?;
         log::info!(
             "{kind} {} of table {table} is ENABLE {when} again",
             quote_ident(name)
