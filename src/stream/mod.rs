@@ -6,11 +6,13 @@
 
 pub mod apply;
 pub mod catchup;
+pub mod cleanup;
 pub mod decode;
 pub mod identity;
 pub mod json_text;
 pub mod message;
 pub mod origin;
+pub mod ownership;
 pub mod positions;
 pub mod preconditions;
 pub mod publication;

@@ -7,10 +7,11 @@ use crate::cli::options::{ConnectionArgs, DirArgs};
 use crate::error::{Error, Result, Side};
 use crate::lsn::Lsn;
 use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::stream::preconditions::{self, Wanted};
 use crate::stream::setup::{self, SetupSpec};
-use crate::stream::{origin, slot};
+use crate::stream::{origin, publication, slot};
 use crate::sys::signal::Shutdown;
-use crate::workdir::cdc_location;
+use crate::workdir::{Service, WorkDir, cdc_location, location};
 
 const NAME: &str = "pgcopydb stream";
 
@@ -49,6 +50,8 @@ pub struct SetupArgs {
 pub fn setup(args: SetupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
+    // A follow in the same directory must not be under way; and this makes the directory one of ours.
+    let _workdir = WorkDir::open(&location(args.both.dir.dir.as_deref()), Service::Follow)?;
     let (set_up, new) = setup::run(&spec, &shutdown)?;
     if new.is_none() {
         log::info!("slot \"{}\" was set up before", set_up.slot_name);
@@ -69,6 +72,12 @@ pub struct CleanupArgs {
 pub fn cleanup(args: CleanupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
+    let dir = location(args.both.dir.dir.as_deref());
+    // A follow that is under way would lose its slot; no directory is made only to be left behind.
+    let _workdir = match dir.exists() {
+        true => Some(WorkDir::open(&dir, Service::Follow)?),
+        false => None,
+    };
     setup::cleanup(&spec, &shutdown)
 }
 
@@ -107,12 +116,12 @@ pub fn create(args: CreateArgs) -> Result<()> {
                 log::info!("replication slot \"{name}\" is there already");
                 return Ok(());
             }
-            let new = slot::create(&source, NAME, name, plugin, &shutdown)?;
-            log::info!(
-                "created replication slot \"{name}\": changes come from {} on",
-                new.consistent_point
-            );
-            Ok(())
+            let wanted = Wanted {
+                plugin,
+                makes_slot: true,
+            };
+            preconditions::check(&mut connection, None, wanted)?;
+            setup::make_slot(&mut connection, &source, NAME, name, plugin, &shutdown).map(|_| ())
         }
         CreateWhat::Origin(args) => {
             let mut target = open(&args.both, &shutdown)?;
@@ -158,6 +167,7 @@ pub fn drop(args: DropArgs) -> Result<()> {
             let mut connection = open_source(&source, NAME, &shutdown)?;
             let name = &both.slot.slot_name;
             let was_there = slot::drop(&mut connection, name, &shutdown)?;
+            publication::drop(&mut connection, setup::publication_of(name))?;
             (was_there, format!("replication slot \"{name}\""))
         }
         DropWhat::Origin(both) => {
