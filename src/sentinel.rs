@@ -170,6 +170,13 @@ impl Sentinel {
         Ok(had_file || had_table)
     }
 
+    /// The connection to the source.
+    pub fn connection(&mut self) -> &mut Connection {
+        match self {
+            Sentinel::Table(connection) | Sentinel::File { connection, .. } => connection,
+        }
+    }
+
     pub fn get(&mut self) -> Result<SentinelRow> {
         match self {
             Sentinel::File { path, .. } => read_file(path),

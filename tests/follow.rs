@@ -37,7 +37,38 @@ fn test_decoding_from_15_to_15() {
 /// Trap 56 and 57: the shared servers allow wal2json, whose numerics must keep their digits.
 #[test]
 fn wal2json_from_15_to_15() {
-    follows_under_load(shared(Version::Debian15), "wal2json");
+    let following = Following::of(
+        shared(Version::Debian15),
+        "wal2json",
+        "create table public.marks (mark int primary key);
+         create table t (id int primary key, v text, j jsonb, at timestamptz, b bytea, flag boolean);
+         insert into t select g, 'v' || g, '{}', now(), '\\x00ff', true from generate_series(1, 100) g",
+    );
+    let mut run = following.clone_and_apply(&[]);
+    for round in 0..20 {
+        let sql = format!(
+            "update t set v = 'it''s {round}\\', flag = not flag where id % 20 = {round}; delete from t where id = {round};
+             insert into t values (1000 + {round}, null, '[\"\\\\\"]', '-infinity', '', null)"
+        );
+        following.source.psql(&following.db, &sql);
+        if round % 5 == 0 {
+            following.wait_for_mark(&mut run);
+        }
+    }
+    following.cut_over(run, &[]);
+}
+
+/// Trap 57: this release sends NaN as null, which no number may become in silence.
+#[test]
+fn a_wal2json_that_is_too_old_is_refused_for_numbers() {
+    let following = Following::of(
+        shared(Version::Debian15),
+        "wal2json",
+        "create table t (id int primary key, n numeric)",
+    );
+    let outcome = following.clone_follow(&[]).wait_deadline(SOON);
+    outcome.assert_failure(6, &["wal2json", "public.t", "--plugin test_decoding"]);
+    following.clean_up();
 }
 
 #[test]

@@ -227,7 +227,12 @@ fn a_blocked_target_does_not_cost_the_connection_to_the_source() {
     );
     let mut run = following.clone_and_apply(&[]);
     following.wait_for_mark(&mut run);
-    let sender = following.slot("active_pid");
+    // Between two modes nobody receives.
+    let mut sender = String::new();
+    wait_until(SOON, "the slot to be in use", || {
+        sender = following.slot("active_pid");
+        !sender.is_empty()
+    });
     let mut lock = following.target.client(&following.copy);
     lock.batch_execute("begin; lock table t in share mode")
         .unwrap();

@@ -14,10 +14,15 @@ fn of(plugin: &'static str, sql: &str) -> Following<'static> {
     Following::of(shared(Version::Debian15), plugin, &format!("{MARKS}{sql}"))
 }
 
-/// Copy `before`, follow `changes` (one transaction), cut over, compare.
+/// Copy `before`, follow `changes` (one transaction), cut over, compare. Debian's wal2json 2.5 is refused for tables with
+/// float or numeric columns.
 #[track_caller]
 fn replicates(before: &str, changes: &str) {
-    for plugin in PLUGINS {
+    let is_ambiguous = before.contains("float") || before.contains("numeric");
+    let plugins = PLUGINS
+        .into_iter()
+        .filter(|plugin| !(is_ambiguous && *plugin == "wal2json"));
+    for plugin in plugins {
         let following = of(plugin, before);
         let mut run = following.clone_and_apply(&[]);
         following.source.psql(&following.db, changes);
@@ -102,7 +107,7 @@ fn generated_columns_truncates_and_partitions() {
         "create table g (id int generated always as identity primary key, a int, b int generated always as (a + 1) stored);
          insert into g (a) select generate_series(1, 9);
          create table a (id serial primary key); create table b (id int primary key references a); insert into a default values;
-         create table kept (id serial primary key); insert into kept default values; create table kid () inherits (kept);
+         create table kept (id serial primary key); insert into kept default values; create table kid (primary key (id)) inherits (kept);
          insert into kid default values;
          create table p (k int, v text, primary key (k)) partition by range (k);
          create table p1 partition of p for values from (0) to (10); create table p2 partition of p default;

@@ -2,6 +2,7 @@
 //! that all tests of a run share two clusters and link once.
 #![cfg(test)]
 
+mod apply;
 mod authentication;
 mod cli;
 mod clone_effects;
@@ -23,6 +24,7 @@ mod follow_live;
 mod follow_rows;
 mod large_objects;
 mod layering;
+mod receive;
 mod resume;
 mod run_rules;
 mod server_faults;

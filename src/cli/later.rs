@@ -49,18 +49,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compare", &["schema", "data"]),
-    (
-        "stream",
-        &[
-            "prefetch",
-            "catchup",
-            "replay",
-            "receive",
-            "transform",
-            "apply",
-            "prune",
-        ],
-    ),
+    ("stream", &["prune"]),
 ];
 
 /// The message for an option that clap does not know, if the contract does.

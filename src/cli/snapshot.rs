@@ -3,10 +3,13 @@
 
 use clap::Args;
 
+use super::follow_options::{SlotArgs, typed_slot_option};
+use super::given::Given;
 use super::options::{DirArgs, SourceArgs};
 use super::stdout;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::snapshot;
+use crate::stream::slot_snapshot::hold_slot_snapshot;
 use crate::sys::signal::Shutdown;
 
 /// Export a snapshot of the source and hold it until a signal
@@ -16,14 +19,34 @@ pub struct SnapshotArgs {
     source: SourceArgs,
     #[command(flatten)]
     dir: DirArgs,
+    /// Create a replication slot, and hold the snapshot that comes with it
+    #[arg(short = 'f', long)]
+    follow: bool,
+    #[command(flatten)]
+    slot: SlotArgs,
 }
 
-pub fn run(args: SnapshotArgs) -> Result<()> {
+pub fn run(args: SnapshotArgs, given: &Given) -> Result<()> {
+    if !args.follow
+        && let Some(option) = typed_slot_option(given)
+    {
+        return Err(Error::usage(format!("option {option} needs --follow")));
+    }
     let source = args.source.required()?;
     let shutdown = Shutdown::install()?;
-    let held = snapshot::hold(&source, args.dir.dir.as_deref(), &shutdown, &mut |id| {
-        stdout::print_line(id)
-    });
+    let dir = args.dir.dir.as_deref();
+    let mut announce = |id: &str| stdout::print_line(id);
+    let held = match args.follow {
+        false => snapshot::hold(&source, dir, &shutdown, &mut announce),
+        true => hold_slot_snapshot(
+            &source,
+            dir,
+            &args.slot.slot_name,
+            args.slot.plugin,
+            &shutdown,
+            &mut announce,
+        ),
+    };
     match held {
         Err(error) if error.is_interrupted() => Ok(()),
         held => held,

@@ -1,6 +1,7 @@
 //! `pgcopydb stream ..`: the parts of follow, one at a time.
 
 mod objects;
+mod parts;
 mod sentinel;
 
 use clap::{Args, Subcommand};
@@ -23,6 +24,12 @@ enum StreamCommand {
     /// Drop one of the objects of a follow
     Drop(objects::DropArgs),
     Sentinel(sentinel::SentinelArgs),
+    Receive(Box<parts::ReceiveArgs>),
+    Transform(parts::TransformArgs),
+    Apply(Box<parts::ApplyScriptArgs>),
+    Prefetch(Box<parts::PrefetchArgs>),
+    Catchup(Box<parts::CatchupArgs>),
+    Replay(Box<parts::ReplayArgs>),
 }
 
 pub fn run(args: StreamArgs) -> Result<()> {
@@ -32,5 +39,11 @@ pub fn run(args: StreamArgs) -> Result<()> {
         StreamCommand::Create(args) => objects::create(args),
         StreamCommand::Drop(args) => objects::drop(args),
         StreamCommand::Sentinel(args) => sentinel::run(args),
+        StreamCommand::Receive(args) => parts::receive(*args),
+        StreamCommand::Transform(args) => parts::transform(args),
+        StreamCommand::Apply(args) => parts::apply(*args),
+        StreamCommand::Prefetch(args) => parts::prefetch(*args),
+        StreamCommand::Catchup(args) => parts::catchup(*args),
+        StreamCommand::Replay(args) => parts::replay(*args),
     }
 }

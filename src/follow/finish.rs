@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
+use crate::stream::setup::publication_of;
 use crate::stream::{publication, triggers};
 
 pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
@@ -16,7 +17,7 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     let mut source = follow.open_source()?;
     let mut target = follow.open_target()?;
     if follow.set_up.plugin == Plugin::Pgoutput {
-        publication::check(&mut source, &follow.set_up.slot_name)?;
+        publication::check(&mut source, publication_of(&follow.set_up.slot_name))?;
     }
     let sequences = fetch_sequences(&mut source, &FetchOptions::default())?;
     let failures = copy_sequences(&mut source, &mut target, &sequences)?;
@@ -32,6 +33,13 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     if let Some(failure) = failures.first() {
         return Err(failure.error.clone());
     }
+    check_missed(positions)?;
+    log::info!("the end position is reached: everything up to it is on the target");
+    Ok(())
+}
+
+/// Changes that met no row: the target is not what the source was.
+pub fn check_missed(positions: &Positions) -> Result<()> {
     let missed = positions.missed();
     if missed > 0 {
         return Err(Error::new(
@@ -41,7 +49,6 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
         .with_side(Side::Target)
         .with_hint("The log names them. Somebody else has written to the target, or rows were missing from the start."));
     }
-    log::info!("the end position is reached: everything up to it is on the target");
     Ok(())
 }
 

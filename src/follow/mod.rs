@@ -9,6 +9,7 @@
 mod finish;
 mod modes;
 mod online;
+pub mod parts;
 mod remote;
 mod spec;
 mod trio;
@@ -25,6 +26,7 @@ use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
 use crate::stream::apply::ApplySpec;
+use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
 use crate::stream::receive::ReceiveSpec;
 use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
@@ -54,6 +56,12 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
+    begin(spec, shutdown)?.run(&workdir)
+}
+
+/// Reach the servers, and set up what is missing.
+fn begin<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<Follow<'a>> {
+    let dir = cdc_location(spec.dir.as_deref());
     let run = RunName::new(&run_id(&spec.slot_name));
     let (_, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
     let (_, target) = connect_and_pin(&spec.target, &run.of("follow"), shutdown)?;
@@ -64,7 +72,7 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let (set_up, new) = setup::run(&setup_spec, shutdown)?;
     // Its snapshot is nobody's: a follow alone copies nothing.
     drop(new);
-    let follow = Follow {
+    Ok(Follow {
         spec,
         set_up,
         source,
@@ -72,8 +80,7 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
         run,
         dir,
         shutdown,
-    };
-    follow.run(&workdir)
+    })
 }
 
 /// Short enough for application_name, and the same for every process of one follow.
@@ -111,18 +118,17 @@ impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
         let positions = Positions::create()?;
         let mut remote = self.remote(&positions)?;
-        if let Some(endpos) = self.spec.endpos {
-            let mut sentinel = self.open_sentinel()?;
-            sentinel.set_endpos(endpos)?;
-            remote.exchange_now(&positions)?;
-        }
+        self.set_endpos(&mut remote, &positions)?;
         finish::warn_of_large_objects(self, false)?;
         let trio = self.trio(positions, workdir);
         let mut mode = StreamMode::Prefetch;
+        let mut are_triggers_off = false;
         while mode != StreamMode::Done {
             log::info!("{}", mode.words());
-            if mode == StreamMode::Catchup {
+            // Once: a later catchup may be waiting for a target that is away, and receive must not wait with it.
+            if mode == StreamMode::Catchup && !are_triggers_off {
                 self.disable_triggers()?;
+                are_triggers_off = true;
             }
             let event = trio.run(mode, &mut remote)?;
             log::debug!("{mode:?}: {event:?}");
@@ -156,6 +162,8 @@ impl Follow<'_> {
             positions,
             workdir,
             keeps_files: self.spec.keep_files,
+            may_apply: true,
+            must_apply: false,
             shutdown: self.shutdown,
         }
     }
@@ -183,7 +191,10 @@ impl Follow<'_> {
     fn remote(&self, positions: &Positions) -> Result<Remote> {
         let name = self.run.of("follow");
         let sentinel = self.open_sentinel()?;
+        let publication = (self.set_up.plugin == Plugin::Pgoutput)
+            .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
+        remote.watch_publication(publication);
         remote.exchange_now(positions)?;
         Ok(remote)
     }

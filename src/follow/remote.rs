@@ -12,6 +12,7 @@ use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::sentinel::{Reached, Sentinel, Wishes};
 use crate::stream::positions::Positions;
+use crate::stream::publication;
 use crate::sys::signal::Shutdown;
 
 /// How often the sentinel is read, and the most often that it is written.
@@ -19,6 +20,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// WAL without any transaction of this database, such as another database's: positions are written once it is this much.
 const QUIET_BYTES: u64 = 16 << 20;
+
+/// How often the publication is compared with the catalog.
+const COMPARISON: Duration = Duration::from_secs(30);
 
 /// The source is away: how long one attempt to reach it may keep the parent from its children, and how long it waits
 /// before the next.
@@ -46,6 +50,9 @@ pub struct Remote {
     /// Where the sentinel is when the source cannot be written to.
     dir: std::path::PathBuf,
     sentinel: Option<Sentinel>,
+    /// For pgoutput: what is compared with the catalog now and then.
+    publication: Option<String>,
+    next_comparison: Instant,
     written: Reached,
     next: Instant,
     shutdown: Shutdown,
@@ -64,10 +71,17 @@ impl Remote {
             application_name: application_name.to_owned(),
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
+            publication: None,
+            next_comparison: Instant::now(),
             written: Reached::default(),
             next: Instant::now(),
             shutdown: *shutdown,
         }
+    }
+
+    /// A table that appears on the source is not published, and its changes would be missed in silence.
+    pub fn watch_publication(&mut self, publication: Option<String>) {
+        self.publication = publication;
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
@@ -113,6 +127,12 @@ impl Remote {
             let word = if apply { "enabled" } else { "disabled" };
             log::info!("applying changes is {word}");
             positions.set_apply(apply);
+        }
+        if let Some(name) = &self.publication
+            && Instant::now() >= self.next_comparison
+        {
+            self.next_comparison = Instant::now() + COMPARISON;
+            publication::check(sentinel.connection(), name)?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

@@ -33,6 +33,9 @@ pub struct Trio<'a> {
     pub positions: Positions,
     pub workdir: &'a WorkDir,
     pub keeps_files: bool,
+    /// Whether the sentinel's word counts at all; and whether it is not asked.
+    pub may_apply: bool,
+    pub must_apply: bool,
     pub shutdown: &'a Shutdown,
 }
 
@@ -104,10 +107,15 @@ impl Trio<'_> {
             // The end position was moved on after receive had reached it.
             let endpos = self.positions.endpos();
             let is_behind = endpos.is_none_or(|endpos| endpos > self.positions.written());
-            if self.positions.receive_end() == Some(ReceiveEnd::EndPos) && is_behind {
-                return Ok(Event::Received);
+            if self.positions.receive_end() == Some(ReceiveEnd::EndPos) {
+                match (is_behind, self.may_apply) {
+                    (true, _) => return Ok(Event::Received),
+                    // Nothing is to be applied, so this is the end.
+                    (false, false) => return Ok(Event::EndPos),
+                    (false, true) => {}
+                }
             }
-            match (mode, self.positions.is_apply_enabled()) {
+            match (mode, self.applies()) {
                 (StreamMode::Prefetch, true) => return Ok(Event::ApplyEnabled),
                 (StreamMode::Catchup, false) => return Ok(Event::ApplyDisabled),
                 _ => {}
@@ -163,7 +171,7 @@ impl Trio<'_> {
             if !self.look(workers, remote)?.is_empty() {
                 return self.apply_event();
             }
-            if !self.positions.is_apply_enabled() {
+            if !self.applies() {
                 return Ok(Event::ApplyDisabled);
             }
         }
@@ -211,7 +219,7 @@ impl Trio<'_> {
                 log::info!("apply is busy: falling back to prefetch and catchup");
                 return Ok(Event::PipeStalled);
             }
-            if !self.positions.is_apply_enabled() {
+            if !self.applies() {
                 return Ok(Event::ApplyDisabled);
             }
         }
@@ -236,6 +244,10 @@ impl Trio<'_> {
                 Err(ended[first].error())
             }
         }
+    }
+
+    fn applies(&self) -> bool {
+        self.must_apply || self.may_apply && self.positions.is_apply_enabled()
     }
 
     /// What the end of apply means.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::apply::{Applied, Applier, ApplySpec};
+use super::apply::{Applied, Applier, ApplySpec, may_pass};
 use super::positions::{ApplyEnd, Positions};
 use super::segment;
 use super::transform_process::{is_complete, script_of};
@@ -29,7 +29,7 @@ pub fn run(
     loop {
         let committed = positions.committed();
         let error = match run_connected(spec, dir, positions, shutdown) {
-            Err(error) if error.is_connection_lost() => error,
+            Err(error) if may_pass(&error) => error,
             end => return end,
         };
         if positions.committed() > committed {

@@ -4,6 +4,7 @@
 //! parses them again. Values are the server's text output, exact to the byte.
 //!
 //! ```json
+//! {"action":"S","lsn":"0/1A2A000"}
 //! {"action":"R","relation":1,"schema":"public","table":"t","only":false,"columns":[{"name":"id","type":"bigint","equality":"bytes"}],"key":[0],"full":false}
 //! {"action":"B","xid":740}
 //! {"action":"I","relation":1,"new":["1","text",null]}
@@ -23,6 +24,7 @@
 //!
 //! A value is a JSON string, `null`, or `false` for one that was not sent. A byte that is not UTF-8 (a SQL_ASCII
 //! database) is written as the lone surrogate `\udc80` .. `\udcff`, and read back as that byte.
+//! S is the first line of a file: the position that the file before it ends with, so that a file that is missing is noticed.
 //! "old" is there only when the plugin sent an old tuple. In a file, each relation is described (R) before its first use
 //! in that file; a later R with the same number replaces it.
 
@@ -124,6 +126,10 @@ pub enum LogicalMessage<'a> {
     Keepalive {
         lsn: Lsn,
     },
+    /// A file begins, after this position.
+    Start {
+        lsn: Lsn,
+    },
     /// The lines that follow are from this segment file (its name without ending), from this byte on.
     File {
         name: Cow<'a, str>,
@@ -152,6 +158,9 @@ enum Rare<'a> {
         timestamp: Cow<'a, str>,
     },
     K {
+        lsn: Lsn,
+    },
+    S {
         lsn: Lsn,
     },
     F {
@@ -218,6 +227,7 @@ impl LogicalMessage<'_> {
                 timestamp: Cow::Borrowed(timestamp),
             },
             LogicalMessage::Keepalive { lsn } => Rare::K { lsn: *lsn },
+            LogicalMessage::Start { lsn } => Rare::S { lsn: *lsn },
             LogicalMessage::File { name, offset } => Rare::F {
                 file: Cow::Borrowed(name),
                 offset: *offset,
@@ -359,6 +369,7 @@ fn parse_rare(line: &[u8]) -> Option<LogicalMessage<'_>> {
             timestamp,
         },
         Rare::K { lsn } => LogicalMessage::Keepalive { lsn },
+        Rare::S { lsn } => LogicalMessage::Start { lsn },
         Rare::F { file, offset } => LogicalMessage::File { name: file, offset },
         Rare::X => LogicalMessage::Abort,
     };
@@ -440,6 +451,7 @@ mod tests {
                 timestamp
             }),
             lsn().prop_map(|lsn| LogicalMessage::Keepalive { lsn }),
+            lsn().prop_map(|lsn| LogicalMessage::Start { lsn }),
             (text(), any::<u64>()).prop_map(|(name, offset)| LogicalMessage::File { name, offset }),
             Just(LogicalMessage::Abort),
         ]
@@ -455,7 +467,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(bytes: Vec<u8>, action in "[BIUDRTCKFX]") {
+        fn nothing_panics(bytes: Vec<u8>, action in "[BIUDRTCKSFX]") {
             let _ = LogicalMessage::parse_json(&bytes);
             let beginning = format!("{{\"action\":\"{action}\",\"relation\":1,\"new\":[");
             let _ = LogicalMessage::parse_json(&[beginning.as_bytes(), &bytes].concat());

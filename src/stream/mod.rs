@@ -23,6 +23,7 @@ pub mod script;
 pub mod segment;
 pub mod setup;
 pub mod slot;
+pub mod slot_snapshot;
 pub mod statement;
 pub mod transform;
 pub mod transform_process;

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::apply::{Applied, Applier, ApplySpec};
+use super::apply::{Applied, Applier, ApplySpec, may_pass};
 use super::positions::{ApplyEnd, Positions};
 use crate::error::Result;
 use crate::sys::signal::Shutdown;
@@ -15,14 +15,15 @@ pub fn run(
     positions: &Positions,
     shutdown: &Shutdown,
 ) -> Result<ApplyEnd> {
-    let mut applier = Applier::connect(spec, positions, shutdown)?;
-    match applier.run_pipe(input) {
+    let replayed = Applier::connect(spec, positions, shutdown).and_then(|mut applier| {
+        let applied = applier.run_pipe(input)?;
+        applier.finish()?;
+        Ok(applied)
+    });
+    match replayed {
         Ok(Applied::EndPos) => Ok(ApplyEnd::EndPos),
-        Ok(Applied::EndOfInput) => {
-            applier.finish()?;
-            Ok(ApplyEnd::EndOfInput)
-        }
-        Err(error) if error.is_connection_lost() => {
+        Ok(Applied::EndOfInput) => Ok(ApplyEnd::EndOfInput),
+        Err(error) if may_pass(&error) => {
             log::warn!("{error}; going on from the files");
             Ok(ApplyEnd::LostTarget)
         }

@@ -9,6 +9,7 @@
 //! TRUNCATE; -- {"tables":[["public","t"]],"restart_identity":false}
 //! COMMIT; -- {"xid":740,"commit_lsn":"0/1A2B3C8","timestamp":"2026-11-21 07:36:18.123456+00"}
 //! ABORT;
+//! AFTER; -- {"lsn":"0/1A2A000"}
 //! KEEPALIVE; -- {"lsn":"0/1A2B400"}
 //! SWITCH; -- {"lsn":"0/1A2B400","json_bytes":123456}
 //! ```
@@ -16,7 +17,7 @@
 //! The header stands at the start of a file and of a pipe: the numbers of statements mean nothing across it. A statement
 //! is prepared before its first use in each file. BEGIN has commit_lsn and timestamp when the transaction was small
 //! enough for transform to have seen its end; COMMIT always has them. SWITCH is the last line of a complete file; on the
-//! pipe it does not end anything. Parameters are JSON strings or null, coded as values in `message` are.
+//! pipe it does not end anything. AFTER begins a file: the position that the file before it ended with. Parameters are JSON strings or null, coded as values in `message` are.
 
 use std::borrow::Cow;
 
@@ -97,6 +98,10 @@ pub enum ScriptLine<'a> {
     Commit(CommitIs<'a>),
     /// The transaction under way is not complete: forget it. It comes again, whole.
     Abort,
+    /// Everything committed at or before it came before this file: who has not seen that much has missed a file.
+    After {
+        lsn: Lsn,
+    },
     /// Everything committed at or before it came before this line.
     Keepalive {
         lsn: Lsn,
@@ -124,7 +129,7 @@ struct TruncateNote {
 }
 
 #[derive(Serialize, Deserialize)]
-struct KeepaliveNote {
+struct PositionNote {
     lsn: Lsn,
 }
 
@@ -193,8 +198,9 @@ impl ScriptLine<'_> {
             }
             ScriptLine::Commit(commit) => write_noted("COMMIT", commit, out),
             ScriptLine::Abort => out.extend_from_slice(b"ABORT;\n"),
+            ScriptLine::After { lsn } => write_noted("AFTER", &PositionNote { lsn: *lsn }, out),
             ScriptLine::Keepalive { lsn } => {
-                write_noted("KEEPALIVE", &KeepaliveNote { lsn: *lsn }, out);
+                write_noted("KEEPALIVE", &PositionNote { lsn: *lsn }, out);
             }
             ScriptLine::Switch { lsn, json_bytes } => {
                 let note = SwitchNote {
@@ -311,8 +317,12 @@ fn parse_other(text: &str) -> Option<ScriptLine<'_>> {
                 restart_identity: note.restart_identity,
             })
         }
+        "AFTER" => {
+            let note: PositionNote = serde_json::from_str(note).ok()?;
+            Some(ScriptLine::After { lsn: note.lsn })
+        }
         "KEEPALIVE" => {
-            let note: KeepaliveNote = serde_json::from_str(note).ok()?;
+            let note: PositionNote = serde_json::from_str(note).ok()?;
             Some(ScriptLine::Keepalive { lsn: note.lsn })
         }
         "SWITCH" => {
@@ -448,9 +458,10 @@ mod tests {
             json_bytes,
         });
         let keepalive = any::<u64>().prop_map(|lsn| ScriptLine::Keepalive { lsn: Lsn(lsn) });
+        let after = any::<u64>().prop_map(|lsn| ScriptLine::After { lsn: Lsn(lsn) });
         let fixed = prop_oneof![Just(ScriptLine::Header), Just(ScriptLine::Abort)];
         prop_oneof![
-            execute, prepare, begin, end, truncate, switch, keepalive, fixed
+            execute, prepare, begin, end, truncate, switch, after, keepalive, fixed
         ]
     }
 

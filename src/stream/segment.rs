@@ -7,8 +7,8 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,6 +121,11 @@ struct Tail {
     position: Option<Lsn>,
 }
 
+/// A crash of the machine may leave a hole of zeros where the kernel had not written yet, with good lines behind it.
+fn is_line_of_ours(line: &[u8]) -> bool {
+    line.starts_with(b"{\"action\":\"") && line.ends_with(b"}") && !line.contains(&0)
+}
+
 fn find_tail(json: &Path) -> Result<Tail> {
     let what = || format!("could not read file \"{}\"", json.display());
     let mut lines = LineReader::new(File::open(json).with_context(what)?);
@@ -130,7 +135,13 @@ fn find_tail(json: &Path) -> Result<Tail> {
     };
     let mut seen = 0;
     while let Next::Line(line) = lines.next(None, &Shutdown::deaf())? {
+        if !is_line_of_ours(line) {
+            break;
+        }
         seen += line.len() as u64 + 1;
+        if line.starts_with(b"{\"action\":\"S\"") {
+            tail.length = seen;
+        }
         if let Some(lsn) = position_of(line) {
             tail = Tail {
                 length: seen,
@@ -149,6 +160,39 @@ struct Open {
     length: u64,
     /// Where the last complete transaction ends.
     boundary: u64,
+}
+
+/// A file as the thread that flushes it needs it.
+#[derive(Debug, Clone)]
+pub struct FileToFlush {
+    pub path: PathBuf,
+    pub file: Arc<File>,
+}
+
+impl Open {
+    fn to_flush(&self) -> FileToFlush {
+        FileToFlush {
+            path: self.path.clone(),
+            file: Arc::clone(&self.file),
+        }
+    }
+}
+
+/// Put on disk what a process that was killed had written and not flushed: it counts as received from here on.
+fn flush_all(dir: &Path, files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        File::open(path)
+            .and_then(|file| file.sync_data())
+            .with_context(|| format!("could not flush file \"{}\"", path.display()))?;
+    }
+    flush_directory(dir)
+}
+
+/// The name of a file must survive a crash before anything in it is called flushed.
+pub fn flush_directory(dir: &Path) -> Result<()> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .with_context(|| format!("could not flush directory \"{}\"", dir.display()))
 }
 
 /// Writes the files, in one process.
@@ -176,6 +220,7 @@ impl SegmentWriter {
             recorded: startpos,
         };
         let mut files = json_files(dir)?;
+        flush_all(dir, &files)?;
         if let Some(newest) = files.pop() {
             let tail = find_tail(&newest)?;
             let position = match (tail.position, files.last()) {
@@ -190,7 +235,7 @@ impl SegmentWriter {
 
     fn go_on(&mut self, path: PathBuf, length: u64) -> Result<()> {
         let what = || format!("could not write file \"{}\"", path.display());
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .open(&path)
             .with_context(what)?;
@@ -203,7 +248,6 @@ impl SegmentWriter {
             );
             file.set_len(length).with_context(what)?;
         }
-        file.seek(SeekFrom::Start(length)).with_context(what)?;
         self.open = Some(Open {
             path,
             file: Arc::new(file),
@@ -231,34 +275,27 @@ impl SegmentWriter {
     }
 
     /// For a flush from another thread.
-    pub fn handle(&self) -> Option<Arc<File>> {
-        self.open.as_ref().map(|open| Arc::clone(&open.file))
+    pub fn handle(&self) -> Option<FileToFlush> {
+        self.open.as_ref().map(Open::to_flush)
     }
 
-    /// Before a transaction or a keepalive: in the file of the segment where the log stands. Whether it is a new one, in which
-    /// case the one before is complete.
-    pub fn choose_file(&mut self) -> Result<bool> {
+    /// Before a transaction or a keepalive: in the file of the segment where the log stands. If that is a new one, the one
+    /// before is complete: it is returned, all written and not flushed yet.
+    pub fn choose_file(&mut self) -> Result<Option<FileToFlush>> {
         let name = format!("{}.json", self.segments.name(self.recorded));
         let path = self.dir.join(name);
         if self.open.as_ref().is_some_and(|open| open.path >= path) {
-            return Ok(false);
+            return Ok(None);
         }
         self.write()?;
         let what = || format!("could not create file \"{}\"", path.display());
-        if let Some(open) = &self.open {
-            open.file.sync_data().with_context(what)?;
-        }
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
             .with_context(what)?;
-        // The name must survive a crash before anything in it is called flushed.
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .with_context(what)?;
-        let is_next = self.open.is_some();
+        let complete = self.handle();
         self.described.clear();
         self.open = Some(Open {
             path,
@@ -266,7 +303,9 @@ impl SegmentWriter {
             length: 0,
             boundary: 0,
         });
-        Ok(is_next)
+        let lsn = self.recorded;
+        self.add(&LogicalMessage::Start { lsn })?;
+        Ok(complete)
     }
 
     /// Whether the open file has described this relation; from now on it has.
@@ -283,6 +322,9 @@ impl SegmentWriter {
                 open.boundary = open.length + self.gathered.len() as u64;
             }
         }
+        if let (LogicalMessage::Start { .. }, Some(open)) = (message, &mut self.open) {
+            open.boundary = self.gathered.len() as u64;
+        }
         match self.gathered.len() >= WRITE_BYTES {
             true => self.write(),
             false => Ok(()),
@@ -297,16 +339,18 @@ impl SegmentWriter {
         if self.gathered.is_empty() {
             return Ok(());
         }
-        (&*open.file).write_all(&self.gathered).map_err(|error| {
+        // At a place of our own: what a full disk took of it may be written once more, in the same place.
+        if let Err(error) = open.file.write_all_at(&self.gathered, open.length) {
+            let _ = open.file.set_len(open.length);
             let what = format!(
                 "could not write {} bytes to file \"{}\"",
                 self.gathered.len(),
                 open.path.display()
             );
-            Error::io(what, error).with_hint(
-                "Nothing is lost: the source keeps what is not confirmed. Make room, then use --resume.",
-            )
-        })?;
+            return Err(Error::io(what, error).with_hint(
+                "Nothing is lost: the source keeps what is not confirmed. Make room in its file system, then use --resume.",
+            ));
+        }
         open.length += self.gathered.len() as u64;
         self.gathered.clear();
         Ok(())
@@ -328,9 +372,6 @@ impl SegmentWriter {
         self.gathered.clear();
         let what = || format!("could not write file \"{}\"", open.path.display());
         open.file.set_len(open.boundary).with_context(what)?;
-        (&*open.file)
-            .seek(SeekFrom::Start(open.boundary))
-            .with_context(what)?;
         open.length = open.boundary;
         Ok(())
     }
@@ -389,6 +430,8 @@ mod tests {
         let mut writer = SegmentWriter::open(dir.path(), SEGMENTS, Lsn(0x100_0028)).unwrap();
         write_transaction(&mut writer, 0x100_1000);
         let first = writer.file().unwrap().1;
+        let header = std::fs::read(writer.file().unwrap().0).unwrap();
+        let header = header.iter().position(|byte| *byte == b'\n').unwrap() as u64 + 1;
         write_transaction(&mut writer, 0x100_2000);
         let (path, whole) = writer
             .file()
@@ -401,6 +444,7 @@ mod tests {
             let (kept, position) = match length {
                 length if length == whole => (whole, 0x100_2000),
                 length if length >= first => (first, 0x100_1000),
+                length if length >= header => (header, 0x100_0028),
                 _ => (0, 0x100_0028),
             };
             assert_eq!(writer.recorded(), Lsn(position), "{length}");
@@ -408,6 +452,53 @@ mod tests {
             write_transaction(&mut writer, 0x100_3000);
             assert_eq!(last_position(&path).unwrap(), Some(Lsn(0x100_3000)));
         }
+    }
+
+    /// What a crash of the machine leaves: zeros where the kernel had not written yet, and good lines behind.
+    #[test]
+    fn nothing_behind_a_hole_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SegmentWriter::open(dir.path(), SEGMENTS, Lsn(0x100_0028)).unwrap();
+        write_transaction(&mut writer, 0x100_1000);
+        let first = writer.boundary();
+        write_transaction(&mut writer, 0x100_2000);
+        let second = writer.boundary();
+        write_transaction(&mut writer, 0x100_3000);
+        let path = writer.file().unwrap().0.to_owned();
+        let bytes = std::fs::read(&path).unwrap();
+        for hole in first as usize..second as usize - 1 {
+            let mut bytes = bytes.clone();
+            bytes[hole..second as usize - 1].fill(0);
+            std::fs::write(&path, &bytes).unwrap();
+            let writer = SegmentWriter::open(dir.path(), SEGMENTS, Lsn(0x100_0028)).unwrap();
+            assert_eq!(writer.recorded(), Lsn(0x100_1000), "{hole}");
+            assert_eq!(path.metadata().unwrap().len(), first);
+        }
+    }
+
+    /// /dev/full takes nothing: the error names the file, and what could not be written is written in its place later.
+    #[test]
+    fn a_full_disk_is_named_and_leaves_no_half_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = SegmentWriter::open(dir.path(), SEGMENTS, Lsn(0x100_0028)).unwrap();
+        write_transaction(&mut writer, 0x100_1000);
+        let path = writer.file().unwrap().0.to_owned();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let open = writer.open.as_mut().unwrap();
+        let file = std::mem::replace(&mut open.file, Arc::new(full));
+        writer.add(&LogicalMessage::Begin { xid: 7 }).unwrap();
+        writer.add(&commit(0x100_2000)).unwrap();
+        let error = writer.write().unwrap_err();
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
+        assert!(error.hint().is_some_and(|hint| hint.contains("Make room")));
+        writer.open.as_mut().unwrap().file = file;
+        writer.write().unwrap();
+        let lines = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.lines().count(), 5, "{lines}");
+        assert_eq!(last_position(&path).unwrap(), Some(Lsn(0x100_2000)));
     }
 
     #[test]

@@ -166,16 +166,14 @@ fn make(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<
     if Sentinel::marked_slot(source)?.is_some() {
         Sentinel::drop(source, &spec.dir)?;
     }
-    let new = make_slot(
+    make_slot(
         source,
         &spec.source,
         &spec.application_name,
         &spec.slot_name,
         spec.plugin,
         shutdown,
-    )?;
-    check_wal2json(spec, source)?;
-    Ok(new)
+    )
 }
 
 /// The publication, where the plugin needs one, and then the slot: the server looks a publication up as of each change.
@@ -197,6 +195,14 @@ pub fn make_slot(
         "created replication slot \"{slot_name}\" with plugin {plugin}: changes come from {} on",
         new.consistent_point
     );
+    // Only a slot can be asked what its plugin knows.
+    if plugin == Plugin::Wal2json
+        && let Err(error) = check_wal2json(source, slot_name)
+    {
+        drop(new);
+        slot::drop(source, slot_name, shutdown)?;
+        return Err(error);
+    }
     Ok(new)
 }
 
@@ -318,11 +324,9 @@ fn check_noted(spec: &SetupSpec, noted: &SetUp) -> Result<()> {
 }
 
 /// A wal2json that cannot send numbers as strings sends NaN and the infinities as null: tables with such columns are
-/// refused. Only a slot can be asked what its plugin knows.
-fn check_wal2json(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
-    if spec.plugin != Plugin::Wal2json
-        || wal2json::supports_numeric_as_string(source, &spec.slot_name)?
-    {
+/// refused.
+fn check_wal2json(source: &mut Connection, slot_name: &str) -> Result<()> {
+    if wal2json::supports_numeric_as_string(source, slot_name)? {
         return Ok(());
     }
     let columns = source.query(

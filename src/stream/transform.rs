@@ -132,6 +132,10 @@ impl Transform {
                 timestamp: Cow::Borrowed(timestamp),
             }),
             LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
+            LogicalMessage::Start { lsn } => {
+                ScriptLine::After { lsn: *lsn }.write(&mut self.out);
+                Ok(())
+            }
             // Files are the process's business, which begins a script for each.
             LogicalMessage::File { .. } => Ok(()),
             LogicalMessage::Abort => {

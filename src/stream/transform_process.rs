@@ -219,6 +219,39 @@ pub fn run_live(
     live.run(shutdown)
 }
 
+/// Messages from one descriptor to a script on another, without files. `false` when nobody reads the script.
+pub fn run_stream(
+    input: OwnedFd,
+    output: OwnedFd,
+    replay_no_op_updates: bool,
+    shutdown: &Shutdown,
+) -> Result<bool> {
+    let mut transform = Transform::new(replay_no_op_updates);
+    let (mut lines, mut output) = (LineReader::new(input), PipeWriter::new(output));
+    transform.begin_script();
+    let mut seen = 0;
+    loop {
+        let is_large = transform.output().len() >= WRITE_BYTES;
+        if is_large || !lines.is_ready(shutdown)? {
+            if !output.write_all(transform.output(), shutdown)? {
+                return Ok(false);
+            }
+            transform.output().clear();
+        }
+        match lines.next(None, shutdown)? {
+            Next::Line(line) => {
+                seen += line.len() as u64 + 1;
+                transform.step(&LogicalMessage::parse_json(line)?)?;
+            }
+            Next::Nothing => {}
+            Next::End => break,
+        }
+    }
+    transform.abort();
+    transform.end_script(seen);
+    output.write_all(transform.output(), shutdown)
+}
+
 /// The JSON file that the lines on the pipe are from.
 struct Origin {
     out: ScriptFile,

@@ -19,6 +19,9 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// How much is read at once.
 const READ_BYTES: usize = 256 << 10;
 
+/// The same for the rest of a long line: more room than this would only be memory that is never filled.
+const MOST_READ_BYTES: usize = 16 << 20;
+
 /// A line longer than this is no line of ours: a row cannot be larger than 1 GB on the server, and its escapes no more
 /// than six times that.
 const LONGEST_LINE: usize = 8 << 30;
@@ -149,13 +152,18 @@ impl<F: AsFd> LineReader<F> {
             self.buffer.drain(..self.start);
             self.searched -= self.start;
             self.start = 0;
+            // The memory of a very long line goes with it.
+            if self.buffer.capacity() > 4 * MOST_READ_BYTES {
+                self.buffer.shrink_to(2 * MOST_READ_BYTES);
+            }
         }
         if self.buffer.len() > LONGEST_LINE {
             return Err(Error::new(ErrorKind::Protocol, "a line has no end"));
         }
         loop {
             let filled = self.buffer.len();
-            self.buffer.resize(filled + READ_BYTES.max(filled / 2), 0);
+            let room = (filled / 2).clamp(READ_BYTES, MOST_READ_BYTES);
+            self.buffer.resize(filled + room, 0);
             let read = nix::unistd::read(self.fd.as_fd(), &mut self.buffer[filled..]);
             self.buffer.truncate(filled + *read.as_ref().unwrap_or(&0));
             match read {

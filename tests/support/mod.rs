@@ -13,6 +13,7 @@ pub mod leftovers;
 pub mod migration;
 pub mod proxy;
 pub mod reference;
+pub mod script;
 pub mod version;
 pub mod workload;
 pub mod workload_statements;

@@ -11,7 +11,7 @@ use postgres_protocol::message::frontend;
 
 use super::query::command_rows;
 use super::{Connection, Row};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Side};
 use crate::sys::signal::poll_one;
 
 /// What became of one statement.
@@ -37,6 +37,16 @@ pub struct Outcomes {
 /// How many bytes of parameters are gathered before some are sent: what the server reads meanwhile it need not read later.
 const SEND_BYTES: usize = 1 << 20;
 
+/// A value this large is not copied into what is gathered.
+const LARGE_BYTES: usize = 256 << 10;
+
+fn too_large(side: Side) -> Error {
+    Error::on(
+        side,
+        "the values of one row are too many or too large for the protocol",
+    )
+}
+
 impl Connection {
     /// Gather a Parse: `name` stands for `sql` until the connection ends.
     pub fn add_parse(&mut self, name: &str, sql: &str) -> Result<()> {
@@ -44,41 +54,99 @@ impl Connection {
             .map_err(|_| Error::internal("a statement holds a zero byte"))
     }
 
-    /// Gather one execution of a prepared statement, all parameters as text.
-    pub fn add_execute<'p>(
-        &mut self,
-        name: &str,
-        parameters: impl IntoIterator<Item = Option<&'p [u8]>>,
-    ) -> Result<()> {
-        let bound = frontend::bind(
-            "",
-            name,
-            std::iter::empty(),
-            parameters,
-            |parameter: Option<&[u8]>, out| match parameter {
-                Some(text) => {
-                    out.extend_from_slice(text);
-                    Ok(IsNull::No)
-                }
-                None => Ok(IsNull::Yes),
-            },
-            std::iter::empty(),
-            &mut self.output,
-        );
-        bound.map_err(|_| Error::internal("a statement has too many or too large parameters"))?;
+    /// Gather one execution of a prepared statement, all parameters as text. Large ones are sent at once, without a copy.
+    pub fn add_execute<'p, P>(&mut self, name: &str, parameters: P) -> Result<()>
+    where
+        P: IntoIterator<Item = Option<&'p [u8]>, IntoIter: Clone>,
+    {
+        let parameters = parameters.into_iter();
+        let mut values = parameters.clone().flatten();
+        if values.any(|value| value.len() >= LARGE_BYTES) {
+            self.bind_large(name, &parameters.collect::<Vec<_>>())?;
+        } else {
+            let bound = frontend::bind(
+                "",
+                name,
+                std::iter::empty(),
+                parameters,
+                |parameter: Option<&[u8]>, out| match parameter {
+                    Some(text) => {
+                        out.extend_from_slice(text);
+                        Ok(IsNull::No)
+                    }
+                    None => Ok(IsNull::Yes),
+                },
+                std::iter::empty(),
+                &mut self.output,
+            );
+            bound.map_err(|_| too_large(self.side))?;
+        }
         frontend::execute("", 0, &mut self.output)
             .map_err(|error| Error::internal(error.to_string()))
+    }
+
+    /// A Bind whose message is never in memory as a whole.
+    fn bind_large(&mut self, name: &str, parameters: &[Option<&[u8]>]) -> Result<()> {
+        let values: usize = parameters.iter().flatten().map(|value| value.len()).sum();
+        // Its own length, two names with their ends, three counts, a length for each value.
+        let length = 4 + 1 + (name.len() + 1) + 3 * 2 + 4 * parameters.len() + values;
+        let (Ok(length), Ok(count)) = (i32::try_from(length), u16::try_from(parameters.len()))
+        else {
+            return Err(too_large(self.side));
+        };
+        self.output.extend_from_slice(b"B");
+        self.output.extend_from_slice(&length.to_be_bytes());
+        self.output.extend_from_slice(&[0]);
+        self.output.extend_from_slice(name.as_bytes());
+        self.output.extend_from_slice(&[0, 0, 0]);
+        self.output.extend_from_slice(&count.to_be_bytes());
+        for value in parameters {
+            let length = value.map_or(-1, |value| value.len() as i32);
+            self.output.extend_from_slice(&length.to_be_bytes());
+            match value {
+                Some(value) if value.len() >= LARGE_BYTES => self.send_part(value)?,
+                Some(value) => self.output.extend_from_slice(value),
+                None => {}
+            }
+        }
+        self.output.extend_from_slice(&[0, 0]);
+        Ok(())
     }
 
     /// Gather the data of a COPY FROM STDIN whose execution was added just before. The server reads it whatever it thinks of
     /// the COPY, so nothing has to be waited for.
     pub fn add_copy_data(&mut self, data: &[u8]) -> Result<()> {
         for piece in data.chunks(SEND_BYTES) {
-            frontend::CopyData::new(piece)
-                .map_err(|error| Error::internal(error.to_string()))?
-                .write(&mut self.output);
+            let length = piece.len() as u32 + 4;
+            self.output.extend_from_slice(b"d");
+            self.output.extend_from_slice(&length.to_be_bytes());
+            self.send_part(piece)?;
         }
         frontend::copy_done(&mut self.output);
+        Ok(())
+    }
+
+    /// Send what was gathered, and then `bytes`, which may be a part of a message. Answers that come meanwhile are kept.
+    fn send_part(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.is_broken {
+            return Err(self.lost("connection is closed"));
+        }
+        let output = std::mem::take(&mut self.output);
+        let result = self.send_all(&output).and_then(|()| self.send_all(bytes));
+        self.output = output;
+        self.output.clear();
+        if let Err(error) = &result {
+            self.after_error(error);
+            // A message is torn: there is no way back.
+            self.is_broken = true;
+        }
+        result
+    }
+
+    fn send_all(&mut self, mut rest: &[u8]) -> Result<()> {
+        while !rest.is_empty() {
+            rest = self.write_or_wait(rest)?;
+        }
         Ok(())
     }
 
@@ -94,11 +162,6 @@ impl Connection {
             self.after_error(error);
         }
         result
-    }
-
-    /// Forget what was gathered.
-    pub fn clear_pipeline(&mut self) {
-        self.output.clear();
     }
 
     fn exchange(&mut self, output: &[u8]) -> Result<Outcomes> {

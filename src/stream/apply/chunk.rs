@@ -1,19 +1,47 @@
 //! The changes that go to the target together: gathered as script lines, taken apart when they are sent. Pure.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::lsn::Lsn;
 use crate::stream::script::{ScriptLine, StatementId};
 
-/// What a place in a chunk is.
+/// Where a change comes from, for the words of an error.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    pub xid: u32,
+    /// Where it was known.
+    pub commit_lsn: Option<Lsn>,
+    /// In the script.
+    pub line: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "xid {}", self.xid)?;
+        if let Some(lsn) = self.commit_lsn {
+            write!(f, ", commit LSN {lsn}")?;
+        }
+        write!(f, ", line {} of the script", self.line)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Entry {
-    /// An EXECUTE line in `lines`, and the transaction that it belongs to.
-    Execute { start: usize, end: usize, xid: u32 },
+enum EntryIs {
+    /// An EXECUTE line in `lines`.
+    Execute { start: usize, end: usize },
     Truncate {
         tables: Vec<(String, String)>,
         restart_identity: bool,
     },
+}
+
+/// What a place in a chunk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    is: EntryIs,
+    place: Place,
 }
 
 /// Changes in their order.
@@ -29,12 +57,21 @@ pub enum Change<'a> {
     Execute {
         statement: StatementId,
         parameters: Vec<Option<Cow<'a, [u8]>>>,
-        xid: u32,
+        place: Place,
     },
     Truncate {
         tables: &'a [(String, String)],
         restart_identity: bool,
+        place: Place,
     },
+}
+
+impl Change<'_> {
+    pub fn place(&self) -> Place {
+        match self {
+            Change::Execute { place, .. } | Change::Truncate { place, .. } => *place,
+        }
+    }
 }
 
 impl Chunk {
@@ -60,17 +97,28 @@ impl Chunk {
     }
 
     /// Add an EXECUTE line.
-    pub fn add_execute(&mut self, line: &[u8], xid: u32) {
+    pub fn add_execute(&mut self, line: &[u8], place: Place) {
         let start = self.lines.len();
         self.lines.extend_from_slice(line);
         let end = self.lines.len();
-        self.entries.push(Entry::Execute { start, end, xid });
+        self.entries.push(Entry {
+            is: EntryIs::Execute { start, end },
+            place,
+        });
     }
 
-    pub fn add_truncate(&mut self, tables: Vec<(String, String)>, restart_identity: bool) {
-        self.entries.push(Entry::Truncate {
-            tables,
-            restart_identity,
+    pub fn add_truncate(
+        &mut self,
+        tables: Vec<(String, String)>,
+        restart_identity: bool,
+        place: Place,
+    ) {
+        self.entries.push(Entry {
+            is: EntryIs::Truncate {
+                tables,
+                restart_identity,
+            },
+            place,
         });
     }
 
@@ -83,8 +131,9 @@ impl Chunk {
     }
 
     fn change<'a>(&'a self, entry: &'a Entry) -> Result<Change<'a>> {
-        match entry {
-            Entry::Execute { start, end, xid } => {
+        let place = entry.place;
+        match &entry.is {
+            EntryIs::Execute { start, end } => {
                 match ScriptLine::parse(&self.lines[*start..*end])? {
                     ScriptLine::Execute {
                         statement,
@@ -92,7 +141,7 @@ impl Chunk {
                     } => Ok(Change::Execute {
                         statement,
                         parameters,
-                        xid: *xid,
+                        place,
                     }),
                     _ => Err(Error::new(
                         ErrorKind::Protocol,
@@ -100,12 +149,13 @@ impl Chunk {
                     )),
                 }
             }
-            Entry::Truncate {
+            EntryIs::Truncate {
                 tables,
                 restart_identity,
             } => Ok(Change::Truncate {
                 tables,
                 restart_identity: *restart_identity,
+                place,
             }),
         }
     }

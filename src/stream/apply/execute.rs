@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use postgres::error::SqlState;
 
-use super::chunk::{Change, Chunk};
+use super::chunk::{Change, Chunk, Place};
 use super::plan::{Cells, Knowledge, StatementPlan, Step, TableId, plan};
 use super::session::Session;
 use super::sql;
-use super::target::{Target, TargetTable};
+use super::target::{RESUME, Target, TargetTable};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::QualifiedName;
 use crate::pg::wire::{Outcome, Outcomes};
@@ -24,8 +24,15 @@ const MOST_PREPARED: usize = 2000;
 
 /// A statement of the script.
 struct Statement {
-    sql: String,
+    /// As the script has it.
+    script_sql: String,
     is: StatementIs,
+    /// What it is on the target; made when it is used first, as a table may have gone since.
+    resolved: Option<Resolved>,
+}
+
+struct Resolved {
+    sql: String,
     plan: StatementPlan,
 }
 
@@ -65,9 +72,15 @@ pub struct Applied {
     pub missed: Vec<String>,
 }
 
+impl Statement {
+    fn plan(&self) -> Option<&StatementPlan> {
+        self.resolved.as_ref().map(|resolved| &resolved.plan)
+    }
+}
+
 impl Knowledge for Executor {
     fn statement(&self, statement: StatementId) -> Option<&StatementPlan> {
-        self.statements.get(&statement).map(|found| &found.plan)
+        self.statements.get(&statement)?.plan()
     }
 
     fn width(&self, table: TableId) -> usize {
@@ -100,41 +113,110 @@ impl Executor {
         self.statements.clear();
     }
 
-    /// Take note of a statement. A table or column that the target lacks is looked for once more, then an error.
-    pub fn prepare(
+    /// Take note of a statement.
+    pub fn prepare(&mut self, id: StatementId, sql: &str, is: &StatementIs) {
+        let statement = Statement {
+            script_sql: sql.to_owned(),
+            is: is.clone(),
+            resolved: None,
+        };
+        self.statements.insert(id, statement);
+    }
+
+    /// Find the tables and columns of everything that these changes use. What the target lacks is looked for once more,
+    /// then an error. To be called before anything is gathered, as it may ask the target.
+    fn resolve(&mut self, session: &mut Session, changes: &[Change<'_>]) -> Result<()> {
+        for change in changes {
+            match change {
+                Change::Execute {
+                    statement, place, ..
+                } => {
+                    let found = self
+                        .statements
+                        .get(statement)
+                        .ok_or_else(unknown_statement)?;
+                    if found.resolved.is_none() {
+                        let is = found.is.clone();
+                        let columns = is.set.iter().chain(&is.find).cloned().collect();
+                        let name = QualifiedName::new(&is.schema, &is.table);
+                        self.check(session, &name, columns, *place)?;
+                        self.resolve_statement(*statement, &is, &name);
+                    }
+                }
+                Change::Truncate { tables, place, .. } => {
+                    for (schema, table) in *tables {
+                        let name = QualifiedName::new(schema, table);
+                        self.check(session, &name, Vec::new(), *place)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(
         &mut self,
         session: &mut Session,
-        id: StatementId,
-        sql: &str,
-        is: &StatementIs,
+        name: &QualifiedName,
+        columns: Vec<String>,
+        place: Place,
     ) -> Result<()> {
-        let name = QualifiedName::new(&is.schema, &is.table);
-        let columns: Vec<String> = is.set.iter().chain(&is.find).cloned().collect();
-        if self.target.check(&name, &columns).is_err() {
-            self.target = Target::fetch(&mut session.connection)?;
-            self.target.check(&name, &columns)?;
+        if self.target.check(name, &columns).is_ok() {
+            return Ok(());
         }
-        let table = self.table(&name, is.only);
+        self.target = Target::fetch(&mut session.connection)?;
+        // Columns may stand in other places now: whatever was made of the old ones is made again.
+        for table in &mut self.tables {
+            let target = self.target.table(&table.name).cloned().unwrap_or_default();
+            if table.target != target {
+                table.target = target;
+                table.key = None;
+                for statement in self.statements.values_mut() {
+                    if (&statement.is.schema, &statement.is.table)
+                        == (&table.name.schema, &table.name.name)
+                    {
+                        statement.resolved = None;
+                    }
+                }
+            }
+        }
+        self.target
+            .check(name, &columns)
+            .map_err(|error| error.context(format!("stopped at {place}")))
+    }
+
+    fn resolve_statement(&mut self, id: StatementId, is: &StatementIs, name: &QualifiedName) {
+        let table = self.table(name, is.only);
+        let known = &self.tables[table];
+        let target = &known.target;
         let places = |names: &[String]| -> Vec<usize> {
-            let target = &self.tables[table].target;
             names
                 .iter()
                 .filter_map(|name| target.column(name))
                 .collect()
         };
         let (set, find) = (places(&is.set), places(&is.find));
-        let known = &self.tables[table];
         let is_insert = is.operation == Operation::Insert;
-        let may_group = !known.target.has_deferrable
-            && !columns.is_empty()
-            && (is_insert || is.is_key && !is.changes_key && known.target.has_unique(&is.find))
-            && (is_insert || known.key.as_ref().is_none_or(|key| *key == find));
+        let sets_identity = set
+            .iter()
+            .any(|index| target.columns[*index].is_always_identity);
+        let has_columns = !(set.is_empty() && find.is_empty());
+        let may_group = !target.has_deferrable
+            && has_columns
+            && (is_insert
+                || is.is_key
+                    && !is.changes_key
+                    && !sets_identity
+                    && target.has_unique(&is.find)
+                    && known.key.as_ref().is_none_or(|key| *key == find));
         if may_group && !is_insert {
             self.tables[table].key = Some(find.clone());
         }
-        let statement = Statement {
-            sql: sql.to_owned(),
-            is: is.clone(),
+        let Some(statement) = self.statements.get_mut(&id) else {
+            return;
+        };
+        statement.resolved = Some(Resolved {
+            sql: sql::for_target(&statement.script_sql, is, &self.tables[table].target),
             plan: StatementPlan {
                 table,
                 operation: is.operation,
@@ -142,20 +224,17 @@ impl Executor {
                 find,
                 may_group,
             },
-        };
-        self.statements.insert(id, statement);
-        Ok(())
+        });
     }
 
     fn table(&mut self, name: &QualifiedName, only: bool) -> TableId {
-        let target = self.target.table(name).cloned().unwrap_or_default();
         if let Some(id) = self.places.get(name) {
-            self.tables[*id].target = target;
             return *id;
         }
+        let target = self.target.table(name).cloned().unwrap_or_default();
         self.tables.push(Table {
             name: name.clone(),
-            only,
+            only: only && !target.is_partitioned,
             target,
             key: None,
             by_rows: 0,
@@ -175,6 +254,7 @@ impl Executor {
         begins: bool,
     ) -> Result<Option<Applied>> {
         let changes = chunk.changes()?;
+        self.resolve(session, &changes)?;
         let steps = plan(&changes, self).ok_or_else(unknown_statement)?;
         self.forget_if_many(session)?;
         if begins {
@@ -194,10 +274,7 @@ impl Executor {
         for (place, expected) in expected.iter().enumerate() {
             match (done.get(place), expected) {
                 (Some(Outcome::Done(rows)), Expected::Set { rows: wanted, .. })
-                    if rows == wanted =>
-                {
-                    applied.grouped += rows;
-                }
+                    if rows == wanted => {}
                 // A row of its own that meets nothing is looked at row by row, to name it.
                 (Some(Outcome::Done(rows)), Expected::Row { number })
                     if *rows == 1 || self.is_free(&changes, *number) => {}
@@ -211,11 +288,17 @@ impl Executor {
         match refused {
             None => {
                 self.count_down(&changes);
+                // What several changes to one row come to counts for all of them.
+                let is_single = |step: &&Step<'_>| matches!(step, Step::Row(_) | Step::Truncate(_));
+                let singles = steps.iter().filter(is_single).count();
+                applied.grouped = (changes.len() - singles) as u64;
                 Ok(Some(applied))
             }
             Some(expected) => {
-                // What comes after the failure was not prepared either.
-                self.prepared.names.clear();
+                if outcomes.failure.is_some() {
+                    // What comes after the failure was not prepared either.
+                    self.prepared.names.clear();
+                }
                 if let (Expected::Set { table, .. }, Some(error)) = (expected, &outcomes.failure) {
                     log::debug!("{}: {error}; going on row by row", self.tables[*table].name);
                 }
@@ -250,9 +333,9 @@ impl Executor {
     fn count_down(&mut self, changes: &[Change<'_>]) {
         for change in changes {
             if let Change::Execute { statement, .. } = change
-                && let Some(found) = self.statements.get(statement)
+                && let Some(plan) = self.statements.get(statement).and_then(Statement::plan)
             {
-                let table = &mut self.tables[found.plan.table];
+                let table = &mut self.tables[plan.table];
                 table.by_rows = table.by_rows.saturating_sub(1);
             }
         }
@@ -266,6 +349,7 @@ impl Executor {
         begins: bool,
     ) -> Result<Applied> {
         let changes = chunk.changes()?;
+        self.resolve(session, &changes)?;
         self.forget_if_many(session)?;
         if begins {
             session.add_begin()?;
@@ -302,7 +386,7 @@ impl Executor {
         let Change::Execute {
             statement,
             parameters,
-            xid,
+            place,
         } = change
         else {
             return Ok(None);
@@ -315,15 +399,15 @@ impl Executor {
         }
         let key = key_words(&found.is, parameters);
         let word = word(found.is.operation);
-        let name = &self.tables[found.plan.table].name;
+        let name = QualifiedName::new(&found.is.schema, &found.is.table);
         if rows == 0 {
             return Ok(Some(format!(
-                "{word} of table {name} met no row with {key} (xid {xid})"
+                "{word} on target table {name} met no row with {key} ({place})"
             )));
         }
         Err(Error::new(
             ErrorKind::Target,
-            format!("could not apply {word} on target table {name}: it met {rows} rows with {key}"),
+            format!("could not apply {word} on target table {name} ({place}): it met {rows} rows with {key}"),
         )
         .with_side(Side::Target))
     }
@@ -336,26 +420,34 @@ impl Executor {
         if is_hopeless(&error) {
             return error;
         }
-        match change {
-            Change::Execute { statement, xid, .. } => match self.statements.get(statement) {
-                Some(found) => error.context(format!(
-                    "could not apply {} on target table {} (xid {xid})",
+        // The catalog that we know is older than this: somebody has changed the table since.
+        let is_ddl = error.is_any_of(&[SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_TABLE]);
+        let error = match is_ddl && error.hint().is_none() {
+            true => error.with_hint(format!(
+                "Add what is missing on the target (DDL is not replicated), {RESUME}"
+            )),
+            false => error,
+        };
+        let (word, names) = match change {
+            Change::Execute { statement, .. } => match self.statements.get(statement) {
+                Some(found) => (
                     word(found.is.operation),
-                    self.tables[found.plan.table].name
-                )),
-                None => error,
+                    vec![QualifiedName::new(&found.is.schema, &found.is.table)],
+                ),
+                None => return error,
             },
             Change::Truncate { tables, .. } => {
-                let names: Vec<String> = tables
-                    .iter()
-                    .map(|(schema, table)| QualifiedName::new(schema, table).to_string())
-                    .collect();
-                error.context(format!(
-                    "could not apply TRUNCATE on target table {}",
-                    names.join(", ")
-                ))
+                let names = tables.iter();
+                let names = names.map(|(schema, table)| QualifiedName::new(schema, table));
+                ("TRUNCATE", names.collect())
             }
-        }
+        };
+        let names: Vec<String> = names.iter().map(QualifiedName::to_string).collect();
+        error.context(format!(
+            "could not apply {word} on target table {} ({})",
+            names.join(", "),
+            change.place()
+        ))
     }
 
     fn forget_if_many(&mut self, session: &mut Session) -> Result<()> {
@@ -388,10 +480,11 @@ impl Executor {
                 else {
                     return Err(unknown_statement());
                 };
-                let Some(found) = self.statements.get(statement) else {
+                let found = self.statements.get(statement);
+                let Some(resolved) = found.and_then(|found| found.resolved.as_ref()) else {
                     return Err(unknown_statement());
                 };
-                let name = self.prepared.name(session, &found.sql)?;
+                let name = self.prepared.name(session, &resolved.sql)?;
                 session
                     .connection
                     .add_execute(&name, parameters.iter().map(Option::as_deref))?;
@@ -401,11 +494,12 @@ impl Executor {
                 let Some(Change::Truncate {
                     tables,
                     restart_identity,
+                    ..
                 }) = changes.get(*number)
                 else {
                     return Err(unknown_statement());
                 };
-                let sql = self.truncate(session, tables, *restart_identity)?;
+                let sql = self.truncate(tables, *restart_identity);
                 let name = self.prepared.name(session, &sql)?;
                 session.connection.add_execute(&name, [])?;
                 Ok(Expected::Truncate)
@@ -480,36 +574,23 @@ impl Executor {
         })
     }
 
-    /// Exactly these tables; a partitioned one that the target has in the place of a plain one, with its partitions.
-    fn truncate(
-        &mut self,
-        session: &mut Session,
-        tables: &[(String, String)],
-        restart_identity: bool,
-    ) -> Result<String> {
-        let mut names = Vec::with_capacity(tables.len());
-        for (schema, table) in tables {
-            let name = QualifiedName::new(schema, table);
-            if self.target.check(&name, &[]).is_err() {
-                self.target = Target::fetch(&mut session.connection)?;
-                self.target.check(&name, &[])?;
-            }
-            let is_partitioned = self
-                .target
-                .table(&name)
-                .is_some_and(|found| found.is_partitioned);
-            // The source lists the partitions beside their parent, which holds no rows of its own.
-            let has_others = tables.len() > 1;
-            if !(is_partitioned && has_others) {
-                names.push(sql::table_name(schema, table, !is_partitioned));
+    /// Exactly these tables. The source lists a partitioned table together with its partitions, less the filtered ones: only
+    /// they are emptied then. One that is partitioned here alone is emptied with whatever partitions it has.
+    fn truncate(&self, tables: &[(String, String)], restart_identity: bool) -> String {
+        let named: Vec<QualifiedName> = tables
+            .iter()
+            .map(|(schema, table)| QualifiedName::new(schema, table))
+            .collect();
+        let mut targets = Vec::with_capacity(named.len());
+        for name in &named {
+            let found = self.target.table(name);
+            let is_partitioned = found.is_some_and(|found| found.is_partitioned);
+            let has_own = |other: &QualifiedName| self.target.is_partition_of(other, name);
+            if !(is_partitioned && named.iter().any(has_own)) {
+                targets.push(sql::table_name(&name.schema, &name.name, !is_partitioned));
             }
         }
-        let identity = if restart_identity {
-            "RESTART"
-        } else {
-            "CONTINUE"
-        };
-        Ok(format!("TRUNCATE {} {identity} IDENTITY", names.join(", ")))
+        sql::truncate(&targets, restart_identity)
     }
 }
 

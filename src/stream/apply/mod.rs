@@ -26,7 +26,7 @@ use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
-use chunk::Chunk;
+use chunk::{Chunk, Place};
 use execute::Executor;
 use session::Session;
 use state::{Action, ApplyState};
@@ -81,6 +81,21 @@ pub enum Applied {
     EndOfInput,
 }
 
+/// Changes that met no row: how many, and words about the first ones.
+#[derive(Debug, Default)]
+struct Missed {
+    count: u64,
+    words: Vec<String>,
+}
+
+impl Missed {
+    fn add(&mut self, words: Vec<String>) {
+        self.count += words.len() as u64;
+        let room = (MISSED_NAMED as usize).saturating_sub(self.words.len());
+        self.words.extend(words.into_iter().take(room));
+    }
+}
+
 /// A connection to the target with all that is under way on it.
 pub struct Applier {
     session: Session,
@@ -94,6 +109,13 @@ pub struct Applier {
     transactions: u64,
     changes: u64,
     grouped: u64,
+    /// Where we are in the script: the line, and the end of the transaction under way where BEGIN told it.
+    line: u64,
+    commit_lsn: Option<Lsn>,
+    /// A savepoint stands before the last chunk.
+    has_savepoint: bool,
+    /// Changes that met no row, until they are committed.
+    missed: Missed,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -126,6 +148,10 @@ impl Applier {
             transactions: 0,
             changes: 0,
             grouped: 0,
+            line: 0,
+            commit_lsn: None,
+            has_savepoint: false,
+            missed: Missed::default(),
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -143,7 +169,7 @@ impl Applier {
         let what = || format!("could not read file \"{}\"", path.display());
         let file = std::fs::File::open(path).with_context(what)?;
         let mut lines = LineReader::new(file);
-        let mut number = 0u64;
+        self.line = 0;
         loop {
             let shutdown = self.shutdown;
             let line = match lines.next(None, &shutdown)? {
@@ -151,16 +177,16 @@ impl Applier {
                 Next::Nothing => continue,
                 Next::End => break,
             };
-            number += 1;
             let is_end = self
                 .take(line)
-                .with_context(|| format!("file \"{}\" line {number}", path.display()))?;
+                .with_context(|| format!("file \"{}\"", path.display()))?;
             if is_end {
                 return self.reached();
             }
             self.shutdown.check()?;
         }
-        self.send_complete()?;
+        self.send_complete()
+            .with_context(|| format!("file \"{}\"", path.display()))?;
         self.flush_if_due()?;
         Ok(self.end_if_reached()?.unwrap_or(Applied::EndOfInput))
     }
@@ -186,7 +212,7 @@ impl Applier {
                 return self.reached();
             }
             // Nobody waits for what is not there yet.
-            if !lines.is_ready(&shutdown)? {
+            if !self.state.is_inside() && !lines.is_ready(&shutdown)? {
                 self.send_complete()?;
                 self.flush_if_due()?;
             }
@@ -230,28 +256,35 @@ impl Applier {
 
     /// Take one line; whether the end position is reached.
     fn take(&mut self, line: &[u8]) -> Result<bool> {
+        self.line += 1;
         if line.starts_with(b"EXECUTE ") {
             if let Some(xid) = self.state.takes_changes() {
-                self.chunk.add_execute(line, xid);
+                let place = self.place(xid);
+                self.chunk.add_execute(line, place);
                 self.send_if_large()?;
             }
             return Ok(false);
         }
-        let line = ScriptLine::parse(line)?;
+        let number = self.line;
+        let line = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
         match &line {
             ScriptLine::Prepare { statement, sql, is } => {
-                self.executor
-                    .prepare(&mut self.session, *statement, sql, is)?;
+                self.executor.prepare(*statement, sql, is);
                 return Ok(false);
             }
             ScriptLine::Truncate {
                 tables,
                 restart_identity,
             } => {
-                if self.state.takes_changes().is_some() {
-                    self.chunk.add_truncate(tables.clone(), *restart_identity);
+                if let Some(xid) = self.state.takes_changes() {
+                    let place = self.place(xid);
+                    self.chunk
+                        .add_truncate(tables.clone(), *restart_identity, place);
                 }
                 return Ok(false);
+            }
+            ScriptLine::Begin { commit, .. } => {
+                self.commit_lsn = commit.as_ref().map(|commit| commit.commit_lsn);
             }
             _ => {}
         }
@@ -300,6 +333,14 @@ impl Applier {
         Ok(false)
     }
 
+    fn place(&self, xid: u32) -> Place {
+        Place {
+            xid,
+            commit_lsn: self.commit_lsn,
+            line: self.line,
+        }
+    }
+
     fn send_if_large(&mut self) -> Result<()> {
         if self.chunk.bytes() < CHUNK_BYTES && self.chunk.len() < CHUNK_CHANGES {
             return Ok(());
@@ -317,13 +358,12 @@ impl Applier {
         let applied = loop {
             match self.try_send(begins) {
                 Ok(applied) => break applied,
-                // The target transaction holds more than this chunk: it has to come again from the beginning.
-                Err(error) if begins && is_conflict(&error) && attempt < ATTEMPTS => {
+                Err(error) if is_conflict(&error) && attempt < ATTEMPTS => {
                     log::info!(
                         "{error}; trying again (attempt {} of {ATTEMPTS})",
                         attempt + 1
                     );
-                    self.session.connection.recover();
+                    self.take_back_chunk(begins)?;
                     attempt += 1;
                     self.shutdown.sleep(Duration::from_millis(100))?;
                 }
@@ -333,25 +373,20 @@ impl Applier {
         self.is_open = true;
         self.changes += self.chunk.len() as u64;
         self.grouped += applied.grouped;
-        for missed in applied.missed {
-            self.positions.add_missed(1);
-            match self.positions.missed() {
-                count if count <= MISSED_NAMED => log::warn!("{missed}"),
-                count if count == MISSED_NAMED + 1 => {
-                    log::warn!("further changes that meet no row are counted only");
-                }
-                _ => {}
-            }
-        }
+        self.missed.add(applied.missed);
         self.chunk.clear();
         Ok(())
     }
 
     fn try_send(&mut self, begins: bool) -> Result<execute::Applied> {
         if !begins {
-            self.session
-                .connection
-                .execute("SAVEPOINT pgcopydb_chunk")?;
+            // One at a time: a transaction of a billion rows must not nest thousands of them.
+            let sql = match self.has_savepoint {
+                true => "RELEASE SAVEPOINT pgcopydb_chunk; SAVEPOINT pgcopydb_chunk",
+                false => "SAVEPOINT pgcopydb_chunk",
+            };
+            self.session.connection.execute(sql)?;
+            self.has_savepoint = true;
         }
         if let Some(applied) = self
             .executor
@@ -359,47 +394,63 @@ impl Applier {
         {
             return Ok(applied);
         }
-        if begins {
-            self.session.connection.recover();
-        } else {
-            let back = "ROLLBACK TO SAVEPOINT pgcopydb_chunk";
-            self.session.connection.execute(back)?;
-        }
+        self.take_back_chunk(begins)?;
         self.executor
             .run_rows(&mut self.session, &self.chunk, begins)
     }
 
-    /// Send and commit what is complete. Only to be called between transactions, or for one that is alone.
+    /// Nothing of the chunk stays; what came before it in the target transaction does.
+    fn take_back_chunk(&mut self, begins: bool) -> Result<()> {
+        let sql = match begins {
+            true => "ROLLBACK",
+            false => "ROLLBACK TO SAVEPOINT pgcopydb_chunk",
+        };
+        self.session.connection.execute(sql).map(|_| ())
+    }
+
+    /// Send and commit what is gathered, which is complete: between transactions, or where one begins or ends.
     fn send_complete(&mut self) -> Result<()> {
-        if self.state.is_inside() {
-            return Ok(());
-        }
         self.send()?;
         let Some(last) = self.last.take() else {
             return Ok(());
         };
         // A transaction whose changes all concern nobody moves the position too.
-        if !self.is_open {
-            self.session.add_begin()?;
-        }
-        self.session.commit(&last)?;
+        self.session.commit(&last, !self.is_open)?;
         self.is_open = false;
+        self.has_savepoint = false;
         self.is_flushed = false;
         self.positions
             .add_applied(self.transactions, self.changes, self.grouped);
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
+        self.report_missed();
         self.state.applied(last.commit_lsn);
         self.positions.advance_committed(last.commit_lsn);
         self.positions.advance_replayed(last.commit_lsn);
         Ok(())
     }
 
+    /// Only what is committed counts: a transaction that comes again would count twice.
+    fn report_missed(&mut self) {
+        let missed = std::mem::take(&mut self.missed);
+        let before = self.positions.missed();
+        self.positions.add_missed(missed.count);
+        let left = MISSED_NAMED.saturating_sub(before);
+        for words in missed.words.iter().take(left as usize) {
+            log::warn!("{words}");
+        }
+        if left > 0 && missed.count > left {
+            log::warn!("further changes that meet no row are counted only");
+        }
+    }
+
     /// Forget the transaction under way.
     fn discard(&mut self) -> Result<()> {
         self.chunk.clear();
+        self.missed = Missed::default();
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
         self.last = None;
         self.state.forget();
+        self.has_savepoint = false;
         if self.is_open {
             self.is_open = false;
             self.session.connection.execute("ROLLBACK")?;
@@ -426,6 +477,21 @@ impl Applier {
             false => flushed,
         };
         self.positions.advance_replayed_flushed(position);
+    }
+}
+
+/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
+/// is refused for good, such as a password, is not waited for.
+pub fn may_pass(error: &Error) -> bool {
+    let class = error
+        .sqlstate()
+        .map_or("", |state| state.get(..2).unwrap_or(""));
+    match class {
+        // Insufficient resources: a full disk, too many connections.
+        "53" => true,
+        // Authorization; a database that is gone.
+        "28" | "3D" => false,
+        _ => error.is_connection_lost() || is_conflict(error),
     }
 }
 

@@ -484,7 +484,7 @@ mod tests {
                     _ => {
                         expected.clear();
                         let tables: &'static [(String, String)] = Box::leak(Box::new(tables.clone()));
-                        changes.push(Change::Truncate { tables, restart_identity: false });
+                        changes.push(Change::Truncate { tables, restart_identity: false, place: Default::default() });
                         continue;
                     }
                 };
@@ -494,7 +494,7 @@ mod tests {
                 }
                 expected = after;
                 let parameters = parameters.into_iter().map(|v| v.map(|v| Cow::Owned(v.into_bytes()))).collect();
-                changes.push(Change::Execute { statement, parameters, xid: 1 });
+                changes.push(Change::Execute { statement, parameters, place: Default::default() });
             }
             let steps = plan(&changes, &known).unwrap();
             run(&mut target, steps, &changes, &known);

@@ -20,10 +20,32 @@ use crate::sys::signal::Shutdown;
 /// The origin of a process that died is free once its backend has noticed; after this long we end the backend.
 const ORIGIN_WAIT: Duration = Duration::from_secs(10);
 
-/// How the rows of a set are found must not depend on statistics: by the key's index. Where there is none, the price of a
-/// plan that is switched off must not make the server compile it.
-const PLANS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-     SET plan_cache_mode = force_generic_plan; SET synchronous_commit = off";
+/// How often a position that another session holds is asked for again.
+const HOLDER_PAUSE: Duration = Duration::from_millis(200);
+
+/// How rows are found must not depend on statistics: by the index of the key. Where there is none, the price put on
+/// scanning the table must not make the server compile each statement.
+fn plans(server_version: u32) -> String {
+    let mut sql =
+        "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; \
+         SET enable_mergejoin = off; SET synchronous_commit = off"
+            .to_owned();
+    if server_version >= 11_00_00 {
+        sql.push_str("; SET jit = off");
+    }
+    if server_version >= 12_00_00 {
+        sql.push_str("; SET plan_cache_mode = force_generic_plan");
+    }
+    sql
+}
+
+/// The equality of a type that an extension brought is in the extension's schema; without it `citext = text` would
+/// silently be that of text. The rest of the database's search_path stays out.
+const OPERATORS: &str =
+    "SELECT pg_catalog.set_config('search_path', 'pg_catalog' || COALESCE(pg_catalog.string_agg(
+        DISTINCT ', ' || pg_catalog.quote_ident(n.nspname), ''), ''), false)
+    FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+    WHERE n.nspname <> 'pg_catalog'";
 
 const SET_POSITION: &str = "pgcopydb_position";
 const BEGIN: &str = "pgcopydb_begin";
@@ -44,18 +66,22 @@ impl Session {
         let mut connection =
             open_target(&spec.target, &spec.application_name, &settings, shutdown)?;
         connection
-            .execute(PLANS)
+            .execute(&plans(connection.server_version()))
+            .and_then(|_| connection.execute(OPERATORS))
             .context("could not prepare a session on the target")?;
         connection
             .execute("SET session_replication_role = replica")
             .map_err(may_not_be_replica)?;
         let progress = match spec.keeper {
             PositionKeeper::Origin => take_origin(&mut connection, &spec.origin, shutdown)?,
-            PositionKeeper::Table => read_table(&mut connection, &spec.origin)?,
+            PositionKeeper::Table => take_table(&mut connection, &spec.origin, shutdown)?,
         };
         let position = match spec.keeper {
+            // Without a transaction id of its own, a transaction that wrote nothing (all its rows were missing) would not
+            // move the origin.
             PositionKeeper::Origin => {
-                "SELECT pg_catalog.pg_replication_origin_xact_setup($1::pg_catalog.pg_lsn, $2::pg_catalog.timestamptz)"
+                "SELECT pg_catalog.pg_replication_origin_xact_setup($1::pg_catalog.pg_lsn, $2::pg_catalog.timestamptz), \
+                     pg_catalog.txid_current()"
                     .to_owned()
             }
             PositionKeeper::Table => format!(
@@ -81,17 +107,22 @@ impl Session {
         self.connection.add_execute(BEGIN, [])
     }
 
-    /// Commit with the position of the last source transaction in it. Every result before it was checked.
-    pub fn commit(&mut self, last: &CommitIs<'_>) -> Result<()> {
+    /// Commit with the position of the last source transaction in it. Every result before it was checked. `begins`: there
+    /// was nothing to apply, and only the position moves.
+    pub fn commit(&mut self, last: &CommitIs<'_>, begins: bool) -> Result<()> {
         failpoint("apply.before_commit")?;
+        if begins {
+            self.add_begin()?;
+        }
         let (lsn, timestamp) = (last.commit_lsn.to_string(), last.timestamp.as_bytes());
         self.connection
             .add_execute(SET_POSITION, [Some(lsn.as_bytes()), Some(timestamp)])?;
         self.connection.add_execute(COMMIT, [])?;
         let outcomes = self.connection.run_pipeline()?;
         check(&outcomes).context("could not commit on the target")?;
+        let done = outcomes.done.get(usize::from(begins)..).unwrap_or(&[]);
         let is_committed = matches!(
-            (&outcomes.done[..], self.keeper),
+            (done, self.keeper),
             ([Outcome::Done(_), Outcome::Done(_)], PositionKeeper::Origin)
                 | ([Outcome::Done(1), Outcome::Done(_)], PositionKeeper::Table)
         );
@@ -145,44 +176,86 @@ fn may_not_be_replica(error: Error) -> Error {
 fn take_origin(connection: &mut Connection, origin: &str, shutdown: &Shutdown) -> Result<Lsn> {
     let name = quote_literal(origin);
     let setup = format!("SELECT pg_catalog.pg_replication_origin_session_setup({name})");
-    let started = Instant::now();
-    let mut is_told = false;
-    loop {
+    wait_for_holder(connection, origin, shutdown, &mut |connection| {
         let error = match connection.execute(&setup) {
-            Ok(_) => break,
+            Ok(_) => return Ok(None),
             Err(error) => error,
         };
         if !error.is_any_of(&[SqlState::OBJECT_IN_USE]) {
             return Err(error.context(format!("could not use replication origin \"{origin}\"")));
         }
-        if !is_told {
-            log::info!(
-                "waiting for replication origin \"{origin}\": {}",
-                error.message()
-            );
-            is_told = true;
-        }
-        if started.elapsed() > ORIGIN_WAIT && end_holders(connection)? > 0 {
-            log::warn!(
-                "ended a backend of an earlier run that still held replication origin \"{origin}\""
-            );
-        }
-        shutdown.sleep(Duration::from_millis(200))?;
-    }
+        // "replication origin with ID 1 is already active for PID 4711", in whatever language.
+        let mut words = error.message().rsplit(|c: char| !c.is_ascii_digit());
+        Ok(Some(words.find_map(|word| word.parse().ok())))
+    })?;
     let row = connection.query_one(
         "SELECT COALESCE(pg_catalog.pg_replication_origin_session_progress(false), '0/0')",
     )?;
     row.parse(0)
 }
 
-/// End backends of other apply processes of ours in this database.
-fn end_holders(connection: &mut Connection) -> Result<u64> {
-    let row = connection.query_one(
+/// The same for the row that takes an origin's place: only who holds its lock may move it, or what a dying session still
+/// commits after we have read the position would be applied again.
+fn take_table(connection: &mut Connection, origin: &str, shutdown: &Shutdown) -> Result<Lsn> {
+    // The first key is the tool's, so that locks of the application do not get in the way.
+    let keys = format!("1885823856, pg_catalog.hashtext({})", quote_literal(origin));
+    let lock = format!(
+        "SELECT pg_catalog.pg_try_advisory_lock({keys}), (SELECT min(pid) FROM pg_catalog.pg_locks \
+             WHERE locktype = 'advisory' AND granted AND pid <> pg_catalog.pg_backend_pid() \
+               AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+               AND classid = 1885823856 AND objid::bigint = pg_catalog.hashtext({})::bigint & 4294967295)",
+        quote_literal(origin)
+    );
+    wait_for_holder(connection, origin, shutdown, &mut |connection| {
+        let row = connection.query_one(&lock)?;
+        match row.bool(0)? {
+            true => Ok(None),
+            false => Ok(Some(row.opt_parse(1)?)),
+        }
+    })?;
+    read_table(connection, origin)
+}
+
+/// Try until nobody else holds the position. `attempt` answers with the process id of the session that does, if it could
+/// be told.
+fn wait_for_holder(
+    connection: &mut Connection,
+    origin: &str,
+    shutdown: &Shutdown,
+    attempt: &mut dyn FnMut(&mut Connection) -> Result<Option<Option<i32>>>,
+) -> Result<()> {
+    let started = Instant::now();
+    let mut is_told = false;
+    while let Some(holder) = attempt(connection)? {
+        if !is_told {
+            let pid = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            log::info!(
+                "waiting for replication origin \"{origin}\": another session of the target holds it{pid}"
+            );
+            is_told = true;
+        }
+        if let Some(pid) = holder
+            && started.elapsed() > ORIGIN_WAIT
+            && end_holder(connection, pid)?
+        {
+            log::warn!(
+                "ended the backend of an earlier run that still held replication origin \"{origin}\" (pid {pid})"
+            );
+        }
+        shutdown.sleep(HOLDER_PAUSE)?;
+    }
+    Ok(())
+}
+
+/// End a backend if it is one of this work directory's apply processes, which has our name. Apply processes for other
+/// sources are left alone.
+fn end_holder(connection: &mut Connection, pid: i32) -> Result<bool> {
+    let row = connection.query_one(&format!(
         "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity \
-         WHERE application_name ~ '^pgcopydb\\[.*\\] apply$' AND datname = pg_catalog.current_database() \
-           AND pid <> pg_catalog.pg_backend_pid() AND usename = session_user",
-    )?;
-    row.parse(0)
+         WHERE pid = {pid} AND application_name = pg_catalog.current_setting('application_name') \
+           AND datname = pg_catalog.current_database() AND usename = session_user"
+    ))?;
+    Ok(row.parse::<u64>(0)? > 0)
 }
 
 fn read_table(connection: &mut Connection, origin: &str) -> Result<Lsn> {

@@ -1,7 +1,8 @@
 //! The statements and values of grouped rows: sets by key from arrays, rows as COPY text. Pure.
 
 use super::target::{TargetColumn, TargetTable};
-use crate::stream::script::quote_on_one_line;
+use crate::ident::quote_literal;
+use crate::stream::script::{Operation, StatementIs, quote_on_one_line};
 
 /// `[ONLY ]"schema"."table"`.
 pub fn table_name(schema: &str, table: &str, only: bool) -> String {
@@ -87,6 +88,105 @@ pub fn copy(target: &str, table: &TargetTable, columns: &[usize]) -> String {
     )
 }
 
+/// The script's own statement, as the target wants it. `name` is the table's.
+pub fn for_target(sql: &str, is: &StatementIs, table: &TargetTable) -> String {
+    let whole = table_name(&is.schema, &is.table, false);
+    let only = table_name(&is.schema, &is.table, true);
+    // The source's table has heirs of its own; here it is partitioned, and ONLY it holds no row.
+    let sql = match is.only && table.is_partitioned {
+        true => sql.replace(&only, &whole),
+        false => sql.to_owned(),
+    };
+    let sets_identity = is.set.iter().any(|name| {
+        let column = table.column(name).and_then(|index| column(table, index));
+        column.is_some_and(|column| column.is_always_identity)
+    });
+    let condition = match is.operation == Operation::Update && sets_identity {
+        true => after_where(&sql),
+        false => None,
+    };
+    let Some(condition) = condition else {
+        return sql;
+    };
+    // Trap 23: an identity column takes a value from an INSERT only.
+    let from = match is.only && !table.is_partitioned {
+        true => &only,
+        false => &whole,
+    };
+    let columns: Vec<&TargetColumn> = table
+        .columns
+        .iter()
+        .filter(|column| !column.is_generated)
+        .collect();
+    let names = columns.iter().map(|column| quote_on_one_line(&column.name));
+    let values = columns.iter().map(|column| {
+        let place = is.set.iter().position(|name| *name == column.name);
+        match place {
+            Some(place) => format!("${}::{}", place + 1, column.type_name),
+            None => format!("old.{}", quote_on_one_line(&column.name)),
+        }
+    });
+    format!(
+        "WITH old AS (DELETE FROM {from} WHERE {condition} RETURNING *) INSERT INTO {whole} ({}) \
+         OVERRIDING SYSTEM VALUE SELECT {} FROM old",
+        names.collect::<Vec<_>>().join(", "),
+        values.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// What follows the first WHERE that is not part of a name.
+fn after_where(sql: &str) -> Option<&str> {
+    const WHERE: &str = " WHERE ";
+    let mut is_quoted = false;
+    for (at, byte) in sql.bytes().enumerate() {
+        match byte {
+            b'"' => is_quoted = !is_quoted,
+            b' ' if !is_quoted && sql[at..].starts_with(WHERE) => {
+                return Some(&sql[at + WHERE.len()..]);
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Empty exactly these tables (as `table_name` writes them), and restart the sequences that their columns own. A table that
+/// others refer to cannot be truncated without them, though no foreign key is checked here: its rows are deleted then.
+pub fn truncate(tables: &[String], restart_identity: bool) -> String {
+    if tables.is_empty() {
+        return "SELECT".to_owned();
+    }
+    let identity = if restart_identity {
+        "RESTART"
+    } else {
+        "CONTINUE"
+    };
+    let deletes: String = tables
+        .iter()
+        .map(|table| format!("DELETE FROM {table}; "))
+        .collect();
+    let restart = match restart_identity {
+        true => {
+            let owners = tables.iter().map(|table| {
+                let name = table.strip_prefix("ONLY ").unwrap_or(table);
+                format!("{}::regclass", quote_literal(name))
+            });
+            format!(
+                "PERFORM setval(s.seqrelid::regclass, s.seqstart, false) FROM pg_depend d \
+                 JOIN pg_sequence s ON s.seqrelid = d.objid WHERE d.classid = 'pg_class'::regclass \
+                 AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjid IN ({}); ",
+                owners.collect::<Vec<_>>().join(", ")
+            )
+        }
+        false => String::new(),
+    };
+    let body = format!(
+        "BEGIN TRUNCATE {} {identity} IDENTITY; EXCEPTION WHEN feature_not_supported THEN {deletes}{restart}END",
+        tables.join(", ")
+    );
+    format!("DO {}", quote_literal(&body))
+}
+
 /// Append a value to an array literal that was begun with `{`.
 pub fn add_element(array: &mut Vec<u8>, value: Option<&[u8]>) {
     if array.len() > 1 {
@@ -153,6 +253,8 @@ mod tests {
             name: name.to_owned(),
             type_name: type_name.to_owned(),
             travels_as_text,
+            is_always_identity: name == "id",
+            is_generated: name == "v",
         };
         TargetTable {
             columns: vec![
@@ -180,6 +282,39 @@ mod tests {
         assert_eq!(
             copy("t", &table(), &[2, 0]),
             "COPY t (\"v\", \"id\") FROM STDIN"
+        );
+    }
+
+    #[test]
+    fn identities_are_set_by_an_insert() {
+        let mut is = StatementIs {
+            operation: Operation::Update,
+            schema: "s".into(),
+            table: "t".into(),
+            only: true,
+            set: vec!["id".into()],
+            find: vec!["v WHERE ".into()],
+            is_key: true,
+            changes_key: false,
+        };
+        let sql = "UPDATE ONLY \"s\".\"t\" SET \"id WHERE \" = $1 WHERE \"v\" = $2";
+        assert_eq!(
+            for_target(sql, &is, &table()),
+            "WITH old AS (DELETE FROM ONLY \"s\".\"t\" WHERE \"v\" = $2 RETURNING *) INSERT INTO \"s\".\"t\" \
+             (\"id\", \"a\"\"\") OVERRIDING SYSTEM VALUE SELECT $1::bigint, old.\"a\"\"\" FROM old"
+        );
+        is.set.clear();
+        let partitioned = TargetTable {
+            is_partitioned: true,
+            ..table()
+        };
+        assert_eq!(
+            for_target(
+                "DELETE FROM ONLY \"s\".\"t\" WHERE \"v\" = $1",
+                &is,
+                &partitioned
+            ),
+            "DELETE FROM \"s\".\"t\" WHERE \"v\" = $1"
         );
     }
 

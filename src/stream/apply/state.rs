@@ -45,8 +45,11 @@ pub struct ApplyState {
     progress: Lsn,
     /// Of the last one that was complete here, committed or still gathered. Decides what is skipped, so no keepalive moves it.
     taken: Lsn,
-    /// Where the scripts were read to, keepalives included. Decides nothing but which file comes next.
+    /// Where the scripts were read to, keepalives included. Decides nothing but which file comes next, and whether one is
+    /// missing.
     seen: Lsn,
+    /// A file was read already: the next one must begin where it ended. What was before the first one the target has.
+    has_read: bool,
     inside: Inside,
 }
 
@@ -56,6 +59,7 @@ impl ApplyState {
             progress,
             taken: progress,
             seen: progress,
+            has_read: false,
             inside: Inside::No,
         }
     }
@@ -91,6 +95,7 @@ impl ApplyState {
         self.inside = Inside::No;
         self.taken = self.progress;
         self.seen = self.progress;
+        self.has_read = false;
     }
 
     /// Take a line that is neither a change nor a PREPARE.
@@ -122,6 +127,18 @@ impl ApplyState {
                     true => Action::PassedPositionAndEnd(*lsn),
                     false => Action::PassedPosition(*lsn),
                 })
+            }
+            ScriptLine::After { lsn } => {
+                // Less is possible: a file that has grown is read again from its beginning.
+                if self.has_read && *lsn > self.seen() {
+                    return Err(Error::state(format!(
+                        "the changes between {} and {lsn} are missing: a file of changes is gone",
+                        self.seen()
+                    )));
+                }
+                self.has_read = true;
+                self.seen = self.seen.max(*lsn);
+                Ok(Action::None)
             }
             ScriptLine::Switch { lsn, .. } => {
                 self.seen = self.seen.max(*lsn);
@@ -179,7 +196,10 @@ impl ApplyState {
                     false => Action::Complete(own),
                 })
             }
-            Inside::Unknown { .. } if lsn <= self.taken => Ok(Action::Discard),
+            Inside::Unknown { .. } if lsn <= self.taken => Ok(match is_at_end {
+                true => Action::DiscardAndEnd,
+                false => Action::Discard,
+            }),
             Inside::Unknown { .. } if endpos.is_some_and(|endpos| lsn > endpos) => {
                 Ok(Action::DiscardAndEnd)
             }
@@ -199,4 +219,171 @@ fn out_of_order(what: &str) -> Error {
         ErrorKind::Protocol,
         format!("the script is not in order: {what}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn commit(lsn: u64) -> CommitIs<'static> {
+        CommitIs {
+            xid: lsn as u32,
+            commit_lsn: Lsn(lsn),
+            timestamp: Cow::Borrowed("2026-11-21 07:36:18+00"),
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_noticed() {
+        let mut state = ApplyState::new(Lsn(5));
+        state
+            .step(&ScriptLine::After { lsn: Lsn(7) }, None)
+            .unwrap();
+        state
+            .step(&ScriptLine::Keepalive { lsn: Lsn(9) }, None)
+            .unwrap();
+        state
+            .step(&ScriptLine::After { lsn: Lsn(9) }, None)
+            .unwrap();
+        let error = state
+            .step(&ScriptLine::After { lsn: Lsn(10) }, None)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("between 0/9 and 0/A are missing"),
+            "{error}"
+        );
+    }
+
+    /// A transaction, with whether its end is known at its begin; or a keepalive.
+    #[derive(Debug, Clone)]
+    enum Piece {
+        Transaction {
+            is_known: bool,
+        },
+        /// The first part came alone, and is given up; then the transaction comes whole.
+        TornTransaction,
+        Keepalive,
+    }
+
+    /// Run a script from its beginning, as after a restart, and note what is committed. `stop` ends the process after so
+    /// many lines; what is not committed is then lost.
+    fn run(
+        pieces: &[Piece],
+        endpos: Option<Lsn>,
+        stop: usize,
+        batch: usize,
+        committed: &mut Vec<u64>,
+    ) -> bool {
+        let progress = committed.last().copied().unwrap_or(0);
+        let mut state = ApplyState::new(Lsn(progress));
+        let (mut gathered, mut lines) = (Vec::new(), 0);
+        for (number, piece) in pieces.iter().enumerate() {
+            let lsn = (number as u64 + 1) * 10;
+            let script = match piece {
+                Piece::Keepalive => vec![ScriptLine::Keepalive { lsn: Lsn(lsn) }],
+                Piece::TornTransaction => {
+                    let begin = ScriptLine::Begin {
+                        xid: 1,
+                        commit: None,
+                    };
+                    let abort = ScriptLine::Abort;
+                    let end = ScriptLine::Commit(commit(lsn));
+                    vec![begin.clone(), abort, begin, end]
+                }
+                Piece::Transaction { is_known } => {
+                    let known = is_known.then(|| commit(lsn));
+                    vec![
+                        ScriptLine::Begin {
+                            xid: 1,
+                            commit: known,
+                        },
+                        ScriptLine::Commit(commit(lsn)),
+                    ]
+                }
+            };
+            for line in script {
+                lines += 1;
+                if lines > stop {
+                    return false;
+                }
+                let mut flush = |gathered: &mut Vec<u64>, state: &mut ApplyState| {
+                    if let Some(last) = gathered.last() {
+                        state.applied(Lsn(*last));
+                    }
+                    committed.append(gathered);
+                };
+                match state.step(&line, endpos).unwrap() {
+                    Action::None | Action::BeginScript => {}
+                    Action::BeginAlone | Action::PassedPosition(_) => {
+                        flush(&mut gathered, &mut state)
+                    }
+                    Action::Complete(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        if gathered.len() >= batch {
+                            flush(&mut gathered, &mut state);
+                        }
+                    }
+                    Action::CommitAlone(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        flush(&mut gathered, &mut state);
+                    }
+                    // What is complete was committed before: a large transaction takes nothing along.
+                    Action::Discard => assert!(gathered.is_empty()),
+                    Action::End | Action::PassedPositionAndEnd(_) | Action::DiscardAndEnd => {
+                        flush(&mut gathered, &mut state);
+                        return true;
+                    }
+                    Action::CompleteAndEnd(it) => {
+                        gathered.push(it.commit_lsn.0);
+                        flush(&mut gathered, &mut state);
+                        return true;
+                    }
+                }
+            }
+        }
+        committed.append(&mut gathered);
+        false
+    }
+
+    proptest! {
+        /// Traps 1 to 6: wherever it is stopped and however it is batched, each transaction up to the end position is
+        /// committed once, in order, and none after it.
+        #[test]
+        fn each_transaction_is_applied_once(
+            kinds in proptest::collection::vec(0u8..4, 0..20),
+            stops in proptest::collection::vec(0usize..40, 0..5),
+            batch in 1usize..5,
+            endpos in proptest::option::of(0u64..250),
+        ) {
+            let pieces: Vec<Piece> = kinds
+                .iter()
+                .map(|kind| match kind {
+                    0 => Piece::Keepalive,
+                    3 => Piece::TornTransaction,
+                    kind => Piece::Transaction { is_known: *kind == 1 },
+                })
+                .collect();
+            let endpos = endpos.filter(|endpos| *endpos > 0).map(Lsn);
+            let mut committed = Vec::new();
+            for stop in stops {
+                run(&pieces, endpos, stop, batch, &mut committed);
+            }
+            let is_end = run(&pieces, endpos, usize::MAX, batch, &mut committed);
+            let all = pieces.iter().enumerate();
+            let expected: Vec<u64> = all
+                .filter(|(_, piece)| !matches!(piece, Piece::Keepalive))
+                .map(|(number, _)| (number as u64 + 1) * 10)
+                .filter(|lsn| endpos.is_none_or(|endpos| Lsn(*lsn) <= endpos))
+                .collect();
+            prop_assert_eq!(committed, expected);
+            let last = pieces.len() as u64 * 10;
+            prop_assert_eq!(is_end, endpos.is_some_and(|endpos| last >= endpos.0));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::stream::message::LogicalMessage;
+use crate::stream::segment::json_files;
 
 /// How much is read back at once.
 const READ_BYTES: usize = 256 << 10;
@@ -73,9 +74,11 @@ impl Feed {
         Ok(())
     }
 
-    /// The transaction under way was cut off its file at `boundary`.
-    pub fn abort(&mut self, boundary: u64) {
-        if self.offset > boundary {
+    /// The transaction under way was cut off its file at `boundary`. A pipe that is behind, in an earlier file, has seen
+    /// nothing of it.
+    pub fn abort(&mut self, cut: &Path, boundary: u64) {
+        let is_in_it = self.file.as_ref().is_some_and(|(path, _)| path == cut);
+        if is_in_it && self.offset > boundary {
             LogicalMessage::Abort.write_json(&mut self.waiting);
             self.offset = boundary;
         }
@@ -87,7 +90,8 @@ impl Feed {
             return Ok(Fed::All);
         };
         if self.file.is_none() {
-            self.begin(newest, 0)?;
+            // The directory was empty at the start; by now it may have more than one file.
+            self.begin_next(newest)?;
         }
         loop {
             match self.write()? {
@@ -98,6 +102,16 @@ impl Feed {
                 return Ok(Fed::All);
             }
         }
+    }
+
+    /// Go on with the file after the one that was read. The newest one may be several ahead of a pipe that was full.
+    fn begin_next(&mut self, newest: &Path) -> Result<()> {
+        let read = self.file.as_ref().map(|(path, _)| path.as_path());
+        let dir = newest.parent().unwrap_or(Path::new("."));
+        let next = json_files(dir)?
+            .into_iter()
+            .find(|path| read.is_none_or(|read| path.as_path() > read));
+        self.begin(next.as_deref().unwrap_or(newest), 0)
     }
 
     /// Take the next lines; `false` when there are none.
@@ -115,8 +129,7 @@ impl Feed {
             if is_newest {
                 return Ok(false);
             }
-            // Only receive makes files, one after the other: the next one is the newest.
-            self.begin(newest, 0)?;
+            self.begin_next(newest)?;
             return Ok(true);
         }
         let mut wanted = READ_BYTES;
@@ -160,5 +173,131 @@ impl Feed {
         self.written = 0;
         self.last_progress = Instant::now();
         Ok(Fed::All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use nix::fcntl::OFlag;
+
+    use super::*;
+
+    const NAMES: [&str; 3] = [
+        "000000010000000000000001",
+        "000000010000000000000002",
+        "000000010000000000000003",
+    ];
+
+    struct Scene {
+        dir: tempfile::TempDir,
+        feed: Feed,
+        reader: File,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK).unwrap();
+            Scene {
+                dir: tempfile::tempdir().unwrap(),
+                feed: Feed::new(write),
+                reader: File::from(read),
+            }
+        }
+
+        fn write(&self, file: usize, bytes: &[u8]) {
+            std::fs::write(self.path(file), bytes).unwrap();
+        }
+
+        fn path(&self, file: usize) -> PathBuf {
+            self.dir.path().join(NAMES[file]).with_extension("json")
+        }
+
+        fn pump(&mut self, newest: usize) -> Fed {
+            let path = self.path(newest);
+            let length = path.metadata().unwrap().len();
+            self.feed.pump(Some((&path, length))).unwrap()
+        }
+
+        /// What is in the pipe now.
+        fn read(&mut self) -> String {
+            let mut bytes = vec![0; 1 << 20];
+            match self.reader.read(&mut bytes) {
+                Ok(count) => String::from_utf8(bytes[..count].to_vec()).unwrap(),
+                Err(_) => String::new(),
+            }
+        }
+
+        fn read_all(&mut self, newest: usize) -> String {
+            let mut text = self.read();
+            while self.pump(newest) == Fed::Full {
+                text.push_str(&self.read());
+            }
+            text + &self.read()
+        }
+    }
+
+    fn file_line(file: usize, offset: u64) -> String {
+        let name = NAMES[file];
+        format!("{{\"action\":\"F\",\"file\":\"{name}\",\"offset\":{offset}}}\n")
+    }
+
+    #[test]
+    fn a_pipe_that_was_full_skips_no_file() {
+        let mut scene = Scene::new();
+        let long = format!("{}\n", "x".repeat(200_000));
+        scene.write(0, long.as_bytes());
+        assert_eq!(scene.pump(0), Fed::Full);
+        scene.write(1, b"second\n");
+        scene.write(2, b"third\n");
+        let text = scene.read_all(2);
+        let expected = [
+            file_line(0, 0),
+            long,
+            file_line(1, 0),
+            "second\n".to_owned(),
+            file_line(2, 0),
+            "third\n".to_owned(),
+        ];
+        assert!(text == expected.concat(), "{}", text.len());
+    }
+
+    #[test]
+    fn an_empty_directory_may_have_two_files_when_the_pipe_is_first_fed() {
+        let mut scene = Scene::new();
+        scene.write(0, b"first\n");
+        scene.write(1, b"second\n");
+        assert_eq!(scene.pump(1), Fed::All);
+        let expected = format!("{}first\n{}second\n", file_line(0, 0), file_line(1, 0));
+        assert_eq!(scene.read(), expected);
+    }
+
+    #[test]
+    fn what_was_cut_off_is_taken_back_where_it_was_seen_only() {
+        let mut scene = Scene::new();
+        scene.write(0, b"whole\nhalf\n");
+        assert_eq!(scene.pump(0), Fed::All);
+        let seen = scene.read();
+        assert!(seen.ends_with("whole\nhalf\n"), "{seen}");
+        let path = scene.path(0);
+        scene.feed.abort(&path, 6);
+        scene.write(0, b"whole\nagain\n");
+        assert_eq!(scene.pump(0), Fed::All);
+        assert_eq!(scene.read(), "{\"action\":\"X\"}\nagain\n");
+        // The next file is cut before the pipe has come to it.
+        scene.write(1, b"other\n");
+        let next = scene.path(1);
+        scene.feed.abort(&next, 0);
+        assert_eq!(scene.pump(1), Fed::All);
+        assert_eq!(scene.read(), format!("{}other\n", file_line(1, 0)));
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_noticed() {
+        let mut scene = Scene::new();
+        scene.write(0, b"line\n");
+        scene.reader = File::open("/dev/null").unwrap();
+        assert_eq!(scene.pump(0), Fed::Closed);
     }
 }

@@ -12,7 +12,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::decode::{Decoder, Plugin, decoder};
+use nix::poll::PollFlags;
+
+use super::decode::{Decoder, Plugin};
 use super::message::{LogicalMessage, RelationId};
 use super::positions::{Positions, ReceiveEnd};
 use super::relations::Relations;
@@ -35,6 +37,9 @@ const ALIVE: Duration = Duration::from_secs(10);
 
 /// How long one look at the socket may last, so that a new end position is seen.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How often the end of the last flush is looked for.
+const FLUSH_TICK: Duration = Duration::from_millis(5);
 
 /// How many bytes of the stream are decoded before the pipe and the clock are looked at.
 const BURST: usize = 1 << 20;
@@ -101,8 +106,10 @@ pub fn run(
     if let (Some(feed), Some((path, _))) = (&mut feed, writer.file()) {
         feed.begin(path, writer.boundary())?;
     }
-    // What is in the files may not be on disk: flushed is said only after a flush of ours.
+    // Opening has flushed what is in the files.
     let position = writer.recorded();
+    positions.advance_written(position);
+    positions.advance_flushed(position);
     let mut receive = Receive {
         files: Files {
             begun: None,
@@ -110,13 +117,12 @@ pub fn run(
             position,
             queue,
             positions: *positions,
-            shutdown: *shutdown,
+            flusher: Flusher::start(*positions)?,
             writer,
         },
         relations: source.relations()?,
-        decoder: decoder(spec.plugin, &spec.publication),
+        decoder: source.decoder(),
         feed,
-        flusher: Flusher::start(*positions)?,
         requested: Lsn::INVALID,
         last_flush: Instant::now(),
         last_status: Instant::now(),
@@ -140,7 +146,7 @@ struct Files<'a> {
     position: Lsn,
     queue: Option<&'a MessageQueue<TransformWork>>,
     positions: Positions,
-    shutdown: Shutdown,
+    flusher: Flusher,
 }
 
 struct Receive<'a> {
@@ -148,12 +154,19 @@ struct Receive<'a> {
     relations: Relations,
     decoder: Box<dyn Decoder>,
     feed: Option<Feed>,
-    flusher: Flusher,
     /// The position of the last flush that was asked for.
     requested: Lsn,
     last_flush: Instant,
     last_status: Instant,
     last_asked: Instant,
+}
+
+/// What comes after a look at the stream.
+enum Step {
+    On,
+    AtEnd,
+    /// The pipe is of no use any more.
+    PipeOver(ReceiveEnd),
 }
 
 impl Receive<'_> {
@@ -162,23 +175,25 @@ impl Receive<'_> {
         source: &mut source::Source<'_>,
         shutdown: &Shutdown,
     ) -> Result<ReceiveEnd> {
-        if let Some(end) = self.reached_end(shutdown)? {
-            return Ok(end);
+        if self.is_at_end() {
+            return self.finish(None, shutdown);
         }
         let mut stream = source.start(self.files.position, self.decoder.as_mut())?;
         loop {
             match self.step(&mut stream, shutdown) {
-                Ok(None) => {}
-                Ok(Some(end)) => {
+                Ok(Step::On) => {}
+                Ok(Step::AtEnd) => return self.finish(Some(stream), shutdown),
+                Ok(Step::PipeOver(end)) => {
                     stream.stop();
                     return Ok(end);
                 }
                 Err(error) if error.is_connection_lost() => {
-                    log::warn!("{error}; connecting again");
                     drop(stream);
                     self.forget_transaction()?;
-                    stream = source.start(self.files.position, self.decoder.as_mut())?;
-                    log::info!("receiving again from {}", self.files.position);
+                    // It may be in the middle of a transaction too.
+                    self.decoder = source.decoder();
+                    let position = self.files.position;
+                    stream = source.start_again(position, error, self.decoder.as_mut())?;
                 }
                 Err(error) => {
                     stream.stop();
@@ -189,11 +204,7 @@ impl Receive<'_> {
     }
 
     /// Take what has come, write it, tell the server; then wait for more.
-    fn step(
-        &mut self,
-        stream: &mut ReplicationStream,
-        shutdown: &Shutdown,
-    ) -> Result<Option<ReceiveEnd>> {
+    fn step(&mut self, stream: &mut ReplicationStream, shutdown: &Shutdown) -> Result<Step> {
         shutdown.check()?;
         let mut seen = 0;
         let mut is_drained = false;
@@ -219,16 +230,15 @@ impl Receive<'_> {
                 }
             }
         }
-        self.files.writer.write()?;
+        self.files.write()?;
         self.flush_if_due()?;
         self.report(stream, must_reply)?;
-        if let Some(end) = self.reached_end(shutdown)? {
-            self.send_status(stream, false)?;
-            return Ok(Some(end));
+        if self.is_at_end() {
+            return Ok(Step::AtEnd);
         }
         match self.pump()? {
-            Some(Fed::Stalled) => return Ok(Some(ReceiveEnd::PipeStalled)),
-            Some(Fed::Closed) => return Ok(Some(ReceiveEnd::PipeClosed)),
+            Some(Fed::Stalled) => return Ok(Step::PipeOver(ReceiveEnd::PipeStalled)),
+            Some(Fed::Closed) => return Ok(Step::PipeOver(ReceiveEnd::PipeClosed)),
             Some(Fed::Full) if is_drained => {
                 let fd = self.feed.as_ref().map(Feed::fd);
                 stream.wait(fd, Instant::now() + TICK, shutdown)?;
@@ -236,7 +246,7 @@ impl Receive<'_> {
             _ if is_drained => stream.wait(None, Instant::now() + TICK, shutdown)?,
             _ => {}
         }
-        Ok(None)
+        Ok(Step::On)
     }
 
     fn decode(&mut self, start: Lsn, payload: &[u8]) -> Result<()> {
@@ -258,7 +268,7 @@ impl Receive<'_> {
 
     /// Note a position that no transaction has, and ask for a flush of what is complete.
     fn flush_if_due(&mut self) -> Result<()> {
-        self.flusher.check()?;
+        self.files.flusher.check()?;
         if self.last_flush.elapsed() < INTERVAL {
             return Ok(());
         }
@@ -275,7 +285,7 @@ impl Receive<'_> {
         failpoint("receive.before_flush")?;
         if let Some(file) = self.files.writer.handle() {
             self.requested = recorded;
-            self.flusher.request(file, recorded)?;
+            self.files.flusher.request(file, recorded)?;
         }
         Ok(())
     }
@@ -296,10 +306,12 @@ impl Receive<'_> {
         if !must_reply && !must_ask && self.last_status.elapsed() < limit {
             return Ok(());
         }
-        if must_ask {
+        // A server that is busy with other databases says by itself where it is only once it has caught up.
+        let asks = must_ask || self.last_asked.elapsed() >= ALIVE;
+        if asks {
             self.last_asked = Instant::now();
         }
-        self.send_status(stream, must_ask)
+        self.send_status(stream, asks)
     }
 
     fn send_status(&mut self, stream: &mut ReplicationStream, ask: bool) -> Result<()> {
@@ -309,34 +321,46 @@ impl Receive<'_> {
         stream.send_status(written, positions.flushed(), positions.replayed(), ask)
     }
 
-    /// At the end position, with everything written, flushed and passed on?
-    fn reached_end(&mut self, shutdown: &Shutdown) -> Result<Option<ReceiveEnd>> {
-        let files = &mut self.files;
+    /// Only between transactions: one that begins before the end position may end before it too.
+    fn is_at_end(&self) -> bool {
+        let files = &self.files;
         let endpos = files.positions.endpos();
-        // Only between transactions: one that begins before the end position may end before it too.
-        if files.is_in_transaction || endpos.is_none_or(|endpos| files.position < endpos) {
-            return Ok(None);
-        }
-        files.note_position()?;
-        files.writer.write()?;
+        !files.is_in_transaction && endpos.is_some_and(|endpos| files.position >= endpos)
+    }
+
+    /// At the end position: flush, tell the server, let it go; then the pipe gets the rest, which may take its time.
+    fn finish(
+        &mut self,
+        stream: Option<ReplicationStream>,
+        shutdown: &Shutdown,
+    ) -> Result<ReceiveEnd> {
+        self.files.note_position()?;
+        self.files.write()?;
         self.request_flush()?;
         log::info!(
             "received everything up to the end position: now at {}",
             self.files.position
         );
+        while self.files.positions.flushed() < self.requested {
+            self.files.flusher.check()?;
+            shutdown.sleep(FLUSH_TICK)?;
+        }
+        if let Some(mut stream) = stream {
+            // A connection that breaks now has done its work; the next one reports the same.
+            let _ = self.send_status(&mut stream, false);
+            stream.stop();
+        }
         loop {
-            let is_fed = match self.pump()? {
-                None | Some(Fed::All) => true,
-                Some(Fed::Closed) => return Ok(Some(ReceiveEnd::PipeClosed)),
-                Some(Fed::Stalled) => return Ok(Some(ReceiveEnd::PipeStalled)),
-                Some(Fed::Full) => false,
-            };
-            self.flusher.check()?;
-            let is_flushed = self.files.positions.flushed() >= self.requested;
-            if is_fed && is_flushed {
-                return Ok(Some(ReceiveEnd::EndPos));
+            match self.pump()? {
+                None | Some(Fed::All) => return Ok(ReceiveEnd::EndPos),
+                Some(Fed::Closed) => return Ok(ReceiveEnd::PipeClosed),
+                Some(Fed::Stalled) => return Ok(ReceiveEnd::PipeStalled),
+                Some(Fed::Full) => {}
             }
-            shutdown.sleep(Duration::from_millis(5))?;
+            if let Some(feed) = &self.feed {
+                let deadline = Some(Instant::now() + TICK);
+                shutdown.poll(&[(feed.fd(), PollFlags::POLLOUT)], deadline)?;
+            }
         }
     }
 
@@ -346,17 +370,17 @@ impl Receive<'_> {
         files.begun = None;
         files.is_in_transaction = false;
         files.writer.abort()?;
-        if let Some(feed) = &mut self.feed {
-            feed.abort(files.writer.boundary());
+        if let (Some(feed), Some((path, _))) = (&mut self.feed, files.writer.file()) {
+            feed.abort(path, files.writer.boundary());
         }
         Ok(())
     }
 
     fn close(mut self) -> Result<()> {
         self.forget_transaction()?;
-        self.files.writer.write()?;
+        self.files.write()?;
         self.request_flush()?;
-        self.flusher.finish()
+        self.files.flusher.finish()
     }
 }
 
@@ -390,6 +414,7 @@ impl Files<'_> {
             }
             LogicalMessage::Commit { lsn, .. } => self.commit(message, *lsn),
             LogicalMessage::Relation { .. }
+            | LogicalMessage::Start { .. }
             | LogicalMessage::Keepalive { .. }
             | LogicalMessage::File { .. }
             | LogicalMessage::Abort => Ok(()),
@@ -406,10 +431,13 @@ impl Files<'_> {
 
     fn choose_file(&mut self) -> Result<()> {
         let ends_with = self.writer.recorded();
-        if self.writer.choose_file()? {
+        if let Some(complete) = self.writer.choose_file()? {
+            self.flusher.request(complete, ends_with)?;
             failpoint("receive.after_file")?;
             if let Some(queue) = self.queue {
-                queue.send(&TransformWork::Segment(ends_with), &self.shutdown)?;
+                // A queue that is full needs no more: transform looks for all files at each item, and has one to come. Waiting for
+                // it here would keep the source waiting.
+                queue.try_send(&TransformWork::Segment(ends_with))?;
             }
         }
         Ok(())
@@ -434,7 +462,13 @@ impl Files<'_> {
         }
         self.writer.add(message)?;
         self.positions.advance_activity(lsn);
-        self.positions.advance_written(lsn);
+        Ok(())
+    }
+
+    /// Hand over what was gathered; only then it counts as written.
+    fn write(&mut self) -> Result<()> {
+        self.writer.write()?;
+        self.positions.advance_written(self.writer.recorded());
         Ok(())
     }
 
@@ -446,8 +480,6 @@ impl Files<'_> {
         self.choose_file()?;
         self.writer
             .add(&LogicalMessage::Keepalive { lsn: self.position })?;
-        self.writer.write()?;
-        self.positions.advance_written(self.position);
-        Ok(())
+        self.write()
     }
 }

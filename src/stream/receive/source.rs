@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 
 use super::ReceiveSpec;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{quote_ident, quote_literal};
 use crate::lsn::{Lsn, WalSegments};
 use crate::pg::connect::connect_once;
 use crate::pg::session::open_source;
 use crate::pg::wire::{Connection, ReplicationStream};
-use crate::stream::decode::Decoder;
+use crate::stream::decode::{Decoder, decoder};
 use crate::stream::relations::Relations;
+use crate::stream::slot;
 use crate::sys::signal::Shutdown;
 
 /// Between attempts: short first, as most interruptions are.
@@ -32,9 +33,19 @@ const SETTINGS: &str = "-c TimeZone=UTC -c DateStyle=ISO,YMD -c IntervalStyle=po
      -c bytea_output=hex -c lc_monetary=C -c xmloption=content -c search_path=pg_catalog -c statement_timeout=0 \
      -c idle_in_transaction_session_timeout=0 -c lock_timeout=0";
 
+/// A slot that is still in use after this long is held by somebody who lives: who that is can be said.
+const HELD: Duration = Duration::from_secs(60);
+
+/// A stream that the server ends with an error so many times in a row, without having sent a transaction, will do so again:
+/// a publication that was dropped, a plugin that cannot read its own catalog.
+const MOST_FRUITLESS: u32 = 5;
+
 pub struct Source<'a> {
     spec: &'a ReceiveSpec,
     shutdown: Shutdown,
+    /// How often the stream ended where it had begun, and where that was.
+    fruitless: u32,
+    started_at: Lsn,
 }
 
 impl Source<'_> {
@@ -42,7 +53,14 @@ impl Source<'_> {
         Ok(Source {
             spec,
             shutdown: *shutdown,
+            fruitless: 0,
+            started_at: Lsn::INVALID,
         })
+    }
+
+    /// A new one for each stream.
+    pub fn decoder(&self) -> Box<dyn Decoder> {
+        decoder(self.spec.plugin, &self.spec.publication)
     }
 
     /// How the source cuts its log.
@@ -72,13 +90,43 @@ impl Source<'_> {
         Relations::fetch(&mut connection, Box::new(open))
     }
 
+    /// Start the stream again after it ended with `error`.
+    pub fn start_again(
+        &mut self,
+        position: Lsn,
+        error: Error,
+        decoder: &mut dyn Decoder,
+    ) -> Result<ReplicationStream> {
+        self.fruitless = match position > self.started_at {
+            true => 0,
+            false => self.fruitless + 1,
+        };
+        let is_refusal = |error: &Error| {
+            let said = error.server_error();
+            said.is_some_and(|said| said.severity == "ERROR")
+        };
+        if is_refusal(&error) && self.fruitless >= MOST_FRUITLESS {
+            return Err(self.explain(error));
+        }
+        log::warn!("{error}; connecting again");
+        if self.fruitless > 0 {
+            let pause = FIRST_PAUSE * 2u32.pow(self.fruitless.min(7));
+            self.shutdown.sleep(pause.min(LONGEST_PAUSE))?;
+        }
+        let stream = self.start(position, decoder)?;
+        log::info!("receiving again from {position}");
+        Ok(stream)
+    }
+
     /// Start the stream after `position`, waiting for a source that is away and for a slot that somebody dead still holds.
-    pub fn start(&self, position: Lsn, decoder: &mut dyn Decoder) -> Result<ReplicationStream> {
+    pub fn start(&mut self, position: Lsn, decoder: &mut dyn Decoder) -> Result<ReplicationStream> {
+        self.started_at = position;
         let mut sql = self.start_sql(position, &decoder.options());
         let mut pause = FIRST_PAUSE;
         let mut told: Option<Instant> = None;
+        let mut in_use_since: Option<Instant> = None;
         loop {
-            let error = match self.connect().and_then(|it| it.start_replication(&sql)) {
+            let error = match self.try_start(position, &sql) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };
@@ -87,10 +135,7 @@ impl Source<'_> {
                 continue;
             }
             if !may_pass(&error) {
-                return Err(error.context(format!(
-                    "could not receive from slot \"{}\"",
-                    self.spec.slot_name
-                )));
+                return Err(self.explain(error));
             }
             // A slot is released within moments when its receiver was stopped in good order: not worth a line.
             let is_new = told.is_none() && pause > FIRST_PAUSE * 4;
@@ -98,8 +143,78 @@ impl Source<'_> {
                 log::warn!("waiting for the source: {error}");
                 told = Some(Instant::now());
             }
+            if !error.is_any_of(&[SqlState::OBJECT_IN_USE]) {
+                in_use_since = None;
+            } else if in_use_since.get_or_insert_with(Instant::now).elapsed() > HELD {
+                self.tell_holder();
+                in_use_since = None;
+            }
             self.shutdown.sleep(pause)?;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn explain(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::State | ErrorKind::Interrupted => error,
+            _ => error.context(format!(
+                "could not receive from slot \"{}\"",
+                self.spec.slot_name
+            )),
+        }
+    }
+
+    fn try_start(&self, position: Lsn, sql: &str) -> Result<ReplicationStream> {
+        let mut connection = self.connect()?;
+        self.check_position(&mut connection, position)?;
+        connection.start_replication(sql)
+    }
+
+    /// Asked for an older position than it has confirmed, the server begins at the confirmed one without a word: what was
+    /// committed between would be missing.
+    fn check_position(&self, connection: &mut Connection, position: Lsn) -> Result<()> {
+        let slot = slot::find(connection, &self.spec.slot_name)?;
+        match slot.and_then(|slot| slot.confirmed_flush) {
+            Some(confirmed) if confirmed > position => Err(Error::state(format!(
+                "cannot receive from {position} on: slot \"{}\" has confirmed everything before {confirmed}, \
+                 and the source may have removed it",
+                self.spec.slot_name
+            ))
+            .with_detail(format!(
+                "The files in \"{}\" end at {position}.",
+                self.spec.dir.display()
+            ))
+            .with_hint(
+                "Files were removed or damaged, or somebody else received from the slot. Start over with --restart.",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Who uses the slot; nothing when that cannot be learned.
+    fn tell_holder(&self) {
+        let name = &self.spec.slot_name;
+        let open = open_source(
+            &self.spec.source,
+            &self.spec.application_name,
+            &self.shutdown,
+        );
+        let held = open.and_then(|mut connection| {
+            connection.query(&format!(
+                "SELECT a.pid, a.application_name, COALESCE(a.client_addr::text, 'the same machine'), a.backend_start::text \
+                 FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = {}",
+                quote_literal(name)
+            ))
+        });
+        for row in held.iter().flatten() {
+            let text = |column| row.opt_text(column).ok().flatten().unwrap_or("");
+            log::warn!(
+                "slot \"{name}\" is in use by pid {} of the source, \"{}\" from {}, connected since {}",
+                text(0),
+                text(1),
+                text(2),
+                text(3)
+            );
         }
     }
 
@@ -129,10 +244,19 @@ impl Source<'_> {
     }
 }
 
-/// Away, starting, full, or the slot is in use: tried again. A slot that is not there, or a wrong password, stays so.
+/// Away, starting, full, or the slot is in use: tried again. A slot that is not there, or a wrong password, stays so. What
+/// the server did not say itself (a name that is not found, a handshake that broke) is the network's, as it was reached
+/// before.
 fn may_pass(error: &Error) -> bool {
+    let is_unreachable = error.kind() == ErrorKind::Source && error.sqlstate().is_none();
+    let is_refused = error.sqlstate().is_some_and(|state| {
+        // A wrong password, no line in pg_hba.conf, no such database: FATAL, and so for good.
+        state.starts_with("28") || state.starts_with("3D")
+    });
     !error.is_interrupted()
-        && (error.is_connection_lost()
+        && !is_refused
+        && (is_unreachable
+            || error.is_connection_lost()
             || error.is_any_of(&[
                 SqlState::OBJECT_IN_USE,
                 SqlState::CANNOT_CONNECT_NOW,
@@ -140,4 +264,45 @@ fn may_pass(error: &Error) -> bool {
                 SqlState::ADMIN_SHUTDOWN,
                 SqlState::CRASH_SHUTDOWN,
             ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_pass;
+    use crate::error::{Error, ServerError, Side};
+
+    fn said(severity: &str, sqlstate: &str) -> Error {
+        let server = ServerError {
+            severity: severity.to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            message: "no".to_owned(),
+            ..ServerError::default()
+        };
+        Error::server(Side::Source, server)
+    }
+
+    #[test]
+    fn what_may_pass_is_waited_for() {
+        for error in [
+            said("FATAL", "57P01"),
+            said("FATAL", "57P03"),
+            said("FATAL", "53300"),
+            said("ERROR", "55006"),
+            Error::connection_lost(Side::Source, "closed"),
+            Error::on(Side::Source, "could not resolve host name \"db\""),
+        ] {
+            assert!(may_pass(&error), "{error}");
+        }
+        for error in [
+            said("FATAL", "28P01"),
+            said("FATAL", "28000"),
+            said("FATAL", "3D000"),
+            said("ERROR", "42704"),
+            said("ERROR", "55000"),
+            Error::state("the slot is ahead"),
+            Error::interrupted(),
+        ] {
+            assert!(!may_pass(&error), "{error}");
+        }
+    }
 }

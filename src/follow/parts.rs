@@ -1,0 +1,159 @@
+//! The parts of follow as commands of their own: the same engines, one at a time. Runs in the parent of each command, which
+//! exchanges positions with the sentinel and waits.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::modes::{Event, StreamMode};
+use super::{Follow, FollowSpec, begin};
+use crate::error::{Error, ErrorKind, Result};
+use crate::stream::apply::{Applied, Applier};
+use crate::stream::positions::Positions;
+use crate::stream::receive;
+use crate::sys::signal::Shutdown;
+use crate::sys::supervisor::WorkerSet;
+use crate::workdir::{Service, WorkDir, location};
+
+/// How often the parent exchanges positions; a child's end wakes it earlier.
+const TICK: Duration = Duration::from_millis(100);
+
+/// `stream prefetch`: receive and transform into files until the end position; nothing is applied.
+pub fn prefetch(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
+    let workdir = open(spec)?;
+    let follow = begin(spec, shutdown)?;
+    let positions = Positions::create()?;
+    let mut remote = follow.remote(&positions)?;
+    follow.set_endpos(&mut remote, &positions)?;
+    let mut trio = follow.trio(positions, &workdir);
+    trio.may_apply = false;
+    loop {
+        log::info!("{}", StreamMode::Prefetch.words());
+        // An end position that moved on begins it again.
+        if trio.run(StreamMode::Prefetch, &mut remote)? == Event::EndPos {
+            return remote.exchange_now(&positions);
+        }
+    }
+}
+
+/// `stream catchup`: make the scripts that are missing and apply them, until none is left or the end position is reached.
+pub fn catchup(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
+    one_mode(spec, StreamMode::Drain, shutdown)
+}
+
+/// `stream replay`: receive, transform and apply, joined by pipes, until the end position.
+pub fn replay(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
+    one_mode(spec, StreamMode::Live, shutdown)
+}
+
+fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<()> {
+    let workdir = open(spec)?;
+    let follow = begin(spec, shutdown)?;
+    let positions = Positions::create()?;
+    let mut remote = follow.remote(&positions)?;
+    follow.set_endpos(&mut remote, &positions)?;
+    follow.disable_triggers()?;
+    let mut trio = follow.trio(positions, &workdir);
+    trio.must_apply = true;
+    log::info!("{}", mode.words());
+    let event = trio.run(mode, &mut remote)?;
+    remote.exchange_now(&positions)?;
+    match (mode, event) {
+        (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => missed(&positions),
+        (_, event) => Err(Error::new(
+            ErrorKind::Child,
+            format!("ended before the end position ({event:?})"),
+        )
+        .with_hint("Nothing is lost: run \"pgcopydb stream catchup\", or follow with --resume.")),
+    }
+}
+
+/// `stream receive`: the segment files, and the messages on stdout if it is given.
+pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) -> Result<()> {
+    let workdir = open(spec)?;
+    let follow = begin(spec, shutdown)?;
+    let positions = Positions::create()?;
+    let mut remote = follow.remote(&positions)?;
+    follow.set_endpos(&mut remote, &positions)?;
+    let trio = follow.trio(positions, &workdir);
+    let mut workers = WorkerSet::new();
+    workers.start_one("receive", |shutdown| {
+        let end = receive::run(&trio.receive, &positions, stdout, None, &shutdown)?;
+        positions.set_receive_end(end);
+        Ok(())
+    })?;
+    loop {
+        shutdown.poll(&[], Some(Instant::now() + TICK))?;
+        remote.exchange(&positions)?;
+        if let Some(ended) = workers.reap().first() {
+            if !ended.reason.is_success() {
+                return Err(ended.error());
+            }
+            return match positions.receive_end() {
+                Some(crate::stream::positions::ReceiveEnd::EndPos) => {
+                    remote.exchange_now(&positions)
+                }
+                _ => Err(Error::new(
+                    ErrorKind::Child,
+                    "nobody reads the messages any more",
+                )),
+            };
+        }
+    }
+}
+
+/// `stream apply`: one script, from a file or from a pipe. Runs in this process, as there is nothing beside it.
+pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Result<()> {
+    let workdir = open(spec)?;
+    let follow = begin(spec, shutdown)?;
+    let positions = Positions::create()?;
+    positions.set_endpos(spec.endpos);
+    follow.disable_triggers()?;
+    let trio = follow.trio(positions, &workdir);
+    let mut applier = Applier::connect(&trio.apply, &positions, shutdown)?;
+    let applied = match script {
+        Script::File(path) => applier.run_file(path)?,
+        Script::Pipe(input) => applier.run_pipe(input)?,
+    };
+    applier.finish()?;
+    match (applied, spec.endpos) {
+        (Applied::EndOfInput, Some(endpos)) => Err(Error::new(
+            ErrorKind::Child,
+            format!(
+                "the script ended before the end position {endpos}: applied up to {}",
+                positions.replayed()
+            ),
+        )),
+        _ => missed(&positions),
+    }
+}
+
+/// Where a script comes from.
+pub enum Script<'a> {
+    File(&'a Path),
+    Pipe(OwnedFd),
+}
+
+fn open(spec: &FollowSpec) -> Result<WorkDir> {
+    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
+    workdir.remove_noted_follow_queue()?;
+    Ok(workdir)
+}
+
+fn missed(positions: &Positions) -> Result<()> {
+    super::finish::check_missed(positions)
+}
+
+impl Follow<'_> {
+    pub(super) fn set_endpos(
+        &self,
+        remote: &mut super::remote::Remote,
+        positions: &Positions,
+    ) -> Result<()> {
+        if let Some(endpos) = self.spec.endpos {
+            self.open_sentinel()?.set_endpos(endpos)?;
+            remote.exchange_now(positions)?;
+        }
+        Ok(())
+    }
+}
