@@ -72,7 +72,8 @@ const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
      (SELECT count(*) FROM pg_stat_get_wal_senders()), current_setting('max_wal_senders')::int8, \
      (SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname = 'rds_replication' \
           AND pg_has_role(current_user, m.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user), \
-     quote_ident(current_user), current_setting('output_plugin_libraries', true), pg_is_in_recovery(), \
+     quote_ident(current_user), (SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'), \
+     pg_is_in_recovery(), \
      (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database())";
 
 fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<String>> {
@@ -87,6 +88,7 @@ fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<String>> 
             user = row.text(6)?
         ));
     }
+    // pg_settings hides it from roles without pg_read_all_settings: these are told by the server, when the slot is made.
     if let Some(allowed) = row.opt_text(7)? {
         problems.extend(check_plugin_list(allowed, plugin));
     }

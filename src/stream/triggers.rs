@@ -17,8 +17,24 @@ pub struct Firing {
     pub name: String,
     /// "TRIGGER" or "RULE".
     pub kind: String,
-    /// "ALWAYS" or "REPLICA".
+    /// "ALWAYS" or "REPLICA"; for the copy of such a trigger on a partition also "ORIGIN" or "DISABLED".
     pub when: String,
+}
+
+impl Firing {
+    fn is_same_object(&self, other: &Firing) -> bool {
+        (&self.table, &self.name, &self.kind) == (&other.table, &other.name, &other.kind)
+    }
+
+    /// The words of ALTER TABLE that bring its state back.
+    fn restoring(&self) -> &'static str {
+        match self.when.as_str() {
+            "ALWAYS" => "ENABLE ALWAYS",
+            "REPLICA" => "ENABLE REPLICA",
+            "ORIGIN" => "ENABLE",
+            _ => "DISABLE",
+        }
+    }
 }
 
 fn file_in(dir: &Path) -> PathBuf {
@@ -43,22 +59,29 @@ pub fn noted(dir: &Path) -> Result<Vec<Firing>> {
     }
 }
 
-/// Those of partitions come last: a statement about the parent's trigger changes its copies too, so that restoring in this
-/// order leaves each as it was. Before 13 the copies are internal triggers, which have no state of their own.
+/// Those that fire, and the copies of such triggers on partitions, whatever their state: a statement about the parent's
+/// changes them too. Parents come first, so that restoring in this order leaves each as it was. Before 13 the copies are
+/// internal triggers, which have no state of their own.
 fn find(target: &mut Connection) -> Result<Vec<Firing>> {
-    let is_copy = match target.server_version() {
-        130_000.. => "tgparentid <> 0",
-        _ => "false",
+    let copies = match target.server_version() {
+        130_000.. => {
+            "UNION ALL SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, f.depth + 1 FROM pg_trigger t \
+                 JOIN firing f ON t.tgparentid = f.oid"
+        }
+        _ => "",
     };
     let rows = target
         .query(&format!(
-            "SELECT n.nspname, c.relname, f.name, f.kind, CASE f.fires WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
-             FROM (SELECT tgrelid AS relation, tgname AS name, 'TRIGGER' AS kind, tgenabled AS fires, \
-                       {is_copy} AS is_copy FROM pg_trigger WHERE NOT tgisinternal \
-                   UNION ALL SELECT ev_class, rulename, 'RULE', ev_enabled, false FROM pg_rewrite) f \
+            "WITH RECURSIVE firing (oid, relation, name, fires, depth) AS ( \
+                 SELECT oid, tgrelid, tgname, tgenabled, 0 FROM pg_trigger \
+                 WHERE NOT tgisinternal AND tgenabled IN ('A', 'R') {copies}) \
+             SELECT n.nspname, c.relname, f.name, f.kind, CASE f.fires WHEN 'A' THEN 'ALWAYS' WHEN 'R' THEN 'REPLICA' \
+                 WHEN 'O' THEN 'ORIGIN' ELSE 'DISABLED' END \
+             FROM (SELECT relation, name, fires, 'TRIGGER' AS kind, max(depth) AS depth FROM firing GROUP BY 1, 2, 3 \
+                   UNION ALL SELECT ev_class, rulename, ev_enabled, 'RULE', 0 FROM pg_rewrite \
+                   WHERE ev_enabled IN ('A', 'R')) f \
                  JOIN pg_class c ON c.oid = f.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE f.fires IN ('A', 'R') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
-             ORDER BY f.is_copy, 1, 2, 3"
+             WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY f.depth, 1, 2, 3"
         ))
         .context("could not look for triggers on the target")?;
     rows.iter()
@@ -83,7 +106,8 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     all.extend(
         found
             .iter()
-            .filter(|firing| !all.contains(firing))
+            // Noted by a run that was killed in the middle: what it changed since is not what it was.
+            .filter(|firing| !all.iter().any(|noted| noted.is_same_object(firing)))
             .cloned()
             .collect::<Vec<_>>(),
     );
@@ -98,7 +122,7 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     } in &found
     {
         log::info!(
-            "{kind} {} of table {table} is ENABLE {when}: disabled until the end position",
+            "{kind} {} of table {table}, which is {when}, is disabled until the end position",
             quote_ident(name)
         );
         target
@@ -150,14 +174,15 @@ pub fn restore(target: &mut Connection, dir: &Path) -> Result<()> {
         }
         target
             .execute(&format!(
-                "ALTER TABLE {table} ENABLE {when} {kind} {}",
+                "ALTER TABLE {table} {} {kind} {}",
+                firing.restoring(),
                 quote_ident(name)
             ))
             .with_context(|| {
                 format!("could not restore a trigger of table {table} on the target")
             })?;
         log::info!(
-            "{kind} {} of table {table} is ENABLE {when} again",
+            "{kind} {} of table {table} is {when} again",
             quote_ident(name)
         );
     }
