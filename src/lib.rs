@@ -8,6 +8,12 @@
 //!   |- large-object worker 1..N  lo_get to lo_from_bytea             queue: batches
 //!   |- index worker 1..N         CREATE INDEX, then ADD CONSTRAINT   queue: indexes, fed by copy workers
 //!   `- vacuum worker 1..N        VACUUM ANALYZE                      queue: tables, fed by index workers
+//!
+//! pgcopydb follow (parent): exchanges positions with the sentinel, switches modes, reaps
+//!   |- receive     replication stream to JSON segment files           to transform: System V queue, or pipe (live)
+//!   |- transform   JSON lines to script lines                         to apply: script files, or pipe (live)
+//!   `- apply       script lines to committed transactions             shared memory: positions
+//! pgcopydb clone --follow (parent): a clone and a follow as its children, joined by the slot's snapshot
 //! ```
 //!
 //! The parent blocks, has one thread and forks; workers leave through `_exit`. They share nothing but what they inherited
@@ -19,9 +25,9 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
-//! | stories | [`clone`]: the phases, top to bottom |
-//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`dump`]: pg_dump, pg_restore and the archive between |
-//! | knowledge | [`catalog`]: what exists; [`snapshot`]: export, hold, import; [`workdir`]: what is on disk |
+//! | stories | [`clone`]: the phases, top to bottom; [`follow`]: the modes, and both together |
+//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
+//! | knowledge | [`catalog`]: what exists; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
 //! | system | [`sys`]: the only `unsafe`: processes, signals, queues, durable files |
 //! | words | [`error`], [`ident`], [`lsn`], [`logging`] |

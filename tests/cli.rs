@@ -62,10 +62,12 @@ fn help_and_version_go_to_stdout() {
 #[test]
 fn help_lists_only_what_works() {
     let help = stdout(&pgcopydb(&[], &["help"]));
-    for name in ["clone", "copy", "snapshot", "ping", "version", "help"] {
+    for name in [
+        "clone", "copy", "follow", "stream", "snapshot", "ping", "version", "help",
+    ] {
         assert!(help.contains(&format!("\n  {name} ")), "{name}");
     }
-    for name in ["follow", "stream", "compare", "restore", "dump", "list"] {
+    for name in ["compare", "restore", "dump", "list"] {
         assert!(!help.contains(&format!("\n  {name} ")), "{name}");
     }
 }
@@ -99,12 +101,29 @@ fn mistakes_end_with_code_1_and_one_cause() {
         (&["snapshot"], "no source database given"),
         (&["ping"], "no database given"),
         (&["klone"], "unknown command \"klone\""),
-        (&["follow"], "command \"follow\" is not built yet"),
+        (&["follow"], "no source database given"),
+        (&["stream", "sentinel", "get"], "no source database given"),
         (
-            &["stream", "sentinel", "get"],
-            "command \"stream sentinel\" is not built yet",
+            &["stream", "prune"],
+            "command \"stream prune\" is not built yet",
         ),
-        (&["clone", "--follow"], "option --follow is not built yet"),
+        (
+            &["clone", "-S", "dbname=a", "--follow"],
+            "no target database given",
+        ),
+        (
+            &["clone", "--plugin", "pgoutput"],
+            "option --plugin needs --follow",
+        ),
+        (
+            &["clone", "--follow", "--plugin", "decoderbufs"],
+            "--plugin",
+        ),
+        (
+            &["clone", "--follow", "--slot-name", "My Slot"],
+            "--slot-name",
+        ),
+        (&["clone", "--follow", "--endpos", "soon"], "--endpos"),
         (&["clone", "--roles"], "option --roles is not built yet"),
         (&["clone", "--sideways"], "unknown option --sideways"),
         (&["clone", "--table-jobs", "0"], "--table-jobs"),

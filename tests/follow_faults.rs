@@ -87,7 +87,7 @@ fn apply_is_killed() {
 
 #[test]
 fn the_parent_is_killed() {
-    resumes_after_kill_of("parent", "wal2json");
+    resumes_after_kill_of("parent", "test_decoding");
 }
 
 /// Trap 46: a stop by a signal is no end position, and the run dies by that signal.

@@ -32,6 +32,7 @@ mod session_settings;
 mod signals;
 mod snapshot_command;
 mod source_changes;
+mod stream_commands;
 mod stream_setup;
 mod support;
 mod support_works;

@@ -22,7 +22,7 @@ pub const TEST_ID: &str = "PGCOPYDB_TEST_ID";
 /// Long enough for any run of a small database on a busy machine.
 pub const RUN_DEADLINE: Duration = Duration::from_secs(120);
 
-fn program() -> OsString {
+pub fn program() -> OsString {
     std::env::var_os("PGCOPYDB_UNDER_TEST")
         .unwrap_or_else(|| OsString::from(env!("CARGO_BIN_EXE_pgcopydb")))
 }

@@ -1,13 +1,17 @@
 //! Carrying out a chunk on the target: by sets where the plan says so, row by row when a set is refused. Runs in the apply
 //! process. Every statement's result is read and counted before anything is committed.
 
+mod send;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use postgres::error::SqlState;
 
+use send::Expected;
+
 use super::chunk::{Change, Chunk, Place};
-use super::plan::{Cells, Knowledge, StatementPlan, Step, TableId, plan};
+use super::plan::{Knowledge, StatementPlan, Step, TableId, plan};
 use super::session::Session;
 use super::sql;
 use super::target::{RESUME, Target, TargetTable};
@@ -448,171 +452,6 @@ impl Executor {
             names.join(", "),
             change.place()
         ))
-    }
-
-    fn forget_if_many(&mut self, session: &mut Session) -> Result<()> {
-        if self.prepared.names.len() < MOST_PREPARED {
-            return Ok(());
-        }
-        let names: Vec<String> = self.prepared.names.drain().map(|(_, name)| name).collect();
-        let sql: Vec<String> = names
-            .iter()
-            .map(|name| format!("DEALLOCATE {name}"))
-            .collect();
-        session.connection.execute(&sql.join("; "))?;
-        Ok(())
-    }
-
-    /// Gather a step; what it must come to.
-    fn add_step(
-        &mut self,
-        session: &mut Session,
-        step: &Step<'_>,
-        changes: &[Change<'_>],
-    ) -> Result<Expected> {
-        match step {
-            Step::Row(number) => {
-                let Some(Change::Execute {
-                    statement,
-                    parameters,
-                    ..
-                }) = changes.get(*number)
-                else {
-                    return Err(unknown_statement());
-                };
-                let found = self.statements.get(statement);
-                let Some(resolved) = found.and_then(|found| found.resolved.as_ref()) else {
-                    return Err(unknown_statement());
-                };
-                let name = self.prepared.name(session, &resolved.sql)?;
-                session
-                    .connection
-                    .add_execute(&name, parameters.iter().map(Option::as_deref))?;
-                Ok(Expected::Row { number: *number })
-            }
-            Step::Truncate(number) => {
-                let Some(Change::Truncate {
-                    tables,
-                    restart_identity,
-                    ..
-                }) = changes.get(*number)
-                else {
-                    return Err(unknown_statement());
-                };
-                let sql = self.truncate(tables, *restart_identity);
-                let name = self.prepared.name(session, &sql)?;
-                session.connection.add_execute(&name, [])?;
-                Ok(Expected::Truncate)
-            }
-            Step::Delete { table, key, rows } => {
-                let it = &self.tables[*table];
-                let target = sql::table_name(&it.name.schema, &it.name.name, it.only);
-                let text = sql::delete(&target, &it.target, key);
-                self.add_set(session, &text, *table, key, rows)
-            }
-            Step::Update {
-                table,
-                set,
-                key,
-                rows,
-            } => {
-                let it = &self.tables[*table];
-                let target = sql::table_name(&it.name.schema, &it.name.name, it.only);
-                let text = sql::update(&target, &it.target, set, key);
-                let columns: Vec<usize> = set.iter().chain(key).copied().collect();
-                self.add_set(session, &text, *table, &columns, rows)
-            }
-            Step::Copy {
-                table,
-                columns,
-                rows,
-            } => {
-                let it = &self.tables[*table];
-                let target = sql::table_name(&it.name.schema, &it.name.name, false);
-                let text = sql::copy(&target, &it.target, columns);
-                let name = self.prepared.name(session, &text)?;
-                session.connection.add_execute(&name, [])?;
-                let mut data = Vec::new();
-                for row in rows {
-                    sql::add_row(&mut data, columns.iter().map(|column| row[*column].value()));
-                }
-                session.connection.add_copy_data(&data)?;
-                Ok(Expected::Set {
-                    table: *table,
-                    rows: rows.len() as u64,
-                })
-            }
-        }
-    }
-
-    fn add_set(
-        &mut self,
-        session: &mut Session,
-        text: &str,
-        table: TableId,
-        columns: &[usize],
-        rows: &[Cells<'_>],
-    ) -> Result<Expected> {
-        let name = self.prepared.name(session, text)?;
-        let arrays: Vec<Vec<u8>> = columns
-            .iter()
-            .map(|column| {
-                let mut array = b"{".to_vec();
-                for row in rows {
-                    sql::add_element(&mut array, row[*column].value());
-                }
-                array.push(b'}');
-                array
-            })
-            .collect();
-        session
-            .connection
-            .add_execute(&name, arrays.iter().map(|array| Some(&array[..])))?;
-        Ok(Expected::Set {
-            table,
-            rows: rows.len() as u64,
-        })
-    }
-
-    /// Exactly these tables. The source lists a partitioned table together with its partitions, less the filtered ones: only
-    /// they are emptied then. One that is partitioned here alone is emptied with whatever partitions it has.
-    fn truncate(&self, tables: &[(String, String)], restart_identity: bool) -> String {
-        let named: Vec<QualifiedName> = tables
-            .iter()
-            .map(|(schema, table)| QualifiedName::new(schema, table))
-            .collect();
-        let mut targets = Vec::with_capacity(named.len());
-        for name in &named {
-            let found = self.target.table(name);
-            let is_partitioned = found.is_some_and(|found| found.is_partitioned);
-            let has_own = |other: &QualifiedName| self.target.is_partition_of(other, name);
-            if !(is_partitioned && named.iter().any(has_own)) {
-                targets.push(sql::table_name(&name.schema, &name.name, !is_partitioned));
-            }
-        }
-        sql::truncate(&targets, restart_identity)
-    }
-}
-
-/// What a step must come to.
-enum Expected {
-    Row { number: usize },
-    Truncate,
-    Set { table: TableId, rows: u64 },
-}
-
-impl Prepared {
-    /// The name of a statement, which is gathered to be prepared if it was not.
-    fn name(&mut self, session: &mut Session, sql: &str) -> Result<String> {
-        if let Some(name) = self.names.get(sql) {
-            return Ok(name.clone());
-        }
-        // Numbers, not hashes: two statements can never share a name (trap 12).
-        self.next += 1;
-        let name = format!("pgcopydb_{}", self.next);
-        session.connection.add_parse(&name, sql)?;
-        self.names.insert(sql.to_owned(), name.clone());
-        Ok(name)
     }
 }
 

@@ -1,0 +1,185 @@
+//! Follow taken apart: each part as a command of its own, the pipeline of three, and a snapshot that is held for a follow.
+
+use std::process::{Command, Stdio};
+
+use pgcopydb::sys::failpoint::FOLLOW;
+
+use crate::support::cmd::program;
+use crate::support::following::{Following, SOON, shared};
+use crate::support::version::Version;
+use crate::support::wait_until;
+
+const TABLES: &str = "create table public.marks (mark int primary key);
+    create table t (id int primary key, v text); insert into t select g, 'old' from generate_series(1, 100) g";
+const CHANGES: &str = "update t set v = 'it''s new' where id < 50; delete from t where id = 7; insert into t values (1000, null);
+    insert into marks values (1)";
+
+/// Both databases hold the same rows, and slot, origin and sentinel are there.
+fn set_up(plugin: &'static str) -> Following<'static> {
+    let following = Following::of(shared(Version::Pg17), plugin, TABLES);
+    following.target.psql(&following.copy, TABLES);
+    let outcome = following
+        .command(&["stream", "setup"], &["--plugin", plugin])
+        .run();
+    outcome.assert_success(&[]);
+    following
+}
+
+#[track_caller]
+fn runs(following: &Following<'_>, words: &[&str], more: &[&str]) {
+    let command: Vec<&str> = [&["stream"], words].concat();
+    let plugin = ["--plugin", following.plugin];
+    let outcome = following.command(&command, &[&plugin, more].concat()).run();
+    outcome.assert_success(&[]);
+    following.scene.assert_nothing_left(&outcome);
+}
+
+/// Prefetch collects until the end position; catchup applies what it finds, and only that.
+#[test]
+fn prefetch_then_catchup() {
+    let following = set_up("pgoutput");
+    following.source.psql(&following.db, CHANGES);
+    let lsn = following.current_lsn();
+    runs(&following, &["prefetch"], &["--endpos", &lsn]);
+    assert_eq!(following.on_target("select count(*) from marks"), "0");
+    assert!(!following.cdc_files("sql").is_empty());
+    runs(&following, &["catchup"], &[]);
+    following.assert_same();
+    following.clean_up();
+}
+
+#[test]
+fn replay_until_the_end_position() {
+    let following = set_up("test_decoding");
+    following.source.psql(&following.db, CHANGES);
+    let lsn = following.current_lsn();
+    runs(&following, &["replay"], &["--endpos", &lsn]);
+    following.assert_same();
+    following.clean_up();
+}
+
+/// Receive, then transform and apply by file names.
+#[test]
+fn one_file_at_a_time() {
+    let following = set_up("test_decoding");
+    following.source.psql(&following.db, CHANGES);
+    let lsn = following.current_lsn();
+    runs(&following, &["receive"], &["--endpos", &lsn]);
+    for json in following.cdc_files("json") {
+        let sql = json.with_extension("sql");
+        let words = [
+            "stream",
+            "transform",
+            json.to_str().unwrap(),
+            sql.to_str().unwrap(),
+        ];
+        following.scene.command(words).run().assert_success(&[]);
+        runs(&following, &["apply"], &[sql.to_str().unwrap()]);
+    }
+    following.assert_same();
+    following.clean_up();
+}
+
+/// The pipeline of three is what replay does.
+#[test]
+fn the_pipeline_of_three() {
+    let following = set_up("pgoutput");
+    following.source.psql(&following.db, CHANGES);
+    let lsn = following.current_lsn();
+    let work_dir = following.scene.work_dir();
+    let other_dir = following.scene.path("apply");
+    let script = format!(
+        "set -o pipefail; export PGCOPYDB_SOURCE_PGURI='{}' PGCOPYDB_TARGET_PGURI='{}'
+         names='--slot-name {} --origin {} --plugin pgoutput'; p='{}'
+         mkdir -m 700 '{other}' && cp -r '{dir}/cdc' '{other}/'
+         $p stream receive --to-stdout --endpos {lsn} --dir '{dir}' $names | $p stream transform - - | \
+             $p stream apply - --dir '{other}' $names",
+        following.source_uri,
+        following.target_uri,
+        following.name,
+        following.name,
+        program().display(),
+        dir = work_dir.display(),
+        other = other_dir.display(),
+    );
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    following.assert_same();
+    following.clean_up();
+}
+
+/// The slot's snapshot, held by another process, is what is copied; changes since it was made come after it.
+#[test]
+fn a_snapshot_that_is_held_for_a_follow() {
+    let following = Following::of(shared(Version::Pg17), "pgoutput", TABLES);
+    let work_dir = following.scene.work_dir();
+    let held = following.scene.command([
+        "snapshot",
+        "--follow",
+        "--plugin",
+        "pgoutput",
+        "--source",
+        &following.source_uri,
+        "--slot-name",
+        &following.name,
+        "--dir",
+        work_dir.to_str().unwrap(),
+    ]);
+    let mut held = held.spawn();
+    wait_until(SOON, "the snapshot to be held", || {
+        assert!(held.is_running(), "it ended:\n{}", held.stderr());
+        held.stderr().contains("holding snapshot")
+    });
+    following.source.psql(&following.db, CHANGES);
+    let mut run = following.clone_and_apply(&[]);
+    held.term();
+    let outcome = held.wait_deadline(SOON);
+    outcome.assert_success(&[]);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, &[]);
+}
+
+/// Every fault point of a follow: killed there, resumed, and nothing is lost or doubled.
+#[test]
+fn killed_at_each_fault_point_it_resumes() {
+    for point in FOLLOW {
+        let following = Following::of(shared(Version::Pg17), "pgoutput", TABLES);
+        let run = following
+            .command(&["clone", "--follow"], &[])
+            .env("PGCOPYDB_FAILPOINT", format!("{point}=kill"))
+            .spawn();
+        // A point that is passed before changes may be applied needs none to be reached.
+        let mut run = run;
+        wait_until(SOON, "the run to be killed at its fault point", || {
+            let sql = "insert into t select max(id) + 1, 'more' from t";
+            following.source.psql(&following.db, sql);
+            if *point == "receive.after_file" || *point == "transform.after_file" {
+                following
+                    .source
+                    .psql(&following.db, "select pg_switch_wal()");
+            }
+            !run.is_running()
+        });
+        let outcome = run.wait_deadline(SOON);
+        assert!(!outcome.status.success(), "{point}: {}", outcome.stderr);
+        following.scene.assert_nothing_left(&outcome);
+        if following.is_apply_enabled() {
+            let mut run = following.resume(&[]);
+            following.wait_for_mark(&mut run);
+            following.cut_over(run, &[]);
+        } else {
+            // The base copy was stopped with it: its snapshot is gone.
+            let mut run = following
+                .command(&["clone", "--follow", "--restart", "--drop-if-exists"], &[])
+                .spawn();
+            following.wait_for_apply(&mut run);
+            following.wait_for_mark(&mut run);
+            following.cut_over(run, &[]);
+        }
+    }
+}
