@@ -2,6 +2,7 @@
 //! `pgcopydb.sentinel` on the source; a file in the work directory where the source cannot be written to. The only place
 //! with its SQL. Used by the follow parent and by `stream sentinel`.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,11 @@ impl Sentinel {
         }
         if !may_create(&mut connection)? {
             let path = file_in(dir);
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)
+                .with_context(|| format!("could not create directory \"{}\"", dir.display()))?;
             let row = SentinelRow {
                 startpos,
                 endpos: Lsn::INVALID,

@@ -12,7 +12,7 @@ use crate::support::wait_until;
 const TABLES: &str = "create table public.marks (mark int primary key);
     create table t (id int primary key, v text); insert into t select g, 'old' from generate_series(1, 100) g";
 const CHANGES: &str = "update t set v = 'it''s new' where id < 50; delete from t where id = 7; insert into t values (1000, null);
-    insert into marks values (1)";
+    insert into marks values (1000001)";
 
 /// Both databases hold the same rows, and slot, origin and sentinel are there.
 fn set_up(plugin: &'static str) -> Following<'static> {
@@ -44,8 +44,8 @@ fn prefetch_then_catchup() {
     assert_eq!(following.on_target("select count(*) from marks"), "0");
     assert!(!following.cdc_files("sql").is_empty());
     runs(&following, &["catchup"], &[]);
-    following.assert_same();
     following.clean_up();
+    following.assert_same();
 }
 
 #[test]
@@ -54,8 +54,8 @@ fn replay_until_the_end_position() {
     following.source.psql(&following.db, CHANGES);
     let lsn = following.current_lsn();
     runs(&following, &["replay"], &["--endpos", &lsn]);
-    following.assert_same();
     following.clean_up();
+    following.assert_same();
 }
 
 /// Receive, then transform and apply by file names.
@@ -76,8 +76,8 @@ fn one_file_at_a_time() {
         following.scene.command(words).run().assert_success(&[]);
         runs(&following, &["apply"], &[sql.to_str().unwrap()]);
     }
-    following.assert_same();
     following.clean_up();
+    following.assert_same();
 }
 
 /// The pipeline of three is what replay does.
@@ -91,7 +91,7 @@ fn the_pipeline_of_three() {
     let script = format!(
         "set -o pipefail; export PGCOPYDB_SOURCE_PGURI='{}' PGCOPYDB_TARGET_PGURI='{}'
          names='--slot-name {} --origin {} --plugin pgoutput'; p='{}'
-         mkdir -m 700 '{other}' && cp -r '{dir}/cdc' '{other}/'
+         cp -rp '{dir}' '{other}'
          $p stream receive --to-stdout --endpos {lsn} --dir '{dir}' $names | $p stream transform - - | \
              $p stream apply - --dir '{other}' $names",
         following.source_uri,
@@ -109,8 +109,8 @@ fn the_pipeline_of_three() {
         .unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{log}");
-    following.assert_same();
     following.clean_up();
+    following.assert_same();
 }
 
 /// The slot's snapshot, held by another process, is what is copied; changes since it was made come after it.
@@ -177,7 +177,11 @@ fn killed_at_each_fault_point_it_resumes() {
             let mut run = following
                 .command(&["clone", "--follow", "--restart", "--drop-if-exists"], &[])
                 .spawn();
-            following.wait_for_apply(&mut run);
+            // The sentinel of the first run is there until the second one has cleaned up.
+            wait_until(SOON, "live replay", || {
+                assert!(run.is_running(), "{point}: it ended:\n{}", run.stderr());
+                run.stderr().contains("replaying changes live")
+            });
             following.wait_for_mark(&mut run);
             following.cut_over(run, &[]);
         }

@@ -27,6 +27,11 @@ struct BothArgs {
 }
 
 impl BothArgs {
+    /// The work directory, made if need be; a follow that is running keeps it for itself.
+    fn open(&self) -> Result<WorkDir> {
+        WorkDir::open(&location(self.dir.dir.as_deref()), Service::Follow)
+    }
+
     fn spec(&self) -> Result<SetupSpec> {
         Ok(SetupSpec {
             source: self.connections.required(Side::Source)?,
@@ -50,8 +55,7 @@ pub struct SetupArgs {
 pub fn setup(args: SetupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
-    // A follow in the same directory must not be under way; and this makes the directory one of ours.
-    let _workdir = WorkDir::open(&location(args.both.dir.dir.as_deref()), Service::Follow)?;
+    let _workdir = args.both.open()?;
     let (set_up, new) = setup::run(&spec, &shutdown)?;
     if new.is_none() {
         log::info!("slot \"{}\" was set up before", set_up.slot_name);

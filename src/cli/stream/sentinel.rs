@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pg::session::open_source;
 use crate::sentinel::{Sentinel, SentinelRow};
-use crate::stream::segment;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 
@@ -145,7 +144,6 @@ fn create(args: &CreateArgs) -> Result<()> {
             )?
             .parse(0)?,
     };
-    segment::make_directory(&dir)?;
     let mut sentinel = Sentinel::create(connection, &dir, startpos)?;
     match args.endpos {
         Some(endpos) => sentinel.set_endpos(endpos),
