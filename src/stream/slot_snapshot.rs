@@ -58,6 +58,10 @@ pub fn hold_slot_snapshot(
         }
     };
     drop(source);
+    log::info!(
+        "replication slot \"{slot_name}\" stays; holding snapshot {} until a signal",
+        snapshot.id()
+    );
     let held = hold_until_signal(&mut snapshot, shutdown, announce);
     workdir.forget_snapshot()?;
     held
