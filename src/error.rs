@@ -300,11 +300,11 @@ impl<T> Context<T> for std::io::Result<T> {
 }
 
 impl Error {
-    /// Log this error, DETAIL and HINT first: the last error line is the cause.
+    /// Log this error, DETAIL and HINT first, each of their lines as one: the last error line is the cause.
     pub fn log(&self, prefix: &str) {
         for (label, text) in [("DETAIL", self.detail()), ("HINT", self.hint())] {
-            if let Some(text) = text {
-                log::error!("{prefix}{label}: {text}");
+            for line in text.unwrap_or_default().lines() {
+                log::error!("{prefix}{label}: {line}");
             }
         }
         log::error!("{prefix}{self}");

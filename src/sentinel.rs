@@ -4,13 +4,16 @@
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
+use crate::ident::quote_literal;
 use crate::lsn::Lsn;
 use crate::pg::wire::Connection;
-use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::durable::{LockFile, Sync, write_atomic};
+use crate::sys::signal::Shutdown;
 
 /// How far a follow is. The meaning of each is the server's, in pg_stat_replication.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +65,12 @@ pub enum Sentinel {
 
 const SCHEMA: &str = "pgcopydb";
 
+/// The comment of the table, up to the name of the slot.
+const MARK: &str = "follow of replication slot ";
+
+/// How long another process may take to change the file.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
 fn file_in(dir: &Path) -> PathBuf {
     dir.join("sentinel.json")
 }
@@ -88,9 +97,13 @@ impl Sentinel {
                 replay_lsn: Lsn::INVALID,
             };
             write_file(&path, &row)?;
+            log::info!(
+                "the sentinel is in file \"{}\", as the source may not be written to or has a publication for all tables",
+                path.display()
+            );
             return Ok(Sentinel::File { path, connection });
         }
-        // With a primary key, so that a publication for all tables does not refuse our updates.
+        // With a primary key, so that a publication for all tables that is made later does not refuse our updates.
         connection
             .execute(&format!(
                 "BEGIN; CREATE SCHEMA IF NOT EXISTS {SCHEMA}; \
@@ -113,6 +126,37 @@ impl Sentinel {
             )
             .with_hint("Run \"pgcopydb stream setup\" first, or give the --dir of the run.")),
         }
+    }
+
+    /// Say which follow it belongs to: one database may be followed under several slots.
+    pub fn mark(&mut self, slot_name: &str) -> Result<()> {
+        let Sentinel::Table(connection) = self else {
+            // The file is in the directory of its follow.
+            return Ok(());
+        };
+        if Sentinel::marked_slot(connection)?.as_deref() == Some(slot_name) {
+            return Ok(());
+        }
+        connection
+            .execute(&format!(
+                "COMMENT ON TABLE {SCHEMA}.sentinel IS {}",
+                quote_literal(&format!("{MARK}{slot_name}"))
+            ))
+            .context("could not mark table \"pgcopydb\".\"sentinel\" on the source")?;
+        Ok(())
+    }
+
+    /// The slot that the table on the source is marked with.
+    pub fn marked_slot(connection: &mut Connection) -> Result<Option<String>> {
+        let comment = connection
+            .query_one(&format!(
+                "SELECT obj_description(to_regclass('{SCHEMA}.sentinel'), 'pg_class')"
+            ))
+            .context("could not look for the sentinel on the source")?;
+        let slot = comment
+            .opt_text(0)?
+            .and_then(|text| text.strip_prefix(MARK));
+        Ok(slot.map(str::to_owned))
     }
 
     /// Remove it, wherever it is; whether it was there.
@@ -194,6 +238,8 @@ impl Sentinel {
     fn change(&mut self, sql: &str, in_file: impl FnOnce(&mut SentinelRow)) -> Result<()> {
         match self {
             Sentinel::File { path, .. } => {
+                // The follow writes positions while an operator sets the end: neither may undo the other.
+                let _lock = lock_file(path)?;
                 let mut row = read_file(path)?;
                 in_file(&mut row);
                 write_file(path, &row)
@@ -281,14 +327,35 @@ fn has_table(connection: &mut Connection) -> Result<bool> {
         .bool(0)
 }
 
+/// A publication for all tables would send our table to subscribers that do not have it, and stop them.
 fn may_create(connection: &mut Connection) -> Result<bool> {
     connection
         .query_one(
-            "SELECT NOT pg_is_in_recovery() AND (has_database_privilege(current_database(), 'CREATE') \
+            "SELECT NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_publication WHERE puballtables) \
+                 AND (has_database_privilege(current_database(), 'CREATE') \
                  OR COALESCE((SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgcopydb'), false))",
         )
         .context("could not look for rights on the source")?
         .bool(0)
+}
+
+fn lock_file(path: &Path) -> Result<LockFile> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    let lock = path.with_extension("lock");
+    loop {
+        match LockFile::take(&lock)? {
+            Ok(lock) => return Ok(lock),
+            Err(_) if Instant::now() < deadline => {
+                Shutdown::handle().sleep(Duration::from_millis(10))?;
+            }
+            Err(_) => {
+                return Err(Error::state(format!(
+                    "file \"{}\" is locked by another process",
+                    lock.display()
+                )));
+            }
+        }
+    }
 }
 
 fn read_file(path: &Path) -> Result<SentinelRow> {

@@ -33,6 +33,7 @@ mod signals;
 mod snapshot_command;
 mod source_changes;
 mod stream_commands;
+mod stream_setup;
 mod support;
 mod support_works;
 mod tls;

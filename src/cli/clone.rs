@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::follow_options::{ApplyArgs, SlotArgs};
+use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
@@ -144,18 +144,16 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     let (slot, apply) = (&args.slot, &args.apply);
     if !args.follow {
-        const OPTIONS: [(&str, &str); 8] = [
-            ("plugin", "--plugin"),
-            ("slot_name", "--slot-name"),
-            ("origin", "--origin"),
+        const OPTIONS: [(&str, &str); 4] = [
             ("create_slot", "--create-slot"),
             ("endpos", "--endpos"),
             ("apply_mode", "--apply-mode"),
             ("keep_cdc_files", "--keep-cdc-files"),
-            ("wal2json_numeric_as_string", "--wal2json-numeric-as-string"),
         ];
-        return match OPTIONS.iter().find(|(id, _)| given.is_typed(id)) {
-            Some((_, option)) => Err(Error::usage(format!("option {option} needs --follow"))),
+        let typed = OPTIONS.iter().find(|(id, _)| given.is_typed(id));
+        let option = typed_slot_option(given).or(typed.map(|(_, option)| *option));
+        return match option {
+            Some(option) => Err(Error::usage(format!("option {option} needs --follow"))),
             None => Ok(None),
         };
     }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::given::Given;
 use super::options::parse_flag;
 use crate::lsn::Lsn;
 use crate::stream::apply::ApplyMode;
@@ -51,6 +52,18 @@ pub struct ApplyArgs {
     /// Keep the files of changes that the target has
     #[arg(long)]
     pub keep_cdc_files: bool,
+}
+
+/// The first of the slot's options that was typed: without --follow they mean nothing.
+pub fn typed_slot_option(given: &Given) -> Option<&'static str> {
+    const OPTIONS: [(&str, &str); 4] = [
+        ("plugin", "--plugin"),
+        ("slot_name", "--slot-name"),
+        ("origin", "--origin"),
+        ("wal2json_numeric_as_string", "--wal2json-numeric-as-string"),
+    ];
+    let typed = OPTIONS.iter().find(|(id, _)| given.is_typed(id));
+    typed.map(|(_, option)| *option)
 }
 
 /// The server's own rule: lower case, digits and underscores, 63 of them.

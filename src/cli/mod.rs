@@ -134,7 +134,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
-        Some(Command::Snapshot(args)) => snapshot::run(args),
+        Some(Command::Snapshot(args)) => snapshot::run(args, given),
         Some(Command::Ping(args)) => ping::run(args),
         Some(Command::Version(args)) => version::run(args),
         None => Err(Error::usage("no command given").with_hint("See pgcopydb help.")),

@@ -3,12 +3,13 @@
 
 use clap::Args;
 
-use super::follow_options::SlotArgs;
+use super::follow_options::{SlotArgs, typed_slot_option};
+use super::given::Given;
 use super::options::{DirArgs, SourceArgs};
 use super::stdout;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::snapshot;
-use crate::stream::setup::hold_slot_snapshot;
+use crate::stream::slot_snapshot::hold_slot_snapshot;
 use crate::sys::signal::Shutdown;
 
 /// Export a snapshot of the source and hold it until a signal
@@ -25,7 +26,12 @@ pub struct SnapshotArgs {
     slot: SlotArgs,
 }
 
-pub fn run(args: SnapshotArgs) -> Result<()> {
+pub fn run(args: SnapshotArgs, given: &Given) -> Result<()> {
+    if !args.follow
+        && let Some(option) = typed_slot_option(given)
+    {
+        return Err(Error::usage(format!("option {option} needs --follow")));
+    }
     let source = args.source.required()?;
     let shutdown = Shutdown::install()?;
     let dir = args.dir.dir.as_deref();

@@ -2,6 +2,7 @@
 
 mod objects;
 mod parts;
+mod reference;
 mod sentinel;
 
 use clap::{Args, Subcommand};
@@ -10,6 +11,7 @@ use crate::error::Result;
 
 /// Set up, steer and clean up the following of changes
 #[derive(Args)]
+#[command(after_long_help = reference::REFERENCE)]
 pub struct StreamArgs {
     #[command(subcommand)]
     command: StreamCommand,

@@ -117,6 +117,9 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
 fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
     let (workdir, process) = (clone.workdir, clone.run.of("clone"));
     let noted = workdir.noted_slot_snapshot()?;
+    if noted.is_none() {
+        setup::refuse_slot_without_snapshot(follow, clone.shutdown)?;
+    }
     let (set_up, new) = setup::run(
         &SetupSpec {
             application_name: process.clone(),

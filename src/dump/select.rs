@@ -140,6 +140,9 @@ fn is_of_publication(entry: &Entry, name: &str) -> bool {
     let (desc, tag) = (entry.desc.lossy(), entry.tag.lossy());
     match &*desc {
         "PUBLICATION" => tag == name,
+        "COMMENT" => tag
+            .strip_prefix("PUBLICATION ")
+            .is_some_and(|tag| tag.trim_matches('"') == name),
         "PUBLICATION TABLE" | "PUBLICATION TABLES IN SCHEMA" => tag
             .strip_prefix(name)
             .is_some_and(|rest| rest.starts_with(' ')),

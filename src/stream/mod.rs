@@ -6,10 +6,13 @@
 
 pub mod apply;
 pub mod catchup;
+pub mod cleanup;
 pub mod decode;
+pub mod identity;
 pub mod json_text;
 pub mod message;
 pub mod origin;
+pub mod ownership;
 pub mod positions;
 pub mod preconditions;
 pub mod publication;
@@ -20,6 +23,7 @@ pub mod script;
 pub mod segment;
 pub mod setup;
 pub mod slot;
+pub mod slot_snapshot;
 pub mod statement;
 pub mod transform;
 pub mod transform_process;

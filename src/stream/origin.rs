@@ -1,11 +1,16 @@
 //! The replication origin on the target, or the row that takes its place: made, found, dropped. Runs in whichever process
 //! sets a follow up or cleans up after it.
 
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+
 use super::apply::PositionKeeper;
 use crate::error::{Context, Result};
 use crate::ident::quote_literal;
 use crate::lsn::Lsn;
 use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
 
 /// What apply, setup and cleanup call.
 const FUNCTIONS: &[&str] = &[
@@ -126,27 +131,57 @@ pub fn progress(target: &mut Connection, name: &str, keeper: PositionKeeper) -> 
         .parse(0)
 }
 
+/// How long the server may take to release an origin whose apply process was killed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Drop whatever keeps the position; whether anything did.
 pub fn drop(target: &mut Connection, name: &str) -> Result<bool> {
     let literal = quote_literal(name);
     let mut was_there = false;
-    if let Some(keeper) = find(target, name)? {
-        let sql = match keeper {
-            PositionKeeper::Origin => format!("SELECT pg_replication_origin_drop({literal})"),
+    // Both may be there, when rights were granted between two runs.
+    while let Some(keeper) = find(target, name)? {
+        match keeper {
+            PositionKeeper::Origin => drop_origin(target, name)?,
             PositionKeeper::Table => {
-                format!("DELETE FROM pgcopydb.progress WHERE origin = {literal}")
+                target
+                    .execute(&format!(
+                        "DELETE FROM pgcopydb.progress WHERE origin = {literal}"
+                    ))
+                    .context("could not forget the position in table \"pgcopydb\".\"progress\"")?;
             }
-        };
-        target.execute(&sql).with_context(|| {
-            format!("could not drop replication origin \"{name}\" on the target")
-        })?;
+        }
         was_there = true;
     }
     if has_table(target)? {
         let row = target.query_one("SELECT count(*) FROM pgcopydb.progress")?;
         if row.parse::<u64>(0)? == 0 {
-            target.execute("DROP TABLE pgcopydb.progress")?;
+            target
+                .execute("DROP TABLE pgcopydb.progress")
+                .context("could not drop table \"pgcopydb\".\"progress\" on the target")?;
         }
     }
     Ok(was_there)
+}
+
+/// The backend of an apply process that was killed holds its origin until it notices.
+fn drop_origin(target: &mut Connection, name: &str) -> Result<()> {
+    let sql = format!("SELECT pg_replication_origin_drop({})", quote_literal(name));
+    let started = Instant::now();
+    loop {
+        match target.execute(&sql) {
+            Ok(_) => return Ok(()),
+            Err(error)
+                if error.is_any_of(&[SqlState::OBJECT_IN_USE]) && started.elapsed() < PATIENCE =>
+            {
+                Shutdown::handle().sleep(Duration::from_millis(100))?;
+            }
+            // Somebody else was faster.
+            Err(error) if error.is_any_of(&[SqlState::UNDEFINED_OBJECT]) => return Ok(()),
+            Err(error) => {
+                return Err(error.context(format!(
+                    "could not drop replication origin \"{name}\" on the target"
+                )));
+            }
+        }
+    }
 }

@@ -1,10 +1,10 @@
-//! What must be true of both servers before anything is made: all of it is looked at, and told together. Writes nothing.
+//! What must be true of both servers before anything is made: all of it is looked at, and told together, a line each. Runs
+//! in the process that sets a follow up; writes nothing on either server.
 
 use super::decode::Plugin;
-use super::origin;
-use crate::error::{Context, Error, ErrorKind, Result};
-use crate::ident::QualifiedName;
-use crate::pg::wire::Connection;
+use super::{identity, origin, publication};
+use crate::error::{Context, Error, Result, Side};
+use crate::pg::wire::{Connection, Row};
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -14,94 +14,101 @@ pub struct Wanted {
     pub makes_slot: bool,
 }
 
+/// One thing that is missing, with what to do about it.
+struct Problem {
+    side: Side,
+    text: String,
+}
+
 /// Look at everything; one error names all that is missing.
 pub fn check(
     source: &mut Connection,
     target: Option<&mut Connection>,
     wanted: Wanted,
 ) -> Result<()> {
-    let mut problems = check_source(source, wanted)?;
+    let mut problems = problems_of(Side::Source, check_source(source, wanted)?);
     if let Some(target) = target {
-        problems.extend(check_target(target)?);
+        problems.extend(problems_of(Side::Target, check_target(target, wanted)?));
     }
-    if problems.is_empty() {
-        return Ok(());
+    match refusal(&problems) {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
-    Err(Error::new(
-        ErrorKind::Source,
-        format!(
-            "cannot follow the source's changes: {}",
-            problems.join("; ")
-        ),
-    )
-    .with_hint("Nothing was changed on either server."))
 }
+
+fn problems_of(side: Side, texts: Vec<String>) -> Vec<Problem> {
+    texts
+        .into_iter()
+        .map(|text| Problem { side, text })
+        .collect()
+}
+
+/// A single problem is the message; several are lines of their own before it.
+fn refusal(problems: &[Problem]) -> Option<Error> {
+    const WHAT: &str = "cannot follow the source's changes";
+    let first = problems.first()?;
+    let error = match problems {
+        [only] => Error::on(
+            only.side,
+            format!("{WHAT}: on the {}, {}", only.side, only.text),
+        ),
+        _ => {
+            let lines: Vec<String> = problems
+                .iter()
+                .map(|problem| format!("{}: {}", problem.side, problem.text))
+                .collect();
+            Error::on(
+                first.side,
+                format!("{WHAT}: {} things are in the way", problems.len()),
+            )
+            .with_detail(lines.join("\n"))
+        }
+    };
+    Some(error.with_hint("Nothing was changed on either server."))
+}
+
+const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
+     (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int8, \
+     (SELECT count(*) FROM pg_stat_get_wal_senders()), current_setting('max_wal_senders')::int8, \
+     (SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname = 'rds_replication' \
+          AND pg_has_role(current_user, m.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user), \
+     quote_ident(current_user), (SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'), \
+     pg_is_in_recovery(), \
+     (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database())";
 
 fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<String>> {
     let row = source
-        .query_one(
-            "SELECT current_setting('wal_level'), \
-                 (SELECT count(*) FROM pg_replication_slots), current_setting('max_replication_slots')::int8, \
-                 (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender'), \
-                 current_setting('max_wal_senders')::int8, \
-                 (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user), \
-                 current_setting('output_plugin_libraries', true), pg_is_in_recovery(), \
-                 (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()), \
-                 has_database_privilege(current_database(), 'CREATE'), quote_ident(current_user)",
-        )
+        .query_one(SOURCE_SQL)
         .context("could not look at the settings of the source")?;
-    let version = source.server_version();
     let plugin = wanted.plugin;
-    let mut problems = Vec::new();
-    if row.text(0)? != "logical" {
-        problems.push(format!(
-            "source: wal_level is \"{}\", and must be \"logical\" (ALTER SYSTEM SET wal_level = logical, then restart)",
-            row.text(0)?
-        ));
-    }
-    let (slots, most_slots): (i64, i64) = (row.parse(1)?, row.parse(2)?);
-    if wanted.makes_slot && slots >= most_slots {
-        problems.push(format!(
-            "source: all {most_slots} replication slots are in use (max_replication_slots)"
-        ));
-    }
-    let (senders, most_senders): (i64, i64) = (row.parse(3)?, row.parse(4)?);
-    if senders + 1 > most_senders {
-        problems.push(format!(
-            "source: all {most_senders} WAL senders are in use (max_wal_senders)"
-        ));
-    }
+    let mut problems = check_places(&row, wanted)?;
     if !row.bool(5)? {
         problems.push(format!(
-            "source: role {user} lacks the right to replicate (ALTER ROLE {user} REPLICATION)",
-            user = row.text(10)?
+            "role {user} has no right to replicate: ALTER ROLE {user} REPLICATION",
+            user = row.text(6)?
         ));
     }
-    // Trap 56: since 15.19, 16.15, 17.11 and 18.6 the server has a list of plugins that it loads.
-    if let Some(allowed) = row.opt_text(6)? {
-        let is_allowed = allowed
-            .split(',')
-            .any(|name| name.trim().trim_matches('"') == plugin.name() || name.trim() == "*");
-        if !is_allowed {
-            problems.push(format!(
-                "source: output_plugin_libraries is \"{allowed}\" and does not name \"{plugin}\" \
-                 (ALTER SYSTEM SET output_plugin_libraries, then SELECT pg_reload_conf())"
-            ));
-        }
+    // pg_settings hides it from roles without pg_read_all_settings: these are told by the server, when the slot is made.
+    if let Some(allowed) = row.opt_text(7)? {
+        problems.extend(check_plugin_list(allowed, plugin));
     }
-    if row.bool(7)? && version < 16_00_00 {
+    if row.bool(8)? && source.server_version() < 16_00_00 {
+        problems.push("it is a standby: one can be followed from PostgreSQL 16 on".to_owned());
+    }
+    if row.bool(8)? && plugin == Plugin::Pgoutput && wanted.makes_slot {
         problems.push(
-            "source: it is a standby, which can be followed from PostgreSQL 16 on".to_owned(),
+            "it is a standby, where no publication can be made: use --plugin test_decoding"
+                .to_owned(),
         );
     }
-    let encoding = row.text(8)?;
+    let encoding = row.text(9)?;
     if plugin != Plugin::Pgoutput && !matches!(encoding, "UTF8" | "SQL_ASCII") {
         problems.push(format!(
-            "source: {plugin} sends text in the database's encoding, {encoding}: use --plugin pgoutput"
+            "{plugin} sends text in the database's encoding, {encoding}: use --plugin pgoutput"
         ));
     }
     if plugin == Plugin::Pgoutput && wanted.makes_slot {
-        problems.extend(check_publication_rights(source, row.bool(9)?)?);
+        problems.extend(check_publication_rights(source)?);
     }
     if plugin != Plugin::TestDecoding {
         problems.extend(check_identities(source, plugin)?);
@@ -109,21 +116,69 @@ fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<String>> 
     Ok(problems)
 }
 
-/// Whoever makes a publication must be allowed to, and own its tables.
-fn check_publication_rights(source: &mut Connection, may_create: bool) -> Result<Vec<String>> {
+/// wal_level, and room for a slot and a WAL sender.
+fn check_places(row: &Row, wanted: Wanted) -> Result<Vec<String>> {
     let mut problems = Vec::new();
-    if !may_create {
-        problems.push("source: no right to create a publication in the database".to_owned());
+    let wal_level = row.text(0)?;
+    if wal_level != "logical" {
+        problems.push(format!(
+            "wal_level is \"{wal_level}\" and must be \"logical\": ALTER SYSTEM SET wal_level = logical, then restart the \
+             server"
+        ));
     }
+    let (slots, most_slots): (i64, i64) = (row.parse(1)?, row.parse(2)?);
+    if wanted.makes_slot && slots >= most_slots {
+        problems.push(format!(
+            "no replication slot is free, of {most_slots}: drop one that nobody needs, or raise max_replication_slots"
+        ));
+    }
+    let (senders, most_senders): (i64, i64) = (row.parse(3)?, row.parse(4)?);
+    if senders >= most_senders {
+        problems.push(format!(
+            "no WAL sender is free, of {most_senders}: raise max_wal_senders, then restart the server"
+        ));
+    } else if wanted.makes_slot && senders + 1 == most_senders {
+        // While the copy runs, one holds the snapshot and one sends the changes.
+        log::warn!(
+            "only one WAL sender of the source is free (max_wal_senders is {most_senders}): changes cannot be received \
+             during the base copy"
+        );
+    }
+    Ok(problems)
+}
+
+/// Trap 56: since 15.19, 16.15, 17.11 and 18.6 the server has a list of the plugins that it loads.
+fn check_plugin_list(allowed: &str, plugin: Plugin) -> Option<String> {
+    let is_allowed = allowed.split(',').any(|name| {
+        let name = name.trim().trim_matches('"');
+        name == "*" || name.rsplit('/').next() == Some(plugin.name())
+    });
+    (!is_allowed).then(|| {
+        format!(
+            "output_plugin_libraries is \"{allowed}\" and does not name {plugin}: ALTER SYSTEM SET \
+             output_plugin_libraries = {allowed}, {plugin}; then SELECT pg_reload_conf()"
+        )
+    })
+}
+
+/// Whoever makes a publication must be allowed to, and own its tables.
+fn check_publication_rights(source: &mut Connection) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
     let row = source.query_one(
-        "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' \
-           AND n.nspname NOT IN ('information_schema', 'pgcopydb') AND NOT pg_has_role(c.relowner, 'USAGE')",
+        "SELECT has_database_privilege(current_database(), 'CREATE'), quote_ident(current_database()), \
+             quote_ident(current_user)",
     )?;
-    let count: u64 = row.parse(0)?;
+    if !row.bool(0)? {
+        problems.push(format!(
+            "role {user} has no right to make a publication: GRANT CREATE ON DATABASE {} TO {user}",
+            row.text(1)?,
+            user = row.text(2)?
+        ));
+    }
+    let count = publication::count_not_owned(source)?;
     if count > 0 {
         problems.push(format!(
-            "source: {count} tables belong to others, and only owners can publish them: use --plugin test_decoding"
+            "{count} tables belong to others, and only owners can publish them: use --plugin test_decoding"
         ));
     }
     Ok(problems)
@@ -131,70 +186,118 @@ fn check_publication_rights(source: &mut Connection, may_create: bool) -> Result
 
 /// Tables of which these plugins would skip updates and deletes in silence, or whose updates a publication would refuse.
 fn check_identities(source: &mut Connection, plugin: Plugin) -> Result<Vec<String>> {
-    let rows = source
-        .query(
-            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' \
-               AND n.nspname NOT IN ('information_schema', 'pgcopydb') \
-               AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
-                   AND d.deptype = 'e') \
-               AND (c.relreplident = 'n' \
-                 OR c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i \
-                     WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid) \
-                 OR c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i \
-                     WHERE i.indrelid = c.oid AND i.indisreplident)) \
-             ORDER BY 1, 2",
-        )
-        .context("could not look at the replica identities of the source")?;
-    if rows.is_empty() {
+    let found = identity::find(source)?;
+    if found.is_empty() {
         return Ok(Vec::new());
     }
-    let mut alters = Vec::new();
-    for row in &rows {
-        let name = QualifiedName::new(row.text(0)?, row.text(1)?);
-        alters.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL;"));
-    }
-    Ok(vec![format!(
-        "source: {} tables have no usable replica identity, so that {plugin} cannot tell which rows are updated or deleted: {} \
-         (or USING INDEX; tables that are only ever inserted into can be followed with --plugin test_decoding)",
-        rows.len(),
-        alters.join(" ")
-    )])
+    let why = match plugin {
+        Plugin::Pgoutput => {
+            "a publication would make the application's own UPDATE and DELETE of them fail"
+        }
+        _ => "wal2json skips their updates and deletes without a word",
+    };
+    let mut lines = vec![format!(
+        "{} tables have no usable replica identity, and {why}: give them one as below, or use --plugin test_decoding, \
+         which is the way for tables that are only inserted into",
+        found.len()
+    )];
+    lines.extend(found.iter().map(identity::WithoutIdentity::alter_sql));
+    Ok(vec![lines.join("\n")])
 }
 
-fn check_target(target: &mut Connection) -> Result<Vec<String>> {
+fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     let row = target
         .query_one(
-            "SELECT pg_is_in_recovery(), current_setting('max_replication_slots')::int8, \
-                 current_setting('max_active_replication_origins', true), quote_ident(current_user)",
+            "SELECT pg_is_in_recovery(), quote_ident(current_user), quote_ident(current_database()), \
+                 has_database_privilege(current_database(), 'CREATE') OR COALESCE((SELECT \
+                     has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'pgcopydb'), false)",
         )
         .context("could not look at the settings of the target")?;
+    let user = row.text(1)?;
     if row.bool(0)? {
-        problems.push("target: it is a standby".to_owned());
+        return Ok(vec![
+            "it is a standby, which cannot be written to".to_owned(),
+        ]);
     }
     if let Err(error) = target.execute("SET session_replication_role = replica") {
         if error.is_connection_lost() || error.is_interrupted() {
             return Err(error);
         }
+        let remedy = match target.server_version() >= 15_00_00 {
+            true => format!("GRANT SET ON PARAMETER session_replication_role TO {user}"),
+            false => {
+                "connect as a superuser, as there is no such right before PostgreSQL 15".into()
+            }
+        };
         problems.push(format!(
-            "target: role {user} may not set session_replication_role, so triggers and foreign keys would fire \
-             (GRANT SET ON PARAMETER session_replication_role TO {user}, from PostgreSQL 15 on)",
-            user = row.text(3)?
+            "role {user} may not set session_replication_role, so that triggers and foreign keys would fire for changes \
+             that did on the source already: {remedy}"
         ));
     }
-    let has_rights = origin::missing_rights(target)?.is_empty();
-    // Sessions with an origin need a place, which is another setting since 18.
-    let places: i64 = match row.opt_text(2)? {
-        Some(text) => text.parse().unwrap_or(0),
-        None => row.parse(1)?,
-    };
-    if has_rights && places == 0 {
-        problems.push(
-            "target: there is no place for a replication origin (max_replication_slots, from 18 on \
-             max_active_replication_origins)"
-                .to_owned(),
-        );
+    match origin::missing_rights(target)?.is_empty() {
+        // The origin of an earlier run has its place already.
+        true if wanted.makes_slot => problems.extend(check_origin_places(target)?),
+        // A table takes the origin's place.
+        false if !row.bool(3)? => problems.push(format!(
+            "role {user} may neither use replication origins nor create a table for the position: GRANT CREATE ON \
+             DATABASE {} TO {user}",
+            row.text(2)?
+        )),
+        _ => {}
     }
     Ok(problems)
+}
+
+/// Sessions with an origin need a place, which is a setting of its own since 18.
+fn check_origin_places(target: &mut Connection) -> Result<Option<String>> {
+    let setting = match target.server_version() >= 18_00_00 {
+        true => "max_active_replication_origins",
+        false => "max_replication_slots",
+    };
+    let row = target.query_one(&format!(
+        "SELECT current_setting('{setting}')::int8, \
+             has_function_privilege('pg_show_replication_origin_status()', 'EXECUTE')"
+    ))?;
+    let places: i64 = row.parse(0)?;
+    // The right is asked of whoever mentions the function, called or not.
+    let taken: i64 = match row.bool(1)? {
+        true => target
+            .query_one("SELECT count(*) FROM pg_show_replication_origin_status()")?
+            .parse(0)?,
+        false => 0,
+    };
+    Ok((taken >= places).then(|| {
+        format!("no place for a replication origin is free, of {places}: raise {setting}, then restart the server")
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_plugins_are_read_as_the_server_does() {
+        let is_allowed = |list| check_plugin_list(list, Plugin::Wal2json).is_none();
+        assert!(is_allowed("pgoutput, wal2json"));
+        assert!(is_allowed("\"wal2json\""));
+        assert!(is_allowed("$libdir/wal2json"));
+        assert!(!is_allowed("pgoutput, test_decoding"));
+        assert!(!is_allowed(""));
+        assert!(!is_allowed("wal2json2"));
+    }
+
+    #[test]
+    fn several_problems_are_a_line_each() {
+        assert!(refusal(&[]).is_none());
+        let one = problems_of(Side::Target, vec!["it is a standby".to_owned()]);
+        let error = refusal(&one).unwrap();
+        assert_eq!((error.exit_code(), error.detail()), (7, None));
+        assert!(error.message().ends_with("on the target, it is a standby"));
+        let mut two = problems_of(Side::Source, vec!["a".to_owned()]);
+        two.extend(one);
+        let error = refusal(&two).unwrap();
+        assert_eq!(error.detail(), Some("source: a\ntarget: it is a standby"));
+        assert!(error.message().ends_with("2 things are in the way"));
+    }
 }

@@ -5,6 +5,23 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
 
+/// What is followed of `pg_class c` and `pg_namespace n`: no temporary, unlogged, system, extension or own relations. Foreign
+/// tables and views are no 'r' or 'p'.
+pub const IS_FOLLOWED: &str = "c.relpersistence = 'p' AND n.nspname !~ '^pg_' \
+     AND n.nspname NOT IN ('information_schema', 'pgcopydb') \
+     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
+         AND d.deptype = 'e')";
+
+/// The comment that tells our publication from the user's of the same name, which is neither used nor dropped.
+const MARK: &str = "made by pgcopydb for replication slot";
+
+/// A publication that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Ours,
+    SomebodyElses,
+}
+
 /// Tables whose changes are to be sent; from 13 on a partitioned table stands for its partitions, also those to come.
 fn tables_sql(version: u32) -> String {
     let (kinds, partitions) = match version >= 13_00_00 {
@@ -13,12 +30,21 @@ fn tables_sql(version: u32) -> String {
     };
     format!(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ({kinds}) AND c.relpersistence = 'p' {partitions} \
-           AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb') \
-           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
-               AND d.deptype = 'e') \
-         ORDER BY 1, 2"
+         WHERE c.relkind IN ({kinds}) {partitions} AND {IS_FOLLOWED} ORDER BY 1, 2"
     )
+}
+
+/// How many of these tables belong to others: only an owner can publish a table.
+pub fn count_not_owned(source: &mut Connection) -> Result<u64> {
+    let tables = tables_sql(source.server_version());
+    source
+        .query_one(&format!(
+            "SELECT count(*) FROM ({tables}) t (schema, name) JOIN pg_namespace n ON n.nspname = t.schema \
+                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.name \
+             WHERE NOT pg_has_role(c.relowner, 'USAGE')"
+        ))
+        .context("could not look at the owners of the source's tables")?
+        .parse(0)
 }
 
 fn names(source: &mut Connection, sql: &str) -> Result<Vec<QualifiedName>> {
@@ -29,12 +55,26 @@ fn names(source: &mut Connection, sql: &str) -> Result<Vec<QualifiedName>> {
         .collect()
 }
 
+pub fn find(source: &mut Connection, name: &str) -> Result<Option<Found>> {
+    let rows = source
+        .query(&format!(
+            "SELECT COALESCE(obj_description(oid, 'pg_publication') LIKE '{MARK}%', false) FROM pg_publication \
+             WHERE pubname = {}",
+            quote_literal(name)
+        ))
+        .context("could not look for publications on the source")?;
+    rows.first()
+        .map(|row| {
+            Ok(match row.bool(0)? {
+                true => Found::Ours,
+                false => Found::SomebodyElses,
+            })
+        })
+        .transpose()
+}
+
 pub fn exists(source: &mut Connection, name: &str) -> Result<bool> {
-    let sql = format!(
-        "SELECT 1 FROM pg_publication WHERE pubname = {}",
-        quote_literal(name)
-    );
-    Ok(!source.query(&sql)?.is_empty())
+    Ok(find(source, name)?.is_some())
 }
 
 /// Make it; committed and flushed when this returns, which must be before the slot is made.
@@ -51,7 +91,15 @@ pub fn create(source: &mut Connection, name: &str) -> Result<()> {
         }
     };
     source
-        .execute(&format!("CREATE PUBLICATION {}{list}", quote_ident(name)))
+        .execute(&format!(
+            "BEGIN; SET LOCAL synchronous_commit = on; CREATE PUBLICATION {publication}{list}; \
+             COMMENT ON PUBLICATION {publication} IS {}; COMMIT",
+            quote_literal(&format!("{MARK} {name}")),
+            publication = quote_ident(name),
+        ))
+        .inspect_err(|_| {
+            source.recover();
+        })
         .with_context(|| format!("could not create publication \"{name}\" on the source"))?;
     Ok(())
 }
@@ -99,12 +147,19 @@ pub fn check(source: &mut Connection, name: &str) -> Result<()> {
     )))
 }
 
+/// Drop it, unless it is somebody else's; whether it was there.
 pub fn drop(source: &mut Connection, name: &str) -> Result<bool> {
-    let was_there = exists(source, name)?;
-    if was_there {
-        source
-            .execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name)))
-            .with_context(|| format!("could not drop publication \"{name}\" on the source"))?;
+    match find(source, name)? {
+        None => Ok(false),
+        Some(Found::SomebodyElses) => {
+            log::info!("publication \"{name}\" on the source is not ours: it stays");
+            Ok(false)
+        }
+        Some(Found::Ours) => {
+            source
+                .execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name)))
+                .with_context(|| format!("could not drop publication \"{name}\" on the source"))?;
+            Ok(true)
+        }
     }
-    Ok(was_there)
 }

@@ -53,7 +53,7 @@ pub fn json_files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// 24 hexadecimal digits, as the server names its WAL files.
-fn is_segment_name(name: &str) -> bool {
+pub fn is_segment_name(name: &str) -> bool {
     name.len() == 24
         && name
             .bytes()

@@ -1,26 +1,33 @@
 //! What a follow needs on both servers: publication, slot, origin, sentinel. Made in this order, each found again by a later
-//! run; and all removed by `cleanup`. Runs in the process that sets up: `clone --follow`, `follow`, `snapshot --follow`,
-//! `stream setup`.
+//! run; `cleanup` removes them. Runs in the process that sets up: `clone --follow`, `follow`, `stream setup`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use postgres::error::SqlState;
 use serde::{Deserialize, Serialize};
 
 use super::apply::PositionKeeper;
 use super::decode::{Plugin, wal2json};
+use super::ownership::{Beginning, Found, Names};
 use super::preconditions::{self, Wanted};
 use super::slot::{self, NewSlot};
-use super::{origin, publication, segment, triggers};
+use super::{cleanup, origin, ownership, publication, segment};
 use crate::error::{Error, Result, Side};
 use crate::lsn::Lsn;
+use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
-use crate::snapshot::{Snapshot, hold_until_signal};
 use crate::sys::durable::Sync;
 use crate::sys::signal::Shutdown;
-use crate::workdir::{Service, WorkDir, done, location};
+use crate::workdir::done;
+
+pub use super::cleanup::cleanup;
+
+/// For each server: a run that ends because of a signal has ten seconds for everything.
+const UNDO_WAIT: Duration = Duration::from_secs(3);
 
 /// What to set up, under which names.
 #[derive(Debug, Clone)]
@@ -79,74 +86,137 @@ pub fn noted(dir: &Path) -> Result<Option<SetUp>> {
     done::read(&file_in(dir))
 }
 
-/// Set up what is missing. The new slot, if one was made, holds the snapshot that fits to it.
+/// Set up what is missing. The new slot, if one was made, holds the snapshot that fits to it. What a setup that fails has
+/// made is removed again: a slot that nobody reads would fill the source's disk.
 pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSlot>)> {
     segment::make_directory(&spec.dir)?;
-    let mut source = open_source(&spec.source, &spec.application_name, shutdown)?;
-    let mut target = open(spec, shutdown)?;
+    let mut servers = Servers {
+        source: open_source(&spec.source, &spec.application_name, shutdown)?,
+        target: open_target_of(spec, shutdown)?,
+    };
     let noted = noted(&spec.dir)?;
     if let Some(noted) = &noted {
         check_noted(spec, noted)?;
     }
-    let found = slot::find(&mut source, &spec.slot_name)?;
-    if noted.is_some() && found.is_none() {
-        return Err(Error::on(
-            Side::Source,
-            format!(
-                "replication slot \"{}\" is gone from the source: changes may be lost",
-                spec.slot_name
-            ),
-        )
-        .with_hint("Run \"pgcopydb stream cleanup\", then start over with a new clone."));
-    }
-    let wanted = Wanted {
-        plugin: spec.plugin,
-        makes_slot: found.is_none(),
-    };
-    preconditions::check(&mut source, Some(&mut target), wanted)?;
-    if let Some(slot) = &found {
+    let found = look(spec, noted.is_some(), &mut servers)?;
+    if let Some(slot) = &found.slot {
         slot::check(slot, &spec.slot_name, spec.plugin, spec.source.dbname())?;
     }
-    let known_keeper = origin::find(&mut target, &spec.origin)?;
-    if found.is_none() && known_keeper.is_some() {
-        return Err(Error::on(
-            Side::Target,
-            format!(
-                "replication origin \"{}\" is on the target already, from another run",
-                spec.origin
-            ),
-        )
-        .with_hint("Run \"pgcopydb stream cleanup\", or choose another --origin."));
-    }
-    make_publication(spec, &mut source)?;
-    let (startpos, new) = match found {
-        Some(slot) => (slot.confirmed_flush.unwrap_or(Lsn::INVALID), None),
-        None => {
-            let new = slot::create(
-                &spec.source,
-                &spec.application_name,
-                &spec.slot_name,
-                spec.plugin,
-                shutdown,
-            )?;
-            log::info!(
-                "created replication slot \"{}\" with plugin {}: changes come from {} on",
-                spec.slot_name,
-                spec.plugin,
-                new.consistent_point
-            );
-            if let Err(error) = check_wal2json(spec, &mut source) {
-                drop(new);
-                slot::drop(&mut source, &spec.slot_name, shutdown)?;
-                return Err(error);
-            }
-            (new.consistent_point, Some(new))
-        }
+    let names = Names {
+        slot: &spec.slot_name,
+        origin: &spec.origin,
+        plugin: spec.plugin,
     };
-    let startpos = noted.as_ref().map_or(startpos, |noted| noted.startpos);
-    let keeper = match known_keeper {
+    let beginning = ownership::decide(names, &found)?;
+    let wanted = Wanted {
+        plugin: spec.plugin,
+        makes_slot: beginning == Beginning::New,
+    };
+    preconditions::check(&mut servers.source, Some(&mut servers.target), wanted)?;
+    match beginning {
+        Beginning::Again => {
+            let at = found.slot.and_then(|slot| slot.confirmed_flush);
+            let startpos = noted.map_or(at.unwrap_or(Lsn::INVALID), |noted| noted.startpos);
+            let keeper = found.origin.map(|(keeper, _)| keeper);
+            Ok((complete(spec, servers, startpos, keeper, beginning)?, None))
+        }
+        Beginning::New => {
+            let made = make(spec, &mut servers, shutdown).and_then(|new| {
+                let set_up = complete(spec, servers, new.consistent_point, None, beginning)?;
+                Ok((set_up, Some(new)))
+            });
+            made.inspect_err(|error| {
+                if !error.is_any_of(&[SqlState::DUPLICATE_OBJECT]) {
+                    undo(spec);
+                }
+            })
+        }
+    }
+}
+
+/// Both connections of a setup.
+struct Servers {
+    source: Connection,
+    target: Connection,
+}
+
+fn look(spec: &SetupSpec, is_noted: bool, servers: &mut Servers) -> Result<Found> {
+    let Servers { source, target } = servers;
+    let origin = match origin::find(target, &spec.origin)? {
+        Some(keeper) => Some((keeper, origin::progress(target, &spec.origin, keeper)?)),
+        None => None,
+    };
+    // Left behind by a slot that is gone, it is nobody's.
+    let sentinel_of = match Sentinel::marked_slot(source)? {
+        Some(name) if slot::find(source, &name)?.is_some() => Some(name),
+        _ => None,
+    };
+    Ok(Found {
+        is_noted,
+        slot: slot::find(source, &spec.slot_name)?,
+        origin,
+        publication: publication::find(source, spec.publication())?,
+        sentinel_of,
+    })
+}
+
+fn make(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<NewSlot> {
+    let source = &mut servers.source;
+    // What an interrupted setup left, or a follow whose slot is gone.
+    if Sentinel::marked_slot(source)?.is_some() {
+        Sentinel::drop(source, &spec.dir)?;
+    }
+    make_slot(
+        source,
+        &spec.source,
+        &spec.application_name,
+        &spec.slot_name,
+        spec.plugin,
+        shutdown,
+    )
+}
+
+/// The publication, where the plugin needs one, and then the slot: the server looks a publication up as of each change.
+pub fn make_slot(
+    source: &mut Connection,
+    info: &ConnInfo,
+    application_name: &str,
+    slot_name: &str,
+    plugin: Plugin,
+    shutdown: &Shutdown,
+) -> Result<NewSlot> {
+    if plugin == Plugin::Pgoutput {
+        // One that an interrupted setup left may lack tables.
+        publication::drop(source, publication_of(slot_name))?;
+        publication::create(source, publication_of(slot_name))?;
+    }
+    let new = slot::create(info, application_name, slot_name, plugin, shutdown)?;
+    log::info!(
+        "created replication slot \"{slot_name}\" with plugin {plugin}: changes come from {} on",
+        new.consistent_point
+    );
+    // Only a slot can be asked what its plugin knows.
+    if plugin == Plugin::Wal2json
+        && let Err(error) = check_wal2json(source, slot_name)
+    {
+        drop(new);
+        slot::drop(source, slot_name, shutdown)?;
+        return Err(error);
+    }
+    Ok(new)
+}
+
+/// Origin, sentinel and the note of all of it.
+fn complete(
+    spec: &SetupSpec,
+    mut servers: Servers,
+    startpos: Lsn,
+    keeper: Option<PositionKeeper>,
+    beginning: Beginning,
+) -> Result<SetUp> {
+    let keeper = match keeper {
         Some(keeper) => keeper,
-        None => origin::create(&mut target, &spec.origin, startpos)?,
+        None => origin::create(&mut servers.target, &spec.origin, startpos)?,
     };
     let set_up = SetUp {
         slot_name: spec.slot_name.clone(),
@@ -157,14 +227,69 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
         source: spec.source.identity(),
         target: spec.target.identity(),
     };
-    let sentinel = Sentinel::create(source, &spec.dir, startpos)?;
-    drop(sentinel);
+    let mut sentinel = Sentinel::create(servers.source, &spec.dir, startpos)?;
+    sentinel.mark(&spec.slot_name)?;
+    if beginning == Beginning::New && sentinel.get()?.startpos != startpos {
+        // Made before, by "stream sentinel setup".
+        sentinel.set_startpos(startpos)?;
+    }
     // Last: who finds it finds everything.
     done::write(&file_in(&spec.dir), &set_up, Sync::Now)?;
-    Ok((set_up, new))
+    Ok(set_up)
 }
 
-fn open(spec: &SetupSpec, shutdown: &Shutdown) -> Result<Connection> {
+/// Remove what a failed setup has made. Best effort: a server may be what failed, and a signal may be why.
+fn undo(spec: &SetupSpec) {
+    let deaf = Shutdown::deaf();
+    let name = "pgcopydb clean-up";
+    let on_source = || -> Result<()> {
+        let mut source = connect_once(&spec.source, name, &deaf, UNDO_WAIT)?;
+        source.set_deadline(Some(UNDO_WAIT));
+        slot::drop(&mut source, &spec.slot_name, &deaf)?;
+        publication::drop(&mut source, spec.publication())?;
+        if Sentinel::marked_slot(&mut source)?.is_some_and(|slot| slot == spec.slot_name) {
+            Sentinel::drop(&mut source, &spec.dir)?;
+        }
+        cleanup::drop_schema_if_empty(&mut source).map(|_| ())
+    };
+    let on_target = || -> Result<()> {
+        let mut target = connect_once(&spec.target, name, &deaf, UNDO_WAIT)?;
+        target.set_deadline(Some(UNDO_WAIT));
+        origin::drop(&mut target, &spec.origin)?;
+        cleanup::drop_schema_if_empty(&mut target).map(|_| ())
+    };
+    for (side, undone) in [(Side::Source, on_source()), (Side::Target, on_target())] {
+        if let Err(error) = undone {
+            log::warn!(
+                "could not remove what this setup has made on the {side}: {error}; run \"pgcopydb stream cleanup\""
+            );
+        }
+    }
+}
+
+/// Refuse a slot that is there when this directory has no snapshot of it: a copy could not meet its changes. Asked before
+/// anything is made.
+pub fn refuse_slot_without_snapshot(spec: &SetupSpec, shutdown: &Shutdown) -> Result<()> {
+    if noted(&spec.dir)?.is_some() {
+        return Ok(());
+    }
+    let mut source = open_source(&spec.source, &spec.application_name, shutdown)?;
+    match slot::find(&mut source, &spec.slot_name)? {
+        None => Ok(()),
+        Some(_) => Err(Error::on(
+            Side::Source,
+            format!(
+                "replication slot \"{}\" is on the source already, and the snapshot that came with it is not known here",
+                spec.slot_name
+            ),
+        )
+        .with_hint(
+            "Run \"pgcopydb stream cleanup\" if it is of an earlier run, or choose another --slot-name and --origin.",
+        )),
+    }
+}
+
+pub(super) fn open_target_of(spec: &SetupSpec, shutdown: &Shutdown) -> Result<Connection> {
     let settings = TargetSettings {
         maintenance_work_mem: "64MB".to_owned(),
     };
@@ -199,11 +324,9 @@ fn check_noted(spec: &SetupSpec, noted: &SetUp) -> Result<()> {
 }
 
 /// A wal2json that cannot send numbers as strings sends NaN and the infinities as null: tables with such columns are
-/// refused. Only a slot can be asked what its plugin knows.
-fn check_wal2json(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
-    if spec.plugin != Plugin::Wal2json
-        || wal2json::supports_numeric_as_string(source, &spec.slot_name)?
-    {
+/// refused.
+fn check_wal2json(source: &mut Connection, slot_name: &str) -> Result<()> {
+    if wal2json::supports_numeric_as_string(source, slot_name)? {
         return Ok(());
     }
     let columns = source.query(
@@ -233,152 +356,4 @@ fn check_wal2json(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
         ),
     )
     .with_hint("Use --plugin test_decoding or pgoutput, or install wal2json 2.6 or newer."))
-}
-
-fn make_publication(spec: &SetupSpec, source: &mut Connection) -> Result<()> {
-    let name = spec.publication();
-    if spec.plugin == Plugin::Pgoutput && !publication::exists(source, name)? {
-        publication::create(source, name)?;
-    }
-    Ok(())
-}
-
-/// `snapshot --follow`: make the slot and hold the snapshot that comes with it until a signal. The slot stays; a clone that
-/// follows, in the same work directory, uses both.
-pub fn hold_slot_snapshot(
-    info: &ConnInfo,
-    dir: Option<&Path>,
-    slot_name: &str,
-    plugin: Plugin,
-    shutdown: &Shutdown,
-    announce: &mut dyn FnMut(&str) -> Result<()>,
-) -> Result<()> {
-    const NAME: &str = "pgcopydb snapshot";
-    let workdir = WorkDir::open(&location(dir), Service::Snapshot)?;
-    let mut source = open_source(info, NAME, shutdown)?;
-    if slot::find(&mut source, slot_name)?.is_some() {
-        return Err(Error::on(
-            Side::Source,
-            format!("replication slot \"{slot_name}\" is there already: its snapshot cannot be exported again"),
-        )
-        .with_hint("Run \"pgcopydb stream cleanup\", or choose another --slot-name."));
-    }
-    let wanted = Wanted {
-        plugin,
-        makes_slot: true,
-    };
-    preconditions::check(&mut source, None, wanted)?;
-    if plugin == Plugin::Pgoutput && !publication::exists(&mut source, publication_of(slot_name))? {
-        publication::create(&mut source, publication_of(slot_name))?;
-    }
-    let new = slot::create(info, NAME, slot_name, plugin, shutdown)?;
-    let lsn = new.consistent_point;
-    let mut snapshot =
-        Snapshot::of_slot(info, &new.snapshot, lsn, Some(new.exporter), NAME, shutdown)?;
-    workdir.note_slot_snapshot(snapshot.id(), lsn, slot_name)?;
-    log::info!(
-        "created replication slot \"{slot_name}\" at {lsn}; holding snapshot {} until a signal",
-        snapshot.id()
-    );
-    let held = hold_until_signal(&mut snapshot, shutdown, announce);
-    workdir.forget_snapshot()?;
-    held
-}
-
-/// Remove everything from both servers and from the disk; nothing to remove is no error. Restores the triggers.
-pub fn cleanup(spec: &SetupSpec, shutdown: &Shutdown) -> Result<()> {
-    let mut target = open(spec, shutdown)?;
-    triggers::restore(&mut target, &spec.dir)?;
-    let mut source = open_source(&spec.source, &spec.application_name, shutdown)?;
-    let mut removed = Vec::new();
-    let mut note = |was_there: bool, what: String| {
-        if was_there {
-            removed.push(what);
-        }
-    };
-    let slot_name = &spec.slot_name;
-    note(
-        slot::drop(&mut source, slot_name, shutdown)?,
-        format!("replication slot \"{slot_name}\""),
-    );
-    let publication = spec.publication();
-    note(
-        publication::drop(&mut source, publication)?,
-        format!("publication \"{publication}\""),
-    );
-    note(
-        Sentinel::drop(&mut source, &spec.dir)?,
-        "the sentinel".to_owned(),
-    );
-    note(
-        origin::drop(&mut target, &spec.origin)?,
-        format!("replication origin \"{}\"", spec.origin),
-    );
-    for connection in [&mut source, &mut target] {
-        let side = connection.side();
-        note(
-            drop_schema_if_empty(connection)?,
-            format!("schema \"pgcopydb\" on the {side}"),
-        );
-    }
-    crate::pg::session::flush_commits(&mut target)?;
-    let files = remove_files(&spec.dir)?;
-    note(
-        files > 0,
-        format!("{files} files in \"{}\"", spec.dir.display()),
-    );
-    match removed.is_empty() {
-        true => log::info!("there was nothing to clean up"),
-        false => log::info!("removed {}", removed.join(", ")),
-    }
-    Ok(())
-}
-
-fn drop_schema_if_empty(connection: &mut Connection) -> Result<bool> {
-    let is_empty = connection
-        .query_one(
-            "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'pgcopydb') \
-             AND NOT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE n.nspname = 'pgcopydb')",
-        )?
-        .bool(0)?;
-    if is_empty {
-        // RESTRICT: what somebody has put there stays.
-        connection.execute("DROP SCHEMA pgcopydb RESTRICT")?;
-    }
-    Ok(is_empty)
-}
-
-/// Remove what a follow has put into its directory, and nothing else.
-pub fn remove_files(dir: &Path) -> Result<usize> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => {
-            return Err(Error::io(
-                format!("could not read directory \"{}\"", dir.display()),
-                error,
-            ));
-        }
-    };
-    let mut count = 0;
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let is_ours = name == "slot"
-            || ["json", "sql", "tmp"]
-                .iter()
-                .any(|ending| name.ends_with(&format!(".{ending}")));
-        if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            std::fs::remove_file(entry.path()).map_err(|error| {
-                Error::io(
-                    format!("could not remove file \"{}\"", entry.path().display()),
-                    error,
-                )
-            })?;
-            count += 1;
-        }
-    }
-    // Ours when it is empty; somebody else's files keep it.
-    let _ = std::fs::remove_dir(dir);
-    Ok(count)
 }

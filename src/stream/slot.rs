@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 
 use super::decode::Plugin;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::ident::{quote_ident, quote_literal};
 use crate::lsn::Lsn;
 use crate::pg::connect::connect;
@@ -42,6 +42,21 @@ pub struct Slot {
     pub database: Option<String>,
     pub confirmed_flush: Option<Lsn>,
     pub active_pid: Option<i32>,
+    /// The application_name of who uses it, where we may see it.
+    pub user: Option<String>,
+    /// The server has removed WAL that the slot still needs.
+    pub is_lost: bool,
+}
+
+impl Slot {
+    /// Whether somebody uses it who is no pgcopydb.
+    fn is_in_foreign_use(&self) -> bool {
+        self.active_pid.is_some()
+            && self
+                .user
+                .as_deref()
+                .is_some_and(|user| !user.starts_with("pgcopydb"))
+    }
 }
 
 /// Make the slot. It waits for the end of every transaction that is running: which ones is said while it does.
@@ -72,12 +87,23 @@ pub fn create(
         plugin.name()
     ));
     watcher.stop();
-    let row = created.with_context(|| format!("could not create replication slot \"{name}\""))?;
+    let row = created.map_err(|error| explain_refusal(error, name, plugin))?;
     Ok(NewSlot {
         consistent_point: row.parse(1)?,
         snapshot: row.text(2)?.to_owned(),
         exporter,
     })
+}
+
+fn explain_refusal(error: Error, name: &str, plugin: Plugin) -> Error {
+    let is_missing = error.is_any_of(&[SqlState::UNDEFINED_FILE]);
+    let error = error.context(format!("could not create replication slot \"{name}\""));
+    match is_missing {
+        true => error.with_hint(format!(
+            "Install the package of {plugin} on the source server, or use another --plugin."
+        )),
+        false => error,
+    }
 }
 
 fn server_version(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<u32> {
@@ -87,14 +113,10 @@ fn server_version(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) 
 /// Say what a slot under way waits for. Runs in a child of its own, as the parent is blocked.
 fn watch(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<()> {
     let mut connection = open_source(info, application_name, shutdown)?;
-    let sql = format!(
-        "SELECT b.pid, COALESCE(date_trunc('second', clock_timestamp() - b.xact_start)::text, 'unknown age'), \
-             left(regexp_replace(b.query, '\\s+', ' ', 'g'), 100) \
-         FROM pg_stat_activity w, LATERAL unnest(pg_blocking_pids(w.pid)) AS blocker(pid) \
-             JOIN pg_stat_activity b ON b.pid = blocker.pid \
-         WHERE w.application_name = {} AND w.backend_type = 'walsender'",
-        quote_literal(application_name)
-    );
+    let is_standby = connection
+        .query_one("SELECT pg_is_in_recovery()")?
+        .bool(0)?;
+    let sql = waits_sql(application_name);
     let mut next = Instant::now() + FIRST_WORD;
     loop {
         shutdown.poll(&[], Some(next))?;
@@ -102,21 +124,50 @@ fn watch(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result
             continue;
         }
         next = Instant::now() + LATER_WORDS;
-        for row in connection.query(&sql)? {
+        let waits = connection.query(&sql)?;
+        for row in &waits {
             log::warn!(
-                "the replication slot waits for a transaction on the source: pid {}, running for {}, query: {}",
+                "the replication slot waits for a transaction on the source: {}, running for {}, query: {}",
                 row.text(0)?,
-                row.text(1)?,
-                row.opt_text(2)?.unwrap_or("")
+                row.opt_text(1)?.unwrap_or("an unknown time"),
+                row.opt_text(2)?.unwrap_or("unknown")
+            );
+        }
+        if waits.is_empty() && is_standby {
+            log::warn!(
+                "the replication slot waits for the primary to log its running transactions: on the primary, SELECT \
+                 pg_log_standby_snapshot()"
             );
         }
     }
 }
 
+/// Who holds up a walsender of ours: (who, for how long, what it runs). A prepared transaction has no process, which
+/// pg_blocking_pids() says by 0; each of them is named then.
+fn waits_sql(application_name: &str) -> String {
+    format!(
+        "WITH blocker AS (SELECT DISTINCT unnest(pg_blocking_pids(w.pid)) AS pid FROM pg_stat_activity w \
+             WHERE w.application_name = {} AND w.backend_type = 'walsender') \
+         SELECT 'pid ' || b.pid, date_trunc('second', clock_timestamp() - a.xact_start)::text, \
+             left(regexp_replace(a.query, '\\s+', ' ', 'g'), 100) \
+         FROM blocker b LEFT JOIN pg_stat_activity a ON a.pid = b.pid WHERE b.pid <> 0 \
+         UNION ALL SELECT 'prepared transaction ' || quote_literal(p.gid), \
+             date_trunc('second', clock_timestamp() - p.prepared)::text, 'PREPARE TRANSACTION' \
+         FROM pg_prepared_xacts p WHERE EXISTS (SELECT FROM blocker b WHERE b.pid = 0)",
+        quote_literal(application_name)
+    )
+}
+
 pub fn find(source: &mut Connection, name: &str) -> Result<Option<Slot>> {
+    // Since 13 a slot may have lost its WAL; since 16 it may be invalid for other reasons too, which counts as the same.
+    let is_lost = match source.server_version() {
+        130_000.. => "COALESCE(s.wal_status = 'lost', false)",
+        _ => "false",
+    };
     let rows = source
         .query(&format!(
-            "SELECT plugin, database, confirmed_flush_lsn, active_pid FROM pg_replication_slots WHERE slot_name = {}",
+            "SELECT s.plugin, s.database, s.confirmed_flush_lsn, s.active_pid, a.application_name, {is_lost} \
+             FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = {}",
             quote_literal(name)
         ))
         .context("could not look for replication slots on the source")?;
@@ -128,6 +179,8 @@ pub fn find(source: &mut Connection, name: &str) -> Result<Option<Slot>> {
         database: row.opt_text(1)?.map(str::to_owned),
         confirmed_flush: row.opt_parse(2)?,
         active_pid: row.opt_parse(3)?,
+        user: row.opt_text(4)?.map(str::to_owned),
+        is_lost: row.bool(5)?,
     }))
 }
 
@@ -145,13 +198,21 @@ pub fn check(slot: &Slot, name: &str, plugin: Plugin, database: &str) -> Result<
             slot.plugin
         ));
     }
-    match &slot.database {
-        Some(other) if other == database => Ok(()),
-        other => refuse(format!(
+    if slot.database.as_deref() != Some(database) {
+        return refuse(format!(
             "it belongs to database \"{}\"",
-            other.as_deref().unwrap_or("")
-        )),
+            slot.database.as_deref().unwrap_or("")
+        ));
     }
+    if slot.is_lost {
+        return refuse(
+            "the source has removed WAL that it still needs (max_slot_wal_keep_size), so that changes are lost".to_owned(),
+        )
+        .map_err(|error| {
+            error.with_hint("Run \"pgcopydb stream cleanup\", then start over with a new clone.")
+        });
+    }
+    Ok(())
 }
 
 /// Drop the slot, ending a receiver that still holds it; whether it was there.
@@ -163,11 +224,23 @@ pub fn drop(source: &mut Connection, name: &str, shutdown: &Shutdown) -> Result<
         let Some(slot) = find(source, name)? else {
             return Ok(false);
         };
+        if slot.is_in_foreign_use() {
+            return Err(Error::on(
+                Side::Source,
+                format!(
+                    "cannot drop replication slot \"{name}\": process {} (\"{}\"), which is no pgcopydb, uses it",
+                    slot.active_pid.unwrap_or_default(),
+                    slot.user.unwrap_or_default()
+                ),
+            ));
+        }
         if let Some(pid) = slot.active_pid {
             log::info!(
                 "ending process {pid} on the source, which uses replication slot \"{name}\""
             );
-            source.execute(&format!("SELECT pg_terminate_backend({pid})"))?;
+            source
+                .execute(&format!("SELECT pg_terminate_backend({pid})"))
+                .with_context(|| format!("could not drop replication slot \"{name}\""))?;
         }
         let dropped = source.execute(&format!(
             "SELECT pg_drop_replication_slot({})",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
-use crate::ident::{QualifiedName, quote_ident};
+use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
 use crate::sys::durable::{Sync, write_atomic};
 
@@ -17,8 +17,24 @@ pub struct Firing {
     pub name: String,
     /// "TRIGGER" or "RULE".
     pub kind: String,
-    /// "ALWAYS" or "REPLICA".
+    /// "ALWAYS" or "REPLICA"; for the copy of such a trigger on a partition also "ORIGIN" or "DISABLED".
     pub when: String,
+}
+
+impl Firing {
+    fn is_same_object(&self, other: &Firing) -> bool {
+        (&self.table, &self.name, &self.kind) == (&other.table, &other.name, &other.kind)
+    }
+
+    /// The words of ALTER TABLE that bring its state back.
+    fn restoring(&self) -> &'static str {
+        match self.when.as_str() {
+            "ALWAYS" => "ENABLE ALWAYS",
+            "REPLICA" => "ENABLE REPLICA",
+            "ORIGIN" => "ENABLE",
+            _ => "DISABLE",
+        }
+    }
 }
 
 fn file_in(dir: &Path) -> PathBuf {
@@ -43,16 +59,30 @@ pub fn noted(dir: &Path) -> Result<Vec<Firing>> {
     }
 }
 
+/// Those that fire, and the copies of such triggers on partitions, whatever their state: a statement about the parent's
+/// changes them too. Parents come first, so that restoring in this order leaves each as it was. Before 13 the copies are
+/// internal triggers, which have no state of their own.
 fn find(target: &mut Connection) -> Result<Vec<Firing>> {
+    let copies = match target.server_version() {
+        130_000.. => {
+            "UNION ALL SELECT t.oid, t.tgrelid, t.tgname, t.tgenabled, f.depth + 1 FROM pg_trigger t \
+                 JOIN firing f ON t.tgparentid = f.oid"
+        }
+        _ => "",
+    };
     let rows = target
-        .query(
-            "SELECT n.nspname, c.relname, f.name, f.kind, CASE f.fires WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END \
-             FROM (SELECT tgrelid AS relation, tgname AS name, 'TRIGGER' AS kind, tgenabled AS fires FROM pg_trigger \
-                     WHERE NOT tgisinternal AND tgparentid = 0 \
-                   UNION ALL SELECT ev_class, rulename, 'RULE', ev_enabled FROM pg_rewrite) f \
+        .query(&format!(
+            "WITH RECURSIVE firing (oid, relation, name, fires, depth) AS ( \
+                 SELECT oid, tgrelid, tgname, tgenabled, 0 FROM pg_trigger \
+                 WHERE NOT tgisinternal AND tgenabled IN ('A', 'R') {copies}) \
+             SELECT n.nspname, c.relname, f.name, f.kind, CASE f.fires WHEN 'A' THEN 'ALWAYS' WHEN 'R' THEN 'REPLICA' \
+                 WHEN 'O' THEN 'ORIGIN' ELSE 'DISABLED' END \
+             FROM (SELECT relation, name, fires, 'TRIGGER' AS kind, max(depth) AS depth FROM firing GROUP BY 1, 2, 3 \
+                   UNION ALL SELECT ev_class, rulename, ev_enabled, 'RULE', 0 FROM pg_rewrite \
+                   WHERE ev_enabled IN ('A', 'R')) f \
                  JOIN pg_class c ON c.oid = f.relation JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE f.fires IN ('A', 'R') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
-        )
+             WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' ORDER BY f.depth, 1, 2, 3"
+        ))
         .context("could not look for triggers on the target")?;
     rows.iter()
         .map(|row| {
@@ -76,7 +106,8 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     all.extend(
         found
             .iter()
-            .filter(|firing| !all.contains(firing))
+            // Noted by a run that was killed in the middle: what it changed since is not what it was.
+            .filter(|firing| !all.iter().any(|noted| noted.is_same_object(firing)))
             .cloned()
             .collect::<Vec<_>>(),
     );
@@ -91,7 +122,7 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     } in &found
     {
         log::info!(
-            "{kind} {} of table {table} is ENABLE {when}: disabled until the end position",
+            "{kind} {} of table {table}, which is {when}, is disabled until the end position",
             quote_ident(name)
         );
         target
@@ -106,25 +137,52 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Switch on again what was noted, and forget the note. A table that is gone has no trigger to restore.
+fn is_there(target: &mut Connection, firing: &Firing) -> Result<bool> {
+    let (catalog, relation, name) = match firing.kind.as_str() {
+        "RULE" => ("pg_rewrite", "ev_class", "rulename"),
+        _ => ("pg_trigger", "tgrelid", "tgname"),
+    };
+    target
+        .query_one(&format!(
+            "SELECT EXISTS (SELECT FROM {catalog} f JOIN pg_class c ON c.oid = f.{relation} \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = {} AND c.relname = {} AND f.{name} = {})",
+            quote_literal(&firing.table.schema),
+            quote_literal(&firing.table.name),
+            quote_literal(&firing.name)
+        ))
+        .context("could not look for triggers on the target")?
+        .bool(0)
+}
+
+/// Switch on again what was noted, and forget the note. What is gone needs no restoring.
 pub fn restore(target: &mut Connection, dir: &Path) -> Result<()> {
     let all = noted(dir)?;
-    for Firing {
-        table,
-        name,
-        kind,
-        when,
-    } in &all
-    {
-        let sql = format!(
-            "ALTER TABLE IF EXISTS {table} ENABLE {when} {kind} {}",
-            quote_ident(name)
-        );
-        target.execute(&sql).with_context(|| {
-            format!("could not restore a trigger of table {table} on the target")
-        })?;
+    for firing in &all {
+        let Firing {
+            table,
+            name,
+            kind,
+            when,
+        } = firing;
+        if !is_there(target, firing)? {
+            log::info!(
+                "{kind} {} of table {table} is gone from the target: there is nothing to restore",
+                quote_ident(name)
+            );
+            continue;
+        }
+        target
+            .execute(&format!(
+                "ALTER TABLE {table} {} {kind} {}",
+                firing.restoring(),
+                quote_ident(name)
+            ))
+            .with_context(|| {
+                format!("could not restore a trigger of table {table} on the target")
+            })?;
         log::info!(
-            "{kind} {} of table {table} is ENABLE {when} again",
+            "{kind} {} of table {table} is {when} again",
             quote_ident(name)
         );
     }

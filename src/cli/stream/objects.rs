@@ -7,8 +7,9 @@ use crate::cli::options::{ConnectionArgs, DirArgs};
 use crate::error::{Error, Result, Side};
 use crate::lsn::Lsn;
 use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::stream::preconditions::{self, Wanted};
 use crate::stream::setup::{self, SetupSpec};
-use crate::stream::{origin, slot};
+use crate::stream::{origin, publication, slot};
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 
@@ -75,7 +76,12 @@ pub struct CleanupArgs {
 pub fn cleanup(args: CleanupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
-    let _workdir = args.both.open()?;
+    let dir = location(args.both.dir.dir.as_deref());
+    // A follow that is under way would lose its slot; no directory is made only to be left behind.
+    let _workdir = match dir.exists() {
+        true => Some(WorkDir::open(&dir, Service::Follow)?),
+        false => None,
+    };
     setup::cleanup(&spec, &shutdown)
 }
 
@@ -114,12 +120,12 @@ pub fn create(args: CreateArgs) -> Result<()> {
                 log::info!("replication slot \"{name}\" is there already");
                 return Ok(());
             }
-            let new = slot::create(&source, NAME, name, plugin, &shutdown)?;
-            log::info!(
-                "created replication slot \"{name}\": changes come from {} on",
-                new.consistent_point
-            );
-            Ok(())
+            let wanted = Wanted {
+                plugin,
+                makes_slot: true,
+            };
+            preconditions::check(&mut connection, None, wanted)?;
+            setup::make_slot(&mut connection, &source, NAME, name, plugin, &shutdown).map(|_| ())
         }
         CreateWhat::Origin(args) => {
             let mut target = open(&args.both, &shutdown)?;
@@ -165,6 +171,7 @@ pub fn drop(args: DropArgs) -> Result<()> {
             let mut connection = open_source(&source, NAME, &shutdown)?;
             let name = &both.slot.slot_name;
             let was_there = slot::drop(&mut connection, name, &shutdown)?;
+            publication::drop(&mut connection, setup::publication_of(name))?;
             (was_there, format!("replication slot \"{name}\""))
         }
         DropWhat::Origin(both) => {

@@ -9,7 +9,7 @@ use crate::lsn::Lsn;
 use crate::pg::session::open_source;
 use crate::sentinel::{Sentinel, SentinelRow};
 use crate::sys::signal::Shutdown;
-use crate::workdir::cdc_location;
+use crate::workdir::{Service, WorkDir, cdc_location, location};
 
 const NAME: &str = "pgcopydb stream sentinel";
 
@@ -135,6 +135,7 @@ fn create(args: &CreateArgs) -> Result<()> {
     let shutdown = Shutdown::install()?;
     let mut connection = open_source(&args.place.source.required()?, NAME, &shutdown)?;
     let dir = cdc_location(args.place.dir.dir.as_deref());
+    let _workdir = WorkDir::open(&location(args.place.dir.dir.as_deref()), Service::Follow)?;
     let startpos = match args.startpos {
         Some(lsn) => lsn,
         None => connection
