@@ -79,7 +79,7 @@ impl Trio<'_> {
             transform_process::run_files(&self.transform, &queue, &shutdown)
         })?;
         if mode == StreamMode::Catchup {
-            self.start_catchup(workers)?;
+            self.start_catchup(workers, true)?;
         }
         let event = self.watch_collecting(mode, workers, remote);
         if event.is_ok() {
@@ -147,10 +147,16 @@ impl Trio<'_> {
         }
     }
 
-    fn start_catchup(&self, workers: &mut WorkerSet) -> Result<()> {
+    fn start_catchup(&self, workers: &mut WorkerSet, waits: bool) -> Result<()> {
         let positions = self.positions;
         workers.start_one(APPLY, |shutdown| {
-            let end = catchup::run(&self.apply, &self.transform.dir, &positions, &shutdown)?;
+            let end = catchup::run(
+                &self.apply,
+                &self.transform.dir,
+                waits,
+                &positions,
+                &shutdown,
+            )?;
             positions.set_apply_end(end);
             Ok(())
         })?;
@@ -166,7 +172,7 @@ impl Trio<'_> {
         while workers.count(TRANSFORM) > 0 {
             self.look(workers, remote)?;
         }
-        self.start_catchup(workers)?;
+        self.start_catchup(workers, false)?;
         loop {
             if !self.look(workers, remote)?.is_empty() {
                 return self.apply_event();

@@ -18,10 +18,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Apply until the end position, or until there is no finished script left. A target that goes away is waited for, as
-/// long as it takes; its origin then says where to go on.
+/// long as it takes, if `waits`; its origin then says where to go on. While nothing is received it is not: changes must not
+/// pile up on the source meanwhile.
 pub fn run(
     spec: &ApplySpec,
     dir: &Path,
+    waits: bool,
     positions: &Positions,
     shutdown: &Shutdown,
 ) -> Result<ApplyEnd> {
@@ -32,6 +34,10 @@ pub fn run(
             Err(error) if may_pass(&error) => error,
             end => return end,
         };
+        if !waits {
+            log::warn!("{error}; receiving meanwhile");
+            return Ok(ApplyEnd::LostTarget);
+        }
         if positions.committed() > committed {
             pause = FIRST_PAUSE;
         }

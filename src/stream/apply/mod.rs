@@ -38,6 +38,10 @@ const CHUNK_CHANGES: usize = 40_000;
 /// How often the target is asked to flush what it has committed, so that files can go.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Changes at hand from which on apply is behind rather than in step, and how long it then waits for more.
+const BUSY_CHANGES: usize = 100;
+const BUSY_WAIT: Duration = Duration::from_millis(5);
+
 /// How long live replay waits for a line before it looks at the end position again.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -196,10 +200,15 @@ impl Applier {
         let mut lines = LineReader::new(input);
         let shutdown = self.shutdown;
         loop {
-            let deadline = Some(Instant::now() + TICK);
-            let line = match lines.next(deadline, &shutdown)? {
+            // With much at hand a little more is waited for: fewer, larger sets. With little, nobody waits.
+            let is_busy = self.chunk.len() >= BUSY_CHANGES;
+            let deadline = Instant::now() + if is_busy { BUSY_WAIT } else { TICK };
+            let line = match lines.next(Some(deadline), &shutdown)? {
                 Next::Line(line) => line,
                 Next::Nothing => {
+                    if !self.state.is_inside() {
+                        self.send_complete()?;
+                    }
                     self.flush_if_due()?;
                     if let Some(end) = self.end_if_reached()? {
                         return Ok(end);
@@ -211,8 +220,8 @@ impl Applier {
             if self.take(line)? {
                 return self.reached();
             }
-            // Nobody waits for what is not there yet.
-            if !self.state.is_inside() && !lines.is_ready(&shutdown)? {
+            let is_small = self.chunk.len() < BUSY_CHANGES;
+            if is_small && !self.state.is_inside() && !lines.is_ready(&shutdown)? {
                 self.send_complete()?;
                 self.flush_if_due()?;
             }
