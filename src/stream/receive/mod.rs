@@ -41,6 +41,12 @@ const TICK: Duration = Duration::from_millis(200);
 /// How often the end of the last flush is looked for.
 const FLUSH_TICK: Duration = Duration::from_millis(5);
 
+/// More than this within a window is a flood: about 25 MB a second, far above what an application writes. Then changes may
+/// gather for a moment that nobody will notice.
+const FLOOD_BYTES: usize = 512 << 10;
+const WINDOW: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_micros(500);
+
 /// How many bytes of the stream are decoded before the pipe and the clock are looked at.
 const BURST: usize = 1 << 20;
 
@@ -127,6 +133,9 @@ pub fn run(
         last_flush: Instant::now(),
         last_status: Instant::now(),
         last_asked: Instant::now(),
+        window: Instant::now(),
+        window_bytes: 0,
+        is_flooded: false,
     };
     let end = receive.follow(&mut source, shutdown);
     // Also when a signal ends it: what is there is complete up to the last transaction.
@@ -159,6 +168,10 @@ struct Receive<'a> {
     last_flush: Instant,
     last_status: Instant,
     last_asked: Instant,
+    /// How much has come lately.
+    window: Instant,
+    window_bytes: usize,
+    is_flooded: bool,
 }
 
 /// What comes after a look at the stream.
@@ -243,10 +256,26 @@ impl Receive<'_> {
                 let fd = self.feed.as_ref().map(Feed::fd);
                 stream.wait(fd, Instant::now() + TICK, shutdown)?;
             }
-            _ if is_drained => stream.wait(None, Instant::now() + TICK, shutdown)?,
+            _ if is_drained => self.wait(stream, seen, shutdown)?,
             _ => {}
         }
         Ok(Step::On)
+    }
+
+    /// Wait for more. The server sends each change by itself: waking up for every one of them would cost both sides more than
+    /// the change, so while they come by the thousand, some are let gather in the socket.
+    fn wait(&mut self, stream: &ReplicationStream, seen: usize, shutdown: &Shutdown) -> Result<()> {
+        self.window_bytes += seen;
+        if self.window.elapsed() > WINDOW {
+            self.is_flooded = self.window_bytes >= FLOOD_BYTES;
+            self.window = Instant::now();
+            self.window_bytes = 0;
+        }
+        if self.is_flooded && seen > 0 {
+            std::thread::sleep(GATHER);
+            return Ok(());
+        }
+        stream.wait(None, Instant::now() + TICK, shutdown)
     }
 
     fn decode(&mut self, start: Lsn, payload: &[u8]) -> Result<()> {
