@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod apply;
+mod apply_faults;
 mod authentication;
 mod cli;
 mod clone_effects;

@@ -149,6 +149,8 @@ fn with_retry<W, T>(
         if !error.is_connection_lost() || attempt == ATTEMPTS || since.elapsed() >= patience() {
             return Err(error);
         }
+        // Its statement was cancelled because of the signal: what broke after that is no news.
+        Shutdown::handle().check()?;
         log::warn!(
             "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
             attempt + 1

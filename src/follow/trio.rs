@@ -25,6 +25,9 @@ pub const APPLY: &str = "apply";
 /// How often the parent looks around; a child's end wakes it earlier.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long a process whose pipe is closed may take to be gone, such as one whose disk is slow.
+const DYING: Duration = Duration::from_secs(10);
+
 /// What the children need, the same for the whole run.
 pub struct Trio<'a> {
     pub receive: ReceiveSpec,
@@ -219,7 +222,12 @@ impl Trio<'_> {
         loop {
             let ended = self.look(workers, remote)?;
             if ended.iter().any(|ended| ended.group == APPLY) {
-                return self.apply_event();
+                let event = self.apply_event()?;
+                if event == Event::NoScriptLeft {
+                    // The stream has an end because somebody closed it: on purpose, or by dying just now.
+                    self.wait_for_others(workers, remote)?;
+                }
+                return Ok(event);
             }
             if self.positions.receive_end() == Some(ReceiveEnd::PipeStalled) {
                 log::info!("apply is busy: falling back to prefetch and catchup");
@@ -229,6 +237,15 @@ impl Trio<'_> {
                 return Ok(Event::ApplyDisabled);
             }
         }
+    }
+
+    /// A process that was killed closes its pipe before its parent can learn of its death.
+    fn wait_for_others(&self, workers: &mut WorkerSet, remote: &mut Remote) -> Result<()> {
+        let deadline = Instant::now() + DYING;
+        while workers.count(RECEIVE) + workers.count(TRANSFORM) > 0 && Instant::now() < deadline {
+            self.look(workers, remote)?;
+        }
+        Ok(())
     }
 
     /// Wait a moment, exchange positions with the sentinel, see who ended. A child that failed is the run's error.

@@ -2,6 +2,7 @@
 //! Nothing here knows how pgcopydb works inside; tests see it as a user does.
 
 pub mod access;
+pub mod applying;
 pub mod authority;
 pub mod cluster;
 pub mod cmd;
