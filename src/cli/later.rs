@@ -49,7 +49,6 @@ const COMMANDS: &[(&str, &[&str])] = &[
         ],
     ),
     ("compare", &["schema", "data"]),
-    ("stream", &["prune"]),
 ];
 
 /// The message for an option that clap does not know, if the contract does.
@@ -76,8 +75,8 @@ pub fn command(unknown: &str, words: &[String]) -> Option<String> {
                 return Some(format!("command \"{group} {member}\" is not built yet"));
             }
         }
-        // `copy` and `stream` themselves exist; an unknown word after it is a mistake.
-        if unknown == *group && *group != "copy" && *group != "stream" {
+        // `copy` itself exists; an unknown word after it is a mistake.
+        if unknown == *group && *group != "copy" {
             return Some(format!("command \"{group}\" is not built yet"));
         }
     }
