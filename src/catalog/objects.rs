@@ -240,7 +240,7 @@ pub struct DatabaseSetting {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::{
         Catalog, Column, Database, Index, LargeObjects, Persistence, Sequence, Table, TableKind,
     };

@@ -13,8 +13,6 @@ use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
-const DEFAULT_JOBS: u32 = 4;
-
 /// Copy a whole database from the source to the target
 #[derive(Args)]
 #[command(after_help = "\
@@ -180,22 +178,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         state,
         ..
     } = args;
-    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
-    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
-        Some(both) if !given.is_typed(name) => both,
-        _ => specific.unwrap_or(DEFAULT_JOBS),
-    };
-    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
-    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    let jobs = jobs.resolve(given);
     Ok(CloneSpec {
         source: connections.required(Side::Source)?,
         target: connections.required(Side::Target)?,
         dir: dir.dir,
-        table_jobs,
-        index_jobs,
-        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
-        large_objects_jobs: jobs.large_objects_jobs,
-        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        table_jobs: jobs.table,
+        index_jobs: jobs.index,
+        restore_jobs: jobs.restore,
+        large_objects_jobs: jobs.large_objects,
+        vacuum_jobs: jobs.vacuum,
         split: SplitOptions {
             larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
             max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),

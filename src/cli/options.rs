@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::given::Given;
 use super::size::parse_size;
+use crate::check::Jobs;
 use crate::error::{Error, Result, Side};
 use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
@@ -184,6 +186,27 @@ pub struct JobArgs {
     /// Processes that run VACUUM ANALYZE [default: as --table-jobs]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_jobs)]
     pub vacuum_jobs: Option<u32>,
+}
+
+const DEFAULT_JOBS: u32 = 4;
+
+impl JobArgs {
+    /// --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
+    pub fn resolve(&self, given: &Given) -> Jobs {
+        let of = |specific: Option<u32>, name: &str| match self.jobs {
+            Some(both) if !given.is_typed(name) => both,
+            _ => specific.unwrap_or(DEFAULT_JOBS),
+        };
+        let table = of(self.table_jobs, "table_jobs");
+        let index = of(self.index_jobs, "index_jobs");
+        Jobs {
+            table,
+            index,
+            restore: self.restore_jobs.unwrap_or(index),
+            large_objects: self.large_objects_jobs,
+            vacuum: self.vacuum_jobs.unwrap_or(table),
+        }
+    }
 }
 
 /// How one large table is shared by several processes.

@@ -5,7 +5,6 @@
 mod begin;
 mod data;
 mod drops;
-mod preflight;
 mod progress;
 mod properties;
 mod restore;
@@ -16,8 +15,10 @@ mod summary;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::check;
 use crate::copy::CopySpec;
-use crate::dump::programs::{Programs, SearchPlaces};
+use crate::dump::programs::Programs;
+use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
@@ -58,6 +59,8 @@ struct Clone<'a> {
     /// As server_version_num.
     pub target_version: u32,
     pub programs: Programs,
+    /// Found by the checks before anything is restored.
+    pub left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,
 }
 
@@ -77,16 +80,17 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     let mut clock = Clock::start();
     let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
     let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    preflight::check_servers(&mut source, &mut target)?;
-    let programs = SearchPlaces::from_environment().find(
-        source.server_version(),
-        target.server_version(),
+    let check_spec = spec.to_check(&source_info, &target_info);
+    let begun = check::begin(
+        &check_spec,
+        run.is_resumed,
+        (&mut source, &mut target),
         shutdown,
     )?;
     let target_version = target.server_version();
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
     drop((source, target));
-    let clone = Clone {
+    let mut clone = Clone {
         spec,
         workdir,
         run: run.name.clone(),
@@ -94,7 +98,8 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         source: source_info,
         target: target_info,
         target_version,
-        programs,
+        programs: begun.programs.clone(),
+        left_alone: LeftAlone::default(),
         shutdown,
     };
     if let Some(earlier) = &run.earlier {
@@ -107,11 +112,18 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         );
         return Ok(());
     }
+    if spec.follow.is_some() && !run.is_resumed {
+        // A slot that nobody will read must not be made.
+        check::objects_now(&check_spec, &begun, shutdown)?;
+    }
     let mut snapshot = begin::snapshot(&clone)?;
     let catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
-    preflight::check_target(&clone, &catalog, &mut target)?;
+    if !workdir.is_step_done(step::RESTORE_PRE)? {
+        let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
+        clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
+    }
     schema::dump(&clone, &catalog, snapshot.as_ref())?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;

@@ -217,6 +217,7 @@ fn rules<'a>(
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
+        left_alone: &clone.left_alone,
         built,
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
