@@ -9,12 +9,14 @@ mod follow;
 mod follow_options;
 mod given;
 mod later;
+mod list;
 mod options;
 mod ping;
 mod size;
 mod snapshot;
 mod stdout;
 mod stream;
+mod text_table;
 mod title;
 mod usage;
 mod version;
@@ -63,6 +65,7 @@ enum Command {
     Copy(Box<copy::CopyArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
+    List(list::ListArgs),
     Snapshot(snapshot::SnapshotArgs),
     Ping(ping::PingArgs),
     Version(VersionArgs),
@@ -134,6 +137,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
+        Some(Command::List(args)) => list::run(args),
         Some(Command::Snapshot(args)) => snapshot::run(args, given),
         Some(Command::Ping(args)) => ping::run(args),
         Some(Command::Version(args)) => version::run(args),

@@ -359,11 +359,7 @@ impl Receive<'_> {
     }
 
     /// At the end position: flush, tell the server, let it go; then the pipe gets the rest, which may take its time.
-    fn finish(
-        &mut self,
-        mut stream: ReplicationStream,
-        shutdown: &Shutdown,
-    ) -> Result<ReceiveEnd> {
+    fn finish(&mut self, mut stream: ReplicationStream, shutdown: &Shutdown) -> Result<ReceiveEnd> {
         self.files.note_position()?;
         self.files.write()?;
         self.request_flush()?;
