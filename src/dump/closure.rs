@@ -3,12 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::dump::archive::{Archive, CatalogId, Entry};
 use crate::filter::{LeftOut, Selection};
 use crate::ident::quote_ident;
 
 /// An entry of the archive that is left out, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Omitted {
     pub dump_id: i32,
     pub catalog_id: CatalogId,
