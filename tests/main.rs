@@ -19,6 +19,7 @@ mod durability;
 mod encodings;
 mod failed_objects;
 mod faults;
+mod filters;
 mod follow;
 mod follow_faults;
 mod follow_live;

@@ -106,6 +106,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         origin: args.slot.origin,
         dir: cdc_location(args.dir.dir.as_deref()),
         application_name: "pgcopydb check".to_owned(),
+        filters: None,
     });
     Ok(CheckSpec {
         source,

@@ -213,6 +213,7 @@ mod tests {
                     skip_ext_comments: false,
                     left_alone: &LeftAlone::default(),
                     built: &HashSet::new(),
+                    omitted: &HashSet::new(),
                     publication: None,
                 };
                 let choices = select(&archive, &rules);
@@ -242,6 +243,7 @@ mod tests {
             skip_ext_comments: false,
             left_alone: &LeftAlone::default(),
             built: &HashSet::new(),
+            omitted: &HashSet::new(),
             publication: None,
         };
         let text = write_list(&select(&archive, &rules));
