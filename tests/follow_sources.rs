@@ -23,9 +23,14 @@ struct Standby<'a> {
 }
 
 impl<'a> Standby<'a> {
-    fn new(primary: &'a Cluster, standby: &'a Cluster, target: &'a Cluster) -> Standby<'a> {
+    fn new(
+        primary: &'a Cluster,
+        standby: &'a Cluster,
+        target: &'a Cluster,
+        sql: &str,
+    ) -> Standby<'a> {
         let db = primary.new_db("on_standby");
-        primary.psql(&db, TABLES);
+        primary.psql(&db, sql);
         let copy = target.new_db("off_standby");
         let it = Standby {
             primary,
@@ -87,7 +92,7 @@ fn a_hot_standby_is_cloned_and_followed() {
     let primary = Cluster::start(Version::Pg16, &[]);
     let standby = Cluster::standby_of(&primary, &settings);
     let target = shared(Version::Pg17).1;
-    let it = Standby::new(&primary, &standby, target);
+    let it = Standby::new(&primary, &standby, target, TABLES);
     let following = &it.following;
     // A follow of the primary has its sentinel there, which the standby shows.
     let own = Following::of((&primary, target), "test_decoding", "select");
@@ -171,6 +176,39 @@ fn a_hot_standby_is_cloned_and_followed() {
     assert!(
         found.iter().all(|line| line.contains("scratch_id_seq")),
         "{found:#?}"
+    );
+    becomes_the_primary(&primary, &standby);
+}
+
+/// Trap 9: the slot goes on when the standby is promoted, on another timeline; the sentinel stays in its file.
+fn becomes_the_primary(primary: &Cluster, standby: &Cluster) {
+    let sql =
+        "create table public.marks (mark int primary key); create unlogged table scratch (id int)";
+    let it = Standby::new(primary, standby, shared(Version::Pg17).1, sql);
+    let following = &it.following;
+    let mut run = following.clone_follow(&[]);
+    // No transaction is logged by itself on an idle primary, and a slot cannot begin without one.
+    wait_until(SOON, "the slot", || {
+        primary.psql("postgres", "select pg_log_standby_snapshot()");
+        !following.slot("confirmed_flush_lsn").is_empty()
+    });
+    it.wait_for_apply(&mut run);
+    it.change("insert into marks values (-1)");
+    it.wait_for(&mut run, "(select mark as v from marks) m");
+    standby.psql("postgres", "select pg_promote()");
+    following.wait_for_mark(&mut run);
+    following
+        .source
+        .psql(&following.db, "select pg_switch_wal()");
+    following.wait_for_mark(&mut run);
+    following.cut_over(
+        run,
+        &[
+            "pg_log_standby_snapshot",
+            "\"public\".\"scratch\"",
+            "connecting again",
+            "waiting for the source",
+        ],
     );
 }
 
