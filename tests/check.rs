@@ -392,9 +392,15 @@ fn what_following_needs_is_checked() {
     let (db, copy) = (source.new_db("follow"), target.new_db("follow"));
     source.psql(
         &db,
-        "select pg_create_physical_replication_slot('taken'); create table keyless (id int); select lo_from_bytea(0, 'x');
-         do $$ begin for i in 1..500 loop execute format('create table t%s ()', i); end loop; end $$",
+        "select pg_create_physical_replication_slot('taken'); create table keyless (id int); select lo_from_bytea(0, 'x')",
     );
+    // In several transactions, for want of locks.
+    for batch in 0..5 {
+        let tables: Vec<String> = (0..100)
+            .map(|number| format!("create table t{batch}_{number} ()"))
+            .collect();
+        source.psql(&db, &tables.join(";"));
+    }
     source.psql(
         &db,
         "begin; insert into keyless values (1); prepare transaction 'it''s'",
