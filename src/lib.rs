@@ -39,6 +39,7 @@ pub mod clone;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod filter;
 pub mod follow;
 pub mod ident;
 pub mod logging;

@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
@@ -140,7 +140,6 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
-    let (slot, apply) = (&args.slot, &args.apply);
     if !args.follow {
         const OPTIONS: [(&str, &str); 4] = [
             ("create_slot", "--create-slot"),
@@ -160,20 +159,12 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
             "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
         ));
     }
-    Ok(Some(FollowSpec {
-        source: args.connections.required(Side::Source)?,
-        target: args.connections.required(Side::Target)?,
-        dir: args.dir.dir.clone(),
-        plugin: slot.plugin,
-        slot_name: slot.slot_name.clone(),
-        origin: slot.origin.clone(),
-        endpos: apply.endpos,
-        apply_mode: apply.apply_mode,
-        replay_no_op_updates: apply.replay_no_op_updates,
-        keep_files: apply.keep_cdc_files,
+    let again = Again {
         restart: args.state.restart,
         resume: args.state.resume,
-    }))
+    };
+    follow_options::follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)
+        .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {

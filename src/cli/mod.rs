@@ -11,12 +11,14 @@ mod follow;
 mod follow_options;
 mod given;
 mod later;
+mod list;
 mod options;
 mod ping;
 mod size;
 mod snapshot;
 mod stdout;
 mod stream;
+mod text_table;
 mod title;
 mod usage;
 mod version;
@@ -65,6 +67,7 @@ enum Command {
     Copy(Box<copy::CopyArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
+    List(list::ListArgs),
     Snapshot(snapshot::SnapshotArgs),
     Check(Box<check::CheckArgs>),
     Ping(ping::PingArgs),
@@ -138,6 +141,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
+        Some(Command::List(args)) => list::run(args),
         Some(Command::Snapshot(args)) => snapshot::run(args, given),
         Some(Command::Check(args)) => check::run(*args, given),
         Some(Command::Ping(args)) => ping::run(args),

@@ -160,6 +160,23 @@ fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
     Err(incomplete(&failures))
 }
 
+/// A standby has unlogged tables without their rows: they are made on the target, and stay empty.
+fn notice_unlogged(catalog: &Catalog) {
+    let skipped: Vec<String> = catalog
+        .tables
+        .iter()
+        .filter(|table| table.holds_rows(false) && !table.holds_rows(catalog.is_standby))
+        .map(|table| table.qualified_name().to_string())
+        .collect();
+    if !skipped.is_empty() {
+        log::warn!(
+            "the source is a standby, which has no rows of unlogged tables: {} stay empty on the target: {}",
+            skipped.len(),
+            skipped.join(", ")
+        );
+    }
+}
+
 /// The last line of a run in which objects failed.
 fn incomplete(failures: &[Failure]) -> Error {
     for failure in failures {
@@ -218,6 +235,7 @@ impl Clone<'_> {
             catalog.sequences.len(),
             catalog.large_objects.count,
         );
+        notice_unlogged(&catalog);
         Ok(catalog)
     }
 

@@ -22,6 +22,8 @@ pub struct SkipRules<'a> {
     pub left_alone: &'a LeftAlone,
     /// What is on the target already: indexes and constraints that our workers built.
     pub built: &'a HashSet<CatalogId>,
+    /// What the filters leave out, by dump id.
+    pub omitted: &'a HashSet<i32>,
     /// The publication on the source that was made for the changes to come.
     pub publication: Option<&'a str>,
 }
@@ -47,6 +49,7 @@ pub enum SkipReason {
     PublicSchema,
     Built,
     OwnPublication,
+    Filtered,
 }
 
 impl fmt::Display for SkipReason {
@@ -61,6 +64,7 @@ impl fmt::Display for SkipReason {
             SkipReason::PublicSchema => "keeps the owner that it has on the target",
             SkipReason::Built => "is built already",
             SkipReason::OwnPublication => "is there for the changes that follow",
+            SkipReason::Filtered => "is left out by the filters",
         })
     }
 }
@@ -131,6 +135,8 @@ fn skip_reason(
         Some(SkipReason::OtherSection)
     } else if is_of_own_schema(entry) {
         Some(SkipReason::OwnSchema)
+    } else if rules.omitted.contains(&entry.dump_id) {
+        Some(SkipReason::Filtered)
     } else if is_of_large_object(entry) {
         Some(SkipReason::LargeObject)
     } else if rules.skip_extensions && entry.desc == "EXTENSION" {
@@ -226,9 +232,12 @@ mod tests {
             skip_ext_comments: false,
             left_alone: &NOTHING,
             built,
+            omitted: NONE.get_or_init(HashSet::new),
             publication: None,
         }
     }
+
+    static NONE: std::sync::OnceLock<HashSet<i32>> = std::sync::OnceLock::new();
 
     fn reason(archive: &Archive, rules: &SkipRules<'_>, dump_id: i32) -> Option<SkipReason> {
         let choices = select(archive, rules);

@@ -121,7 +121,8 @@ const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
           AND pg_has_role(current_user, m.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user), \
      quote_ident(current_user), (SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'), \
      pg_is_in_recovery(), \
-     (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database())";
+     (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()), \
+     current_setting('hot_standby_feedback') = 'on'";
 
 fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>> {
     let row = source
@@ -141,19 +142,12 @@ fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>>
     if let Some(allowed) = row.opt_text(7)? {
         problems.extend(check_plugin_list(allowed, plugin));
     }
-    if row.bool(8)? && source.server_version() < 16_00_00 {
-        problems.push(Problem::on_source(
-            "standby-follow",
-            "it is a standby: one can be followed from PostgreSQL 16 on",
-            "",
-        ));
+    let version = source.server_version();
+    if row.bool(8)? {
+        problems.extend(check_standby(version, wanted));
     }
-    if row.bool(8)? && plugin == Plugin::Pgoutput && wanted.makes_slot {
-        problems.push(Problem::on_source(
-            "publication-right",
-            "it is a standby, where no publication can be made",
-            "use --plugin test_decoding",
-        ));
+    if wanted.makes_slot && problems.is_empty() {
+        warn_of_source(version, row.bool(8)? && !row.bool(10)?);
     }
     let encoding = row.text(9)?;
     if plugin != Plugin::Pgoutput && !matches!(encoding, "UTF8" | "SQL_ASCII") {
@@ -170,6 +164,38 @@ fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>>
         problems.extend(check_identities(source, plugin)?);
     }
     Ok(problems)
+}
+
+fn check_standby(version: u32, wanted: Wanted) -> Option<Problem> {
+    if version < 16_00_00 {
+        return Some(Problem::on_source(
+            "standby-follow",
+            "it is a standby, and one can be followed from PostgreSQL 16 on",
+            "follow its primary",
+        ));
+    }
+    (wanted.plugin == Plugin::Pgoutput && wanted.makes_slot).then(|| {
+        Problem::on_source(
+            "publication-right",
+            "it is a standby, where no publication can be made",
+            "use --plugin test_decoding",
+        )
+    })
+}
+
+/// What works, and not as one may expect.
+fn warn_of_source(version: u32, is_standby_without_feedback: bool) {
+    if version < 11_00_00 {
+        log::warn!(
+            "PostgreSQL 10 does not tell anybody of TRUNCATE: run it on the target too, or use DELETE until the cutover"
+        );
+    }
+    if is_standby_without_feedback {
+        log::warn!(
+            "the source is a standby with hot_standby_feedback off: a vacuum of its primary may cancel the copy, and take \
+             rows from the replication slot that it still needs, which ends the follow"
+        );
+    }
 }
 
 /// wal_level, and room for a slot and a WAL sender.
