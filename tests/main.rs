@@ -25,6 +25,8 @@ mod follow_live;
 mod follow_rows;
 mod large_objects;
 mod layering;
+mod list;
+mod list_progress;
 mod receive;
 mod resume;
 mod run_rules;

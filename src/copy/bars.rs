@@ -29,6 +29,7 @@ const WORTH_A_LINE_MS: u64 = 700;
 const MOST_LINES: usize = 10;
 
 const WHOLE: &str = "{percent:>3} % [{wide_bar}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta_precise} left, {msg}";
+const COPIED: &str = "100 % [{wide_bar}] {binary_total_bytes} copied, {elapsed_precise}, {msg}";
 const TABLE: &str = "  {msg:36!} [{wide_bar}] {binary_bytes_per_sec:>14} {eta_precise} left";
 const INDEX: &str = "  {msg:60!} {elapsed_precise}";
 
@@ -37,6 +38,9 @@ pub struct Bars<'a> {
     context: &'a CopyContext<'a>,
     whole: Line,
     size_before: u64,
+    /// Items to copy, and what to call them.
+    items: (u64, &'static str),
+    indexes: u64,
     /// By seat of the worker.
     workers: Vec<Option<(Current, Line)>>,
     next: Instant,
@@ -59,10 +63,17 @@ impl<'a> Bars<'a> {
         whole.bar.set_position(size_before);
         // What an earlier run did was not done at this one's rate.
         whole.bar.reset_eta();
+        let has_parts = context.plan.items.iter().any(|item| item.part.is_some());
+        let to_build = |table| context.plan.indexes_to_build(context.catalog, table).len() as u64;
         Some(Bars {
             context,
             whole,
             size_before,
+            items: (
+                context.plan.items.len() as u64,
+                if has_parts { "parts" } else { "tables" },
+            ),
+            indexes: context.catalog.tables_to_copy().map(to_build).sum(),
             workers: Vec::new(),
             next: Instant::now(),
         })
@@ -110,12 +121,15 @@ impl<'a> Bars<'a> {
                 .filter(|record| record.worker.starts_with(kind));
             of_kind.map(|record| record.items).sum()
         };
-        let plan = self.context.plan;
-        let mut text = format!("{}/{} tables", count(super::COPY), plan.items.len());
-        let built = count(super::INDEX);
-        if built > 0 {
+        let (items, word) = self.items;
+        let copied = count(super::COPY);
+        let mut text = format!("{copied}/{items} {word}");
+        if self.indexes > 0 {
             // Writing to a String cannot fail.
-            let _ = write!(text, ", {built} indexes");
+            let _ = write!(text, ", {}/{} indexes", count(super::INDEX), self.indexes);
+        }
+        if copied >= items {
+            self.whole.bar.set_style(style(COPIED));
         }
         self.whole.bar.set_message(text);
     }
@@ -195,6 +209,13 @@ fn name(context: &CopyContext<'_>, current: &Current) -> Option<String> {
     Some(name.replace(char::is_control, "?"))
 }
 
+/// In ASCII, which every terminal has.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .expect("the templates above are right, as a test shows")
+        .progress_chars("=> ")
+}
+
 impl Line {
     fn new(template: &str, length: u64) -> Line {
         let text = Arc::new(Mutex::new(String::new()));
@@ -204,9 +225,7 @@ impl Line {
         };
         let target = ProgressDrawTarget::term_like(Box::new(pen));
         let bar = ProgressBar::with_draw_target(Some(length), target);
-        let style = ProgressStyle::with_template(template)
-            .expect("the templates above are right, as a test shows");
-        bar.set_style(style.progress_chars("=> "));
+        bar.set_style(style(template));
         Line { bar, text }
     }
 
@@ -303,13 +322,13 @@ fn write(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{INDEX, Line, TABLE, WHOLE, frame};
+    use super::{COPIED, INDEX, Line, TABLE, WHOLE, frame};
 
     #[test]
     fn lines_are_written_once_each() {
-        for template in [WHOLE, TABLE, INDEX] {
+        for template in [WHOLE, COPIED, TABLE, INDEX] {
             let line = Line::new(template, 1 << 30);
-            line.bar.set_message("\"public\".\"film\"");
+            line.bar.set_message("film");
             line.bar.set_position(1 << 29);
             for _ in 0..2 {
                 let text = line.render();

@@ -24,6 +24,7 @@ pub fn relay(mut from: CopyOut<'_>, mut to: CopyIn<'_>, seat: &mut Seat<'_>) -> 
     }
     // The order matters: a source that fails at its very end must not leave a COPY that the target took for complete.
     let sent = from.finish()?;
+    seat.passed(sent, bytes);
     let rows = to.finish()?;
     if rows != sent {
         return Err(Error::new(

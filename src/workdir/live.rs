@@ -234,6 +234,12 @@ impl Seat<'_> {
         }
     }
 
+    /// All of it has passed through; what is left is the servers' to do, which may take a while.
+    pub fn passed(&mut self, rows: u64, bytes: u64) {
+        self.reached(rows, bytes);
+        self.write();
+    }
+
     /// It is done.
     pub fn done(&mut self, rows: u64, bytes: u64) {
         if let Some(current) = self.record.current.take() {

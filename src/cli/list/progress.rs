@@ -40,7 +40,7 @@ JSON: an object with the keys
     all, an array of oid, schema, name, state (waiting, copying or done), parts, parts-done, reltuples, bytes,
     copied-rows, copied-bytes;
   indexes: total, done; in-progress, an array of oid, schema, name, table, elapsed-ms, process and build (phase,
-    blocks-done, blocks-total, tuples-done, tuples-total, fraction and seconds-left of the phase);
+    blocks-done, blocks-total, tuples-done, tuples-total, fraction and seconds-left of the whole build);
   constraints, vacuum: total, done; large-objects: total, done, copied-bytes;
   failures: an array of kind, name, side, sqlstate, message;
   replication (null without follow): slot-name, origin, pid, sentinel (as stream sentinel get prints it), source
