@@ -29,6 +29,8 @@ mod follow_sources;
 mod follow_versions;
 mod large_objects;
 mod layering;
+mod list;
+mod list_progress;
 mod receive;
 mod resume;
 mod run_rules;

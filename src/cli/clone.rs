@@ -10,6 +10,7 @@ use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
@@ -129,6 +130,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };

@@ -90,6 +90,11 @@ impl Paths {
         self.run().join("cut.json")
     }
 
+    /// How far each worker is.
+    pub fn workers(&self) -> PathBuf {
+        self.run().join("workers.json")
+    }
+
     pub fn queues(&self) -> PathBuf {
         self.run().join("queues.json")
     }
