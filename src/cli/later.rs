@@ -48,7 +48,6 @@ const COMMANDS: &[(&str, &[&str])] = &[
             "progress",
         ],
     ),
-    ("compare", &["schema", "data"]),
     ("stream", &["prune"]),
 ];
 

@@ -4,6 +4,7 @@
 //! calls the engine. Runs in the parent only. Nothing outside imports this module, and only `stdout` prints results.
 
 mod clone;
+mod compare;
 mod copy;
 mod follow;
 mod follow_options;
@@ -60,6 +61,7 @@ struct Cli {
 enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
+    Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
@@ -131,6 +133,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
+        Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
