@@ -1,6 +1,7 @@
 //! `pgcopydb compare ..`: the source against the target. What differs is printed on stdout and makes the exit code 7, so
 //! that a script can go on when both are equal and only then.
 
+mod data;
 mod schema;
 
 use clap::{Args, Subcommand};
@@ -26,11 +27,13 @@ pub struct CompareArgs {
 #[derive(Subcommand)]
 enum CompareCommand {
     Schema(schema::SchemaArgs),
+    Data(data::DataArgs),
 }
 
 pub fn run(args: CompareArgs) -> Result<()> {
     match args.command {
         CompareCommand::Schema(args) => schema::run(args),
+        CompareCommand::Data(args) => data::run(args),
     }
 }
 

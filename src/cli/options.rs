@@ -211,7 +211,7 @@ pub struct SplitArgs {
     pub skip_split_by_ctid: bool,
 }
 
-fn parse_jobs(text: &str) -> std::result::Result<u32, String> {
+pub fn parse_jobs(text: &str) -> std::result::Result<u32, String> {
     match text.trim().parse() {
         Ok(jobs) if (1..=MOST_JOBS).contains(&jobs) => Ok(jobs),
         _ => Err(format!("a number from 1 to {MOST_JOBS} is needed")),

@@ -1,14 +1,11 @@
 //! `compare schema`: differences object by object, then how many objects of each kind there are.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
-use serde::Serialize;
 
 use super::{differs, json};
-use crate::cli::options::ConnectionArgs;
+use crate::cli::options::{ConnectionArgs, DirArgs};
 use crate::cli::stdout;
-use crate::compare::schema::{self, Count, Difference, SchemaReport, SchemaSpec, What};
+use crate::compare::schema::{self, SchemaReport, SchemaSpec, What};
 use crate::error::{Result, Side};
 use crate::sys::signal::Shutdown;
 
@@ -24,12 +21,14 @@ The keys of --json: \"equal\"; \"kinds\", by name, each with \"source\", \"targe
 
 Sequences are compared as they stand now: while changes are followed, those of the target stay behind until the end position.
 
-The exit code is 0 when both are equal, 7 when the target differs.
+The same is left in the work directory, in compare/schema.json. The exit code is 0 when both are equal, 7 when the target differs.
 
 Example: pgcopydb compare schema --source postgres://me@old/shop --target postgres://me@new/shop --no-owner")]
 pub struct SchemaArgs {
     #[command(flatten)]
     connections: ConnectionArgs,
+    #[command(flatten)]
+    dir: DirArgs,
     /// Leave out owners
     #[arg(short = 'O', long)]
     no_owner: bool,
@@ -47,17 +46,11 @@ pub struct SchemaArgs {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Printed<'a> {
-    equal: bool,
-    kinds: &'a BTreeMap<&'static str, Count>,
-    differences: &'a [Difference],
-}
-
 pub fn run(args: SchemaArgs) -> Result<()> {
     let spec = SchemaSpec {
         source: args.connections.required(Side::Source)?,
         target: args.connections.required(Side::Target)?,
+        dir: args.dir.dir,
         no_owner: args.no_owner,
         no_acl: args.no_acl,
         no_comments: args.no_comments,
@@ -66,15 +59,11 @@ pub fn run(args: SchemaArgs) -> Result<()> {
     let shutdown = Shutdown::install()?;
     let report = schema::run(&spec, &shutdown)?;
     if args.json {
-        stdout::print_line(&json(&Printed {
-            equal: report.is_equal(),
-            kinds: &report.kinds,
-            differences: &report.differences,
-        })?)?;
+        stdout::print_line(&json(&report)?)?;
     } else {
         stdout::print(&text(&report))?;
     }
-    match report.is_equal() {
+    match report.equal {
         true => Ok(()),
         false => {
             let objects: u64 = report.kinds.values().map(|count| count.differ).sum();
@@ -131,6 +120,7 @@ fn value(value: &Option<String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::schema::{Count, Difference};
 
     #[test]
     fn differences_are_told_object_by_object() {

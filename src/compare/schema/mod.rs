@@ -16,6 +16,7 @@ mod types;
 mod wording;
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -24,6 +25,7 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
+use crate::workdir::{Service, WorkDir, location};
 use dialect::Dialect;
 use facts::Facts;
 pub use merge::{Difference, What};
@@ -36,6 +38,7 @@ const NAME: &str = "pgcopydb compare schema";
 pub struct SchemaSpec {
     pub source: ConnInfo,
     pub target: ConnInfo,
+    pub dir: Option<PathBuf>,
     pub no_owner: bool,
     pub no_acl: bool,
     pub no_comments: bool,
@@ -64,20 +67,23 @@ pub struct Count {
 }
 
 /// What was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct SchemaReport {
+    pub equal: bool,
     pub kinds: BTreeMap<&'static str, Count>,
     pub differences: Vec<Difference>,
 }
 
-impl SchemaReport {
-    pub fn is_equal(&self) -> bool {
-        self.differences.is_empty()
-    }
-}
-
 /// Compare. An error means that it could not be done; differences are no error here.
 pub fn run(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
+    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Compare)?;
+    workdir.prepare_compare()?;
+    let report = compare(spec, shutdown)?;
+    workdir.write_json(&workdir.paths.comparison("schema"), &report)?;
+    Ok(report)
+}
+
+fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
     let mut source = open(&spec.source, shutdown)?;
     let mut target = open(&spec.target, shutdown)?;
     let versions = (source.server_version(), target.server_version());
@@ -106,6 +112,7 @@ pub fn run(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
     sequences::compare(&mut source, &mut target, &mut comparison)?;
     own_words::withdraw_rewordings(&mut report, &mut target, versions)?;
     count_differing(&mut report);
+    report.equal = report.differences.is_empty();
     Ok(report)
 }
 

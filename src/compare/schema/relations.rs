@@ -57,6 +57,10 @@ fn tables(d: &Dialect) -> Section {
              JOIN pg_namespace pn ON pn.oid = p.relnamespace WHERE i.inhrelid = c.oid)",
         qualified("pn.nspname", "p.relname")
     );
+    let toast_options = format!(
+        "(SELECT {} FROM pg_class t WHERE t.oid = c.reltoastrelid)",
+        sorted("t.reloptions")
+    );
     let select = format!(
         "SELECT {name} AS name, NULL::text, CASE c.relkind WHEN 'p' THEN 'partitioned' ELSE 'ordinary' END, \
              c.relpersistence, {method}, {options}, {toast_options}, {parents}, \
@@ -65,10 +69,6 @@ fn tables(d: &Dialect) -> Section {
              c.relrowsecurity, c.relforcerowsecurity, c.relreplident, {tablespace}, {belongings} {from}",
         name = relation_name(),
         options = sorted("c.reloptions"),
-        toast_options = format!(
-            "(SELECT {} FROM pg_class t WHERE t.oid = c.reltoastrelid)",
-            sorted("t.reloptions")
-        ),
         tablespace = tablespace(),
         belongings = belongings(d, 'r'),
         from = of_kinds("'r', 'p'"),
