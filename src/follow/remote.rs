@@ -11,6 +11,7 @@ use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::sentinel::{Reached, Sentinel, Wishes};
+use crate::stream::pause::Carrier;
 use crate::stream::positions::Positions;
 use crate::stream::publication;
 use crate::sys::signal::Shutdown;
@@ -50,6 +51,8 @@ pub struct Remote {
     /// Where the sentinel is when the source cannot be written to.
     dir: std::path::PathBuf,
     sentinel: Option<Sentinel>,
+    /// A comparison on the same work directory may ask for a pause.
+    pauses: Carrier,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
     next_comparison: Instant,
@@ -71,6 +74,7 @@ impl Remote {
             application_name: application_name.to_owned(),
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
+            pauses: Carrier::new(dir),
             publication: None,
             next_comparison: Instant::now(),
             written: Reached::default(),
@@ -82,6 +86,11 @@ impl Remote {
     /// A table that appears on the source is not published, and its changes would be missed in silence.
     pub fn watch_publication(&mut self, publication: Option<String>) {
         self.publication = publication;
+    }
+
+    /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
+    pub fn carry_pause(&mut self, positions: &Positions, applies: bool) -> Result<()> {
+        self.pauses.carry(positions, applies)
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.

@@ -13,6 +13,7 @@ pub mod json_text;
 pub mod message;
 pub mod origin;
 pub mod ownership;
+pub mod pause;
 pub mod positions;
 pub mod preconditions;
 pub mod publication;

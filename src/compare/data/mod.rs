@@ -7,7 +7,7 @@
 
 mod answer;
 mod checksum;
-//mod exactly;
+mod exactly;
 mod keys;
 mod locate;
 mod pairs;

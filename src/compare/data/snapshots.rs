@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::NAME;
+use super::{NAME, exactly};
 use crate::error::Result;
 use crate::pg::conninfo::ConnInfo;
 use crate::snapshot::Snapshot;
@@ -29,8 +29,7 @@ impl Snapshots {
         dir: &Path,
         shutdown: &Shutdown,
     ) -> Result<Snapshots> {
-        let _ = dir;
-        Self::now(source, target, shutdown)
+        exactly::snapshots(source, target, dir, shutdown)
     }
 
     pub fn release(self) -> Result<()> {
