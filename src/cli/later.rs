@@ -33,7 +33,6 @@ const COMMANDS: &[(&str, &[&str])] = &[
         &["schema", "pre-data", "post-data", "roles", "parse-list"],
     ),
     ("list", &["depends"]),
-    ("compare", &["schema", "data"]),
 ];
 
 /// The message for an option that clap does not know, if the contract does.

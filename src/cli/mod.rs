@@ -6,6 +6,7 @@
 mod check;
 mod clone;
 mod completion;
+mod compare;
 mod copy;
 mod follow;
 mod follow_options;
@@ -64,6 +65,7 @@ struct Cli {
 enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
+    Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
@@ -138,6 +140,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
+        Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),

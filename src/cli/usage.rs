@@ -195,7 +195,7 @@ mod tests {
                 &["copy", "roles", "--source", "x"],
                 "command \"copy roles\" is not built yet",
             ),
-            (&["compare"], "command \"compare\" is not built yet"),
+            (&["compare"], "no command given"),
             (&["klone"], "unknown command \"klone\""),
             (&["copy", "tables"], "unknown command \"tables\""),
             (&["clone", "--sideways"], "unknown option --sideways"),
