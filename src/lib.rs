@@ -25,7 +25,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
-//! | stories | [`clone`]: the phases, top to bottom; [`follow`]: the modes, and both together |
+//! | stories | [`clone`]: the phases, top to bottom; [`follow`]: the modes, and both together; [`roles`], [`extensions`]: before anything else |
 //! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
 //! | knowledge | [`catalog`]: what exists; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
@@ -38,11 +38,13 @@ pub mod clone;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod extensions;
 pub mod follow;
 pub mod ident;
 pub mod logging;
 pub mod lsn;
 pub mod pg;
+pub mod roles;
 pub mod sentinel;
 pub mod snapshot;
 pub mod stream;

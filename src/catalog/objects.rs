@@ -205,6 +205,10 @@ pub struct Extension {
     pub name: Box<str>,
     pub schema: Box<str>,
     pub version: Box<str>,
+    /// Extensions that must be there before, ordered by name: it is said to need them, or its schema is of theirs.
+    pub requires: Box<[Box<str>]>,
+    /// Its schema is a part of it, and comes with it.
+    pub makes_schema: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,7 +244,7 @@ pub struct DatabaseSetting {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::{
         Catalog, Column, Database, Index, LargeObjects, Persistence, Sequence, Table, TableKind,
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Files in src/cli that are no command.
 const SUPPORT: &[&str] = &[
+    "extensions",
     "follow_options",
     "given",
     "later",

@@ -6,6 +6,7 @@ mod begin;
 mod data;
 mod drops;
 mod preflight;
+mod prerequisites;
 mod progress;
 mod properties;
 mod restore;
@@ -13,6 +14,7 @@ mod schema;
 mod spec;
 mod summary;
 
+pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
@@ -33,6 +35,7 @@ use summary::Clock;
 
 /// Names of the steps in the work directory.
 mod step {
+    pub const ROLES: &str = "roles";
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -110,12 +113,14 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     let mut snapshot = begin::snapshot(&clone)?;
     let catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
+    let roles = prerequisites::read_roles(&clone, snapshot.as_mut())?;
     let mut target = clone.open_target("clone")?;
-    preflight::check_target(&clone, &catalog, &mut target)?;
+    preflight::check_target(&clone, &catalog, roles.as_ref(), &mut target)?;
+    prerequisites::create_roles(&clone, roles.as_ref(), &mut target)?;
     schema::dump(&clone, &catalog, snapshot.as_ref())?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &mut target)?;
+    schema::restore_pre(&clone, &catalog, &mut target)?;
     clock.lap("pre-data");
     // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
     drop(target);

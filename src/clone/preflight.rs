@@ -1,13 +1,15 @@
 //! What must be true before anything is changed: each problem is named with what to do about it. Runs in the parent; it
 //! writes nothing anywhere.
 
+use std::collections::HashSet;
+
 use super::{Clone, step};
 use crate::catalog::{Catalog, target};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::extensions;
+use crate::ident::shorten;
 use crate::pg::wire::Connection;
-
-/// How many names an error lists before it says how many more there are.
-const NAMES_SHOWN: usize = 10;
+use crate::roles::Script;
 
 /// Two servers that can be source and target of one clone.
 pub fn check_servers(source: &mut Connection, target: &mut Connection) -> Result<()> {
@@ -49,6 +51,7 @@ pub fn check_servers(source: &mut Connection, target: &mut Connection) -> Result
 pub fn check_target(
     clone: &Clone<'_>,
     catalog: &Catalog,
+    roles: Option<&Script>,
     connection: &mut Connection,
 ) -> Result<()> {
     if clone.workdir.is_step_done(step::RESTORE_PRE)? {
@@ -85,14 +88,16 @@ pub fn check_target(
     let found = target::fetch(connection)?;
     let spec = clone.spec;
     if !spec.no_owner && !spec.no_acl {
+        let coming: HashSet<&str> =
+            roles.map_or(HashSet::new(), |script| script.role_names().collect());
         let missing = catalog
             .roles
             .iter()
-            .filter(|role| !found.roles.contains(*role));
+            .filter(|role| !found.roles.contains(*role) && !coming.contains(&***role));
         refuse_missing(
             "roles that own objects of the source, or were granted rights on them, do not exist on the target",
             missing.map(|role| role.to_string()).collect(),
-            "Create them on the target, or use --no-owner and --no-acl.",
+            "Create them on the target, have --roles copy them, or use --no-owner and --no-acl.",
         )?;
     }
     if !spec.no_tablespaces {
@@ -107,17 +112,7 @@ pub fn check_target(
         )?;
     }
     if !spec.skip_extensions {
-        let missing = catalog
-            .extensions
-            .iter()
-            .filter(|extension| found.extension(&extension.name).is_none());
-        refuse_missing(
-            "extensions of the source are not available on the target",
-            missing
-                .map(|extension| extension.name.to_string())
-                .collect(),
-            "Install their packages on the target server, or use --skip-extensions.",
-        )?;
+        extensions::check(&catalog.extensions, &spec.requirements, connection)?;
     }
     check_extension_tables(clone, catalog, &found, connection)?;
     check_empty(clone, catalog, &found)?;
@@ -208,30 +203,4 @@ fn refuse_missing(what: &str, names: Vec<String>, hint: &str) -> Result<()> {
             .with_side(Side::Target)
             .with_hint(hint),
     )
-}
-
-/// A list for people.
-pub fn shorten(names: &[String]) -> String {
-    let shown = names
-        .iter()
-        .take(NAMES_SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shorten;
-
-    #[test]
-    fn long_lists_are_cut() {
-        let names: Vec<String> = (0..12).map(|number| number.to_string()).collect();
-        assert_eq!(shorten(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
-        assert_eq!(shorten(&names[..2]), "0, 1");
-    }
 }

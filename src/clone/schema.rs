@@ -8,14 +8,14 @@ use std::time::Instant;
 use postgres::error::SqlState;
 
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, step};
+use super::{Clone, drops, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
 use crate::dump::outcome::ProgramOutcome;
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
-use crate::dump::select::{Choice, SkipRules, select};
+use crate::dump::select::{Choice, Held, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
@@ -61,22 +61,25 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
 
 /// Restore what tables need to be filled. A restore that was interrupted has made some objects and not others, all of
 /// them ours and without a row: they are dropped and made again.
-pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_PRE)? {
         return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
+    prerequisites::check_collations(clone, &archive, target)?;
+    let held = prerequisites::held(target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.
     workdir.begin_step(step::RESTORE_PRE)?;
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
-    let choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let none = HashSet::new();
+    let choices = select(&archive, &rules(clone, Section::PreData, &none, &held));
     if clone.spec.drop_if_exists {
         // No post-data of this run is there yet: what stands of it is of an earlier clone.
-        let choices = select(&archive, &rules(clone, Section::PostData, &HashSet::new()));
+        let choices = select(&archive, &rules(clone, Section::PostData, &none, &held));
         drops::drop_post_data(target, &choices)?;
         if !clone.spec.no_acl {
             drops::reset_default_privileges(target, &choices)?;
@@ -85,9 +88,8 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     if drops {
         drops::drop_relations(target, &choices)?;
     }
-    // Schemas and extensions are never dropped: there may be more in them than what we copy.
-    let is_container =
-        |choice: &Choice<'_>| choice.entry.desc == "SCHEMA" || choice.entry.desc == "EXTENSION";
+    // Schemas are never dropped: there may be more in them than what we copy. Nor are extensions, which we create.
+    let is_container = |choice: &Choice<'_>| choice.entry.desc == "SCHEMA";
     let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_container);
     // A schema may be there for the user's own extensions, or made by the provider; whatever is in it stays.
@@ -105,6 +107,9 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         refused.extend(restore(
             clone, &archive, name, choices, 1, drops, tolerated,
         )?);
+        if name == "pre-containers" {
+            prerequisites::create_extensions(clone, catalog, target)?;
+        }
     }
     flush_commits(target)?;
     // The step is done all the same, since the tables are filled next and must not be made again; what was refused is
@@ -132,7 +137,11 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         .with_hint("Use --restart --drop-if-exists to start over."));
     }
     let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let held = prerequisites::held(target)?;
+    let mut choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &held),
+    );
     choices.retain(|choice| refused.contains(&choice.entry.dump_id));
     let again = restore(
         clone,
@@ -177,7 +186,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
                 .map(|constraint| CatalogId::constraint(constraint.oid)),
         );
     }
-    let choices = select(&archive, &rules(clone, Section::PostData, &built));
+    let held = prerequisites::held(&mut clone.open_target("clone")?)?;
+    let choices = select(&archive, &rules(clone, Section::PostData, &built, &held));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
@@ -212,12 +222,15 @@ fn rules<'a>(
     clone: &'a Clone<'_>,
     section: Section,
     built: &'a HashSet<CatalogId>,
+    held: &'a Held,
 ) -> SkipRules<'a> {
     SkipRules {
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
         built,
+        skip_collations: clone.spec.skip_collations,
+        held: Some(held),
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use super::prerequisites::RolesOptions;
+use crate::extensions::Requirements;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -33,6 +35,10 @@ pub struct CloneSpec {
     pub skip_large_objects: bool,
     pub skip_extensions: bool,
     pub skip_ext_comments: bool,
+    pub skip_collations: bool,
+    /// Copy the roles of the source instance first.
+    pub roles: Option<RolesOptions>,
+    pub requirements: Requirements,
     pub skip_vacuum: bool,
     pub skip_analyze: bool,
     pub skip_db_properties: bool,

@@ -213,6 +213,8 @@ mod tests {
                     skip_ext_comments: false,
                     built: &HashSet::new(),
                     publication: None,
+                    skip_collations: false,
+                    held: None,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -241,6 +243,8 @@ mod tests {
             skip_ext_comments: false,
             built: &HashSet::new(),
             publication: None,
+            skip_collations: false,
+            held: None,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

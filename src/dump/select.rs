@@ -22,6 +22,17 @@ pub struct SkipRules<'a> {
     pub built: &'a HashSet<CatalogId>,
     /// The publication on the source that was made for the changes to come.
     pub publication: Option<&'a str>,
+    /// Collations and their comments.
+    pub skip_collations: bool,
+    /// `None` is nothing.
+    pub held: Option<&'a Held>,
+}
+
+/// What the target has already and belongs to another role than ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    pub schemas: HashSet<String>,
+    pub extensions: HashSet<String>,
 }
 
 /// Why an entry is left out; shown in the list file.
@@ -31,7 +42,10 @@ pub enum SkipReason {
     OwnSchema,
     LargeObject,
     Extension,
+    ExtensionIsCreated,
     ExtensionComment,
+    Collation,
+    HeldByOther,
     Built,
     OwnPublication,
 }
@@ -43,6 +57,9 @@ impl fmt::Display for SkipReason {
             SkipReason::OwnSchema => "belongs to a copying tool",
             SkipReason::LargeObject => "large objects are copied on their own",
             SkipReason::Extension => "extensions are skipped",
+            SkipReason::ExtensionIsCreated => "is created on its own, before anything else",
+            SkipReason::Collation => "collations are skipped",
+            SkipReason::HeldByOther => "is on the target already and belongs to another role",
             SkipReason::ExtensionComment => "comments on extensions are skipped",
             SkipReason::Built => "is built already",
             SkipReason::OwnPublication => "is there for the changes that follow",
@@ -89,10 +106,14 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
             } else {
                 own_section
             };
-            let is_of_extension = parents.clone().any(|parent| parent.desc == "EXTENSION");
             Choice {
                 entry,
-                skipped: skip_reason(entry, own_section, is_of_extension, rules),
+                skipped: skip_reason(
+                    entry,
+                    own_section,
+                    &parents.copied().collect::<Vec<_>>(),
+                    rules,
+                ),
             }
         })
         .collect()
@@ -101,10 +122,11 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
 fn skip_reason(
     entry: &Entry,
     section: Section,
-    is_of_extension: bool,
+    parents: &[&Entry],
     rules: &SkipRules<'_>,
 ) -> Option<SkipReason> {
-    let is_ext_comment = entry.desc == "COMMENT" && is_of_extension;
+    let commented = parents.iter().filter(|_| entry.desc == "COMMENT");
+    let is_ext_comment = commented.clone().any(|parent| parent.desc == "EXTENSION");
     let skips_ext_comments = rules.skip_extensions || rules.skip_ext_comments;
     if section != rules.section {
         Some(SkipReason::OtherSection)
@@ -114,8 +136,16 @@ fn skip_reason(
         Some(SkipReason::LargeObject)
     } else if rules.skip_extensions && entry.desc == "EXTENSION" {
         Some(SkipReason::Extension)
+    } else if entry.desc == "EXTENSION" {
+        Some(SkipReason::ExtensionIsCreated)
     } else if is_ext_comment && skips_ext_comments {
         Some(SkipReason::ExtensionComment)
+    } else if rules.held.is_some_and(|held| is_held(entry, held)) {
+        Some(SkipReason::HeldByOther)
+    } else if rules.skip_collations
+        && (entry.desc == "COLLATION" || commented.clone().any(|parent| parent.desc == "COLLATION"))
+    {
+        Some(SkipReason::Collation)
     } else if rules
         .publication
         .is_some_and(|name| is_of_publication(entry, name))
@@ -156,6 +186,22 @@ fn is_of_own_schema(entry: &Entry) -> bool {
     entry.namespace == OWN_SCHEMA || is_schema || is_about_schema
 }
 
+/// The object itself, its comment and its privileges; tags quote a name that needs it.
+fn is_held(entry: &Entry, held: &Held) -> bool {
+    let has = |names: &HashSet<String>, tag: &[u8]| {
+        let tag = String::from_utf8_lossy(tag);
+        let plain = tag
+            .strip_prefix('"')
+            .and_then(|tag| tag.strip_suffix('"'))
+            .map(|tag| tag.replace("\"\"", "\""));
+        names.contains(plain.as_deref().unwrap_or(&tag))
+    };
+    let is_schema = entry.desc == "SCHEMA" && held.schemas.contains(&*entry.tag.lossy());
+    is_schema
+        || about(entry, "SCHEMA ").is_some_and(|tag| has(&held.schemas, tag))
+        || about(entry, "EXTENSION ").is_some_and(|tag| has(&held.extensions, tag))
+}
+
 /// pg_dump leaves most of them out when told so; archives of other makers may hold them.
 fn is_of_large_object(entry: &Entry) -> bool {
     let desc = entry.desc.lossy();
@@ -188,7 +234,7 @@ pub fn riders(entry: &Entry, standard_strings: bool) -> Vec<&[u8]> {
 mod tests {
     use std::collections::HashSet;
 
-    use super::{SkipReason, SkipRules, riders, select};
+    use super::{Held, SkipReason, SkipRules, riders, select};
     use crate::dump::archive::tests::{GOLDEN, golden};
     use crate::dump::archive::{Archive, CatalogId, Entry, Section, Text};
 
@@ -199,6 +245,8 @@ mod tests {
             skip_ext_comments: false,
             built,
             publication: None,
+            skip_collations: false,
+            held: None,
         }
     }
 
@@ -296,7 +344,10 @@ mod tests {
         let mut rules = rules(pre, &built);
         assert_eq!(reason(&archive, &rules, comment), None);
         rules.skip_ext_comments = true;
-        assert_eq!(reason(&archive, &rules, extension), None);
+        assert_eq!(
+            reason(&archive, &rules, extension),
+            Some(SkipReason::ExtensionIsCreated)
+        );
         assert_eq!(
             reason(&archive, &rules, comment),
             Some(SkipReason::ExtensionComment)
@@ -311,6 +362,63 @@ mod tests {
             reason(&archive, &rules, comment),
             Some(SkipReason::ExtensionComment)
         );
+    }
+
+    #[test]
+    fn what_another_role_has_on_the_target_is_left_alone() {
+        let mut archive = golden("17");
+        let pre = Section::PreData;
+        let held = Held {
+            schemas: ["E \"x".to_string()].into(),
+            extensions: ["hstore".to_string()].into(),
+        };
+        let schema = added(&mut archive, "SCHEMA", "E \"x", vec![], pre);
+        let none = Section::None;
+        let acl = added(
+            &mut archive,
+            "ACL",
+            "SCHEMA \"E \"\"x\"",
+            vec![schema],
+            none,
+        );
+        let other = added(&mut archive, "SCHEMA", "ex", vec![], pre);
+        let extension = added(&mut archive, "EXTENSION", "hstore", vec![], pre);
+        let comment = added(
+            &mut archive,
+            "COMMENT",
+            "EXTENSION hstore",
+            vec![extension],
+            none,
+        );
+        let collation = added(&mut archive, "COLLATION", "german", vec![], pre);
+        let about_it = added(
+            &mut archive,
+            "COMMENT",
+            "COLLATION german",
+            vec![collation],
+            none,
+        );
+        let built = HashSet::new();
+        let mut rules = rules(pre, &built);
+        rules.held = Some(&held);
+        for dump_id in [schema, comment] {
+            assert_eq!(
+                reason(&archive, &rules, dump_id),
+                Some(SkipReason::HeldByOther)
+            );
+        }
+        for dump_id in [other, collation, about_it] {
+            assert_eq!(reason(&archive, &rules, dump_id), None);
+        }
+        rules.skip_collations = true;
+        for dump_id in [collation, about_it] {
+            assert_eq!(
+                reason(&archive, &rules, dump_id),
+                Some(SkipReason::Collation)
+            );
+        }
+        rules.section = Section::PostData;
+        assert_eq!(reason(&archive, &rules, acl), Some(SkipReason::HeldByOther));
     }
 
     #[test]
