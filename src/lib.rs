@@ -25,7 +25,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
-//! | stories | [`clone`]: the phases, top to bottom; [`follow`]: the modes, and both together; [`roles`], [`extensions`]: before anything else |
+//! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`check`]: whether they can work |
 //! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
 //! | knowledge | [`catalog`]: what exists; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
@@ -33,12 +33,14 @@
 //! | words | [`error`], [`ident`], [`lsn`], [`logging`] |
 
 pub mod catalog;
+pub mod check;
 pub mod cli;
 pub mod clone;
 pub mod copy;
 pub mod dump;
 pub mod error;
 pub mod extensions;
+pub mod filter;
 pub mod follow;
 pub mod ident;
 pub mod logging;

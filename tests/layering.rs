@@ -12,6 +12,7 @@ const LAYERS: [&[&str]; 9] = [
         "follow",
         "compare",
         "report",
+        "check",
         "roles",
         "extensions",
     ],
@@ -26,13 +27,16 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.
-const WITHIN_LAYER: [(&str, &str); 6] = [
+const WITHIN_LAYER: [(&str, &str); 8] = [
     // The online migration is both stories.
     ("follow", "clone"),
-    ("clone", "report"),
+    // Both begin with the checks.
+    ("clone", "check"),
+    ("follow", "check"),
     // They come first in a clone, and are commands of their own.
     ("clone", "roles"),
     ("clone", "extensions"),
+    ("clone", "report"),
     ("follow", "report"),
     ("snapshot", "workdir"),
 ];

@@ -23,6 +23,7 @@ mod follow;
 mod follow_faults;
 mod follow_live;
 mod follow_rows;
+mod follow_versions;
 mod large_objects;
 mod layering;
 mod receive;

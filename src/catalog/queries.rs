@@ -7,7 +7,7 @@
 use super::fetch::FetchOptions;
 
 /// Namespaces that are never the user's. `pgcopydb` is ours, on either side.
-const IN_USER_SCHEMA: &str =
+pub(super) const IN_USER_SCHEMA: &str =
     r"n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb')";
 
 /// Whether relation `c` is a member of an extension.

@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::extensions::RequirementsArgs;
-use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
@@ -13,8 +13,6 @@ use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
-
-const DEFAULT_JOBS: u32 = 4;
 
 /// Copy a whole database from the source to the target
 #[derive(Args)]
@@ -154,7 +152,6 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
-    let (slot, apply) = (&args.slot, &args.apply);
     if !args.follow {
         const OPTIONS: [(&str, &str); 4] = [
             ("create_slot", "--create-slot"),
@@ -174,20 +171,12 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
             "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
         ));
     }
-    Ok(Some(FollowSpec {
-        source: args.connections.required(Side::Source)?,
-        target: args.connections.required(Side::Target)?,
-        dir: args.dir.dir.clone(),
-        plugin: slot.plugin,
-        slot_name: slot.slot_name.clone(),
-        origin: slot.origin.clone(),
-        endpos: apply.endpos,
-        apply_mode: apply.apply_mode,
-        replay_no_op_updates: apply.replay_no_op_updates,
-        keep_files: apply.keep_cdc_files,
+    let again = Again {
         restart: args.state.restart,
         resume: args.state.resume,
-    }))
+    };
+    follow_options::follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)
+        .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -202,22 +191,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         state,
         ..
     } = args;
-    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
-    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
-        Some(both) if !given.is_typed(name) => both,
-        _ => specific.unwrap_or(DEFAULT_JOBS),
-    };
-    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
-    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    let jobs = jobs.resolve(given);
     Ok(CloneSpec {
         source: connections.required(Side::Source)?,
         target: connections.required(Side::Target)?,
         dir: dir.dir,
-        table_jobs,
-        index_jobs,
-        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
-        large_objects_jobs: jobs.large_objects_jobs,
-        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        table_jobs: jobs.table,
+        index_jobs: jobs.index,
+        restore_jobs: jobs.restore,
+        large_objects_jobs: jobs.large_objects,
+        vacuum_jobs: jobs.vacuum,
         split: SplitOptions {
             larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
             max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),

@@ -15,6 +15,7 @@ const SUPPORT: &[&str] = &[
     "options",
     "size",
     "stdout",
+    "text_table",
     "title",
     "usage",
 ];

@@ -190,8 +190,8 @@ mod tests {
                 "option --filters is not built yet",
             ),
             (
-                &["list", "tables"],
-                "command \"list tables\" is not built yet",
+                &["list", "depends"],
+                "command \"list depends\" is not built yet",
             ),
             (
                 &["copy", "blobs", "--source", "x"],

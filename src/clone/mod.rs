@@ -5,7 +5,6 @@
 mod begin;
 mod data;
 mod drops;
-mod preflight;
 mod prerequisites;
 mod progress;
 mod properties;
@@ -18,8 +17,10 @@ pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::check;
 use crate::copy::CopySpec;
-use crate::dump::programs::{Programs, SearchPlaces};
+use crate::dump::programs::Programs;
+use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
@@ -61,6 +62,8 @@ struct Clone<'a> {
     /// As server_version_num.
     pub target_version: u32,
     pub programs: Programs,
+    /// Found by the checks before anything is restored.
+    pub left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,
 }
 
@@ -80,16 +83,17 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     let mut clock = Clock::start();
     let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
     let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    preflight::check_servers(&mut source, &mut target)?;
-    let programs = SearchPlaces::from_environment().find(
-        source.server_version(),
-        target.server_version(),
+    let check_spec = spec.to_check(&source_info, &target_info);
+    let begun = check::begin(
+        &check_spec,
+        run.is_resumed,
+        (&mut source, &mut target),
         shutdown,
     )?;
     let target_version = target.server_version();
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
     drop((source, target));
-    let clone = Clone {
+    let mut clone = Clone {
         spec,
         workdir,
         run: run.name.clone(),
@@ -97,7 +101,8 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         source: source_info,
         target: target_info,
         target_version,
-        programs,
+        programs: begun.programs.clone(),
+        left_alone: LeftAlone::default(),
         shutdown,
     };
     if let Some(earlier) = &run.earlier {
@@ -110,13 +115,20 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         );
         return Ok(());
     }
+    if spec.follow.is_some() && !run.is_resumed {
+        // A slot that nobody will read must not be made.
+        check::objects_now(&check_spec, &begun, shutdown)?;
+    }
     let mut snapshot = begin::snapshot(&clone)?;
     let catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
-    let roles = prerequisites::read_roles(&clone, snapshot.as_mut())?;
     let mut target = clone.open_target("clone")?;
-    preflight::check_target(&clone, &catalog, roles.as_ref(), &mut target)?;
-    prerequisites::create_roles(&clone, roles.as_ref(), &mut target)?;
+    if !workdir.is_step_done(step::RESTORE_PRE)? {
+        let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
+        clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
+    }
+    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
     schema::dump(&clone, &catalog, snapshot.as_ref())?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
@@ -151,6 +163,23 @@ fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
         return Ok(());
     }
     Err(incomplete(&failures))
+}
+
+/// A standby has unlogged tables without their rows: they are made on the target, and stay empty.
+fn notice_unlogged(catalog: &Catalog) {
+    let skipped: Vec<String> = catalog
+        .tables
+        .iter()
+        .filter(|table| table.holds_rows(false) && !table.holds_rows(catalog.is_standby))
+        .map(|table| table.qualified_name().to_string())
+        .collect();
+    if !skipped.is_empty() {
+        log::warn!(
+            "the source is a standby, which has no rows of unlogged tables: {} stay empty on the target: {}",
+            skipped.len(),
+            skipped.join(", ")
+        );
+    }
 }
 
 /// The last line of a run in which objects failed.
@@ -211,6 +240,7 @@ impl Clone<'_> {
             catalog.sequences.len(),
             catalog.large_objects.count,
         );
+        notice_unlogged(&catalog);
         Ok(catalog)
     }
 

@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::{Clone, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::Archive;
-use crate::dump::select::Held;
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::error::{Context, Error, Result, Side};
 use crate::extensions;
 use crate::ident::{QualifiedName, shorten};
 use crate::pg::wire::Connection;
@@ -21,32 +20,61 @@ pub struct RolesOptions {
     pub no_passwords: bool,
 }
 
-/// The roles to create, read from the source. None when they are not asked for, or done.
-pub fn read_roles(clone: &Clone<'_>, snapshot: Option<&mut Snapshot>) -> Result<Option<Script>> {
+/// Look at everything that is asked for beside the objects themselves, then make the roles.
+pub fn make(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    snapshot: Option<&mut Snapshot>,
+    target: &mut Connection,
+) -> Result<()> {
+    if !clone.spec.skip_extensions && !clone.workdir.is_step_done(step::RESTORE_PRE)? {
+        let requirements = &clone.spec.requirements;
+        extensions::check(&catalog.extensions, requirements, target)?;
+    }
     let Some(options) = clone.spec.roles else {
-        return Ok(None);
+        return Ok(());
     };
     if clone.workdir.is_step_done(step::ROLES)? {
-        return Ok(None);
+        return Ok(());
     }
+    let started = Instant::now();
     if let Some(snapshot) = snapshot {
         roles::write(snapshot.connection(), clone.workdir, options.no_passwords)?;
     }
-    roles::read(&clone.workdir.paths.roles()).map(Some)
+    let script = roles::read(&clone.workdir.paths.roles())?;
+    check_roles(clone, catalog, &script, target)?;
+    roles::create(&script, target)?;
+    clone.workdir.finish_step(step::ROLES, started.elapsed())
 }
 
-/// Create them, once everything else was found fit.
-pub fn create_roles(
+/// Roles that nobody can copy may own objects all the same.
+fn check_roles(
     clone: &Clone<'_>,
-    roles: Option<&Script>,
+    catalog: &Catalog,
+    script: &Script,
     target: &mut Connection,
 ) -> Result<()> {
-    let Some(script) = roles else {
+    if clone.spec.no_owner || clone.spec.no_acl {
         return Ok(());
-    };
-    let started = Instant::now();
-    roles::create(script, target)?;
-    clone.workdir.finish_step(step::ROLES, started.elapsed())
+    }
+    let there = names(target, "SELECT rolname FROM pg_catalog.pg_roles")
+        .context("could not list the roles of the target")?;
+    let coming: HashSet<&str> = script.role_names().collect();
+    let missing: Vec<String> = catalog
+        .roles
+        .iter()
+        .map(ToString::to_string)
+        .filter(|role| !there.contains(role) && !coming.contains(role.as_str()))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let what = "roles that own objects of the source, or were granted rights on them, do not exist on the target and are \
+                not copied";
+    Err(
+        Error::on(Side::Target, format!("{what}: {}", shorten(&missing)))
+            .with_hint("Create them on the target, or use --no-owner and --no-acl."),
+    )
 }
 
 /// Create what is missing of the source's extensions, in the schemas that were just made.
@@ -61,27 +89,20 @@ pub fn create_extensions(
     extensions::create(&catalog.extensions, &clone.spec.requirements, target)
 }
 
-/// The schemas and extensions that the target has from another role: we may not change them, and need not.
-pub fn held(target: &mut Connection) -> Result<Held> {
-    let mut names = |sql: &str| -> Result<HashSet<String>> {
-        let mut names = HashSet::new();
-        target.query_each(sql, &mut |row| {
-            names.insert(row.text(0)?.to_string());
-            Ok(())
-        })?;
-        Ok(names)
-    };
-    let schemas = names(
-        "SELECT nspname FROM pg_catalog.pg_namespace \
-         WHERE nspname !~ '^pg_' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')",
-    );
-    let extensions = names(
-        "SELECT extname FROM pg_catalog.pg_extension WHERE NOT pg_catalog.pg_has_role(extowner, 'USAGE')",
-    );
-    Ok(Held {
-        schemas: schemas.context("could not list the schemas of the target")?,
-        extensions: extensions.context("could not list the extensions of the target")?,
-    })
+/// The schemas that the target has from another role: ours may not change them, and need not.
+pub fn schemas_of_others(target: &mut Connection) -> Result<HashSet<String>> {
+    let sql = "SELECT nspname FROM pg_catalog.pg_namespace \
+               WHERE nspname !~ '^pg_' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')";
+    names(target, sql).context("could not list the schemas of the target")
+}
+
+fn names(target: &mut Connection, sql: &str) -> Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    target.query_each(sql, &mut |row| {
+        names.insert(row.text(0)?.to_string());
+        Ok(())
+    })?;
+    Ok(names)
 }
 
 /// With --skip-collations the target must have those of the source: what uses one could not be made.
@@ -117,8 +138,8 @@ pub fn check_collations(
     }
     let what = "collations of the source do not exist on the target, and --skip-collations leaves them out";
     Err(
-        Error::new(ErrorKind::Target, format!("{what}: {}", shorten(&missing)))
-            .with_side(Side::Target)
-            .with_hint("Create them on the target, in schemas of the same names, with locales that it has."),
+        Error::on(Side::Target, format!("{what}: {}", shorten(&missing))).with_hint(
+            "Create them on the target, in schemas of the same names, with locales that it has.",
+        ),
     )
 }

@@ -15,7 +15,7 @@ use crate::dump::options::{UnknownOptions, is_known_on};
 use crate::dump::outcome::ProgramOutcome;
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
-use crate::dump::select::{Choice, Held, SkipRules, select};
+use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
@@ -24,6 +24,8 @@ use crate::stream::setup::SetupSpec;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
+
+static NOTHING: std::sync::LazyLock<HashSet<i32>> = std::sync::LazyLock::new(HashSet::new);
 
 /// Dump the schema as the snapshot sees it.
 pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
@@ -43,6 +45,8 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
+        excluded_tables: &[],
+        excluded_schemas: &[],
         // Names are compared with those of our own sessions; and the target may know UTF-8 and its own encoding only.
         encoding: (&*catalog.database.encoding != "SQL_ASCII").then_some("UTF8"),
         file: &file,
@@ -68,7 +72,6 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
     prerequisites::check_collations(clone, &archive, target)?;
-    let held = prerequisites::held(target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.
@@ -76,10 +79,10 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
     let none = HashSet::new();
-    let choices = select(&archive, &rules(clone, Section::PreData, &none, &held));
+    let choices = select(&archive, &rules(clone, Section::PreData, &none));
     if clone.spec.drop_if_exists {
         // No post-data of this run is there yet: what stands of it is of an earlier clone.
-        let choices = select(&archive, &rules(clone, Section::PostData, &none, &held));
+        let choices = select(&archive, &rules(clone, Section::PostData, &none));
         drops::drop_post_data(target, &choices)?;
         if !clone.spec.no_acl {
             drops::reset_default_privileges(target, &choices)?;
@@ -137,11 +140,7 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         .with_hint("Use --restart --drop-if-exists to start over."));
     }
     let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let held = prerequisites::held(target)?;
-    let mut choices = select(
-        &archive,
-        &rules(clone, Section::PreData, &HashSet::new(), &held),
-    );
+    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
     choices.retain(|choice| refused.contains(&choice.entry.dump_id));
     let again = restore(
         clone,
@@ -186,8 +185,7 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
                 .map(|constraint| CatalogId::constraint(constraint.oid)),
         );
     }
-    let held = prerequisites::held(&mut clone.open_target("clone")?)?;
-    let choices = select(&archive, &rules(clone, Section::PostData, &built, &held));
+    let choices = select(&archive, &rules(clone, Section::PostData, &built));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
@@ -222,15 +220,15 @@ fn rules<'a>(
     clone: &'a Clone<'_>,
     section: Section,
     built: &'a HashSet<CatalogId>,
-    held: &'a Held,
 ) -> SkipRules<'a> {
     SkipRules {
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
+        left_alone: &clone.left_alone,
         built,
+        omitted: &NOTHING,
         skip_collations: clone.spec.skip_collations,
-        held: Some(held),
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }

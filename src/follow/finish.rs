@@ -3,7 +3,7 @@
 
 use super::Follow;
 use super::remote::Remote;
-use crate::catalog::{FetchOptions, fetch_large_objects, fetch_sequences};
+use crate::catalog::{FetchOptions, Persistence, fetch_large_objects, fetch_sequences};
 use crate::copy::copy_sequences;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
@@ -19,7 +19,11 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     if follow.set_up.plugin == Plugin::Pgoutput {
         publication::check(&mut source, publication_of(&follow.set_up.slot_name))?;
     }
-    let sequences = fetch_sequences(&mut source, &FetchOptions::default())?;
+    let mut sequences = fetch_sequences(&mut source, &FetchOptions::default())?;
+    if source.query_one("SELECT pg_is_in_recovery()")?.bool(0)? {
+        // Unlogged ones cannot be read on a standby.
+        sequences.retain(|sequence| sequence.persistence == Persistence::Permanent);
+    }
     let failures = copy_sequences(&mut source, &mut target, &sequences)?;
     log::info!("set {} sequences", sequences.len() - failures.len());
     triggers::restore(&mut target, &follow.dir)?;

@@ -54,6 +54,8 @@ pub struct Remote {
     publication: Option<String>,
     next_comparison: Instant,
     written: Reached,
+    /// As the sentinel has it.
+    wished_endpos: Option<Lsn>,
     next: Instant,
     shutdown: Shutdown,
 }
@@ -74,6 +76,7 @@ impl Remote {
             publication: None,
             next_comparison: Instant::now(),
             written: Reached::default(),
+            wished_endpos: None,
             next: Instant::now(),
             shutdown: *shutdown,
         }
@@ -116,12 +119,15 @@ impl Remote {
             return Ok(());
         };
         let Wishes { endpos, apply, .. } = sentinel.get()?.wishes();
-        if positions.endpos() != endpos {
-            match endpos {
+        if self.wished_endpos != endpos {
+            // Whoever writes the table himself may have copied what the server says, which may be in a page header.
+            let reachable = endpos.map(|lsn| sentinel.reachable(lsn)).transpose()?;
+            match reachable {
                 Some(lsn) => log::info!("the end position is {lsn}"),
                 None => log::info!("there is no end position any more"),
             }
-            positions.set_endpos(endpos);
+            positions.set_endpos(reachable);
+            self.wished_endpos = endpos;
         }
         if positions.is_apply_enabled() != apply {
             let word = if apply { "enabled" } else { "disabled" };

@@ -69,13 +69,17 @@ fn run_connected(
 
 /// The first file that holds something after `seen`, if its script is finished. By position and not by name: a file may
 /// have grown, and its script been made again, since it was read. A file whose script is not finished ends the search:
-/// nothing after it may be applied before it.
+/// nothing after it may be applied before it. One that is gone was passed: only such files are removed.
 fn next(dir: &Path, seen: Lsn) -> Result<Option<PathBuf>> {
     for json in segment::json_files(dir)? {
         if segment::last_position(&json)?.is_some_and(|last| last <= seen) {
             continue;
         }
-        return Ok(is_complete(&json)?.then_some(json));
+        match is_complete(&json)? {
+            None => {}
+            Some(true) => return Ok(Some(json)),
+            Some(false) => return Ok(None),
+        }
     }
     Ok(None)
 }

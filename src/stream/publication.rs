@@ -55,11 +55,12 @@ fn names(source: &mut Connection, sql: &str) -> Result<Vec<QualifiedName>> {
         .collect()
 }
 
+/// None on a standby: what it shows was made on its primary, by whom it concerns there.
 pub fn find(source: &mut Connection, name: &str) -> Result<Option<Found>> {
     let rows = source
         .query(&format!(
             "SELECT COALESCE(obj_description(oid, 'pg_publication') LIKE '{MARK}%', false) FROM pg_publication \
-             WHERE pubname = {}",
+             WHERE pubname = {} AND NOT pg_is_in_recovery()",
             quote_literal(name)
         ))
         .context("could not look for publications on the source")?;

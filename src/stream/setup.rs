@@ -95,19 +95,7 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
         target: open_target_of(spec, shutdown)?,
     };
     let noted = noted(&spec.dir)?;
-    if let Some(noted) = &noted {
-        check_noted(spec, noted)?;
-    }
-    let found = look(spec, noted.is_some(), &mut servers)?;
-    if let Some(slot) = &found.slot {
-        slot::check(slot, &spec.slot_name, spec.plugin, spec.source.dbname())?;
-    }
-    let names = Names {
-        slot: &spec.slot_name,
-        origin: &spec.origin,
-        plugin: spec.plugin,
-    };
-    let beginning = ownership::decide(names, &found)?;
+    let (found, beginning) = decide(spec, noted.as_ref(), &mut servers)?;
     let wanted = Wanted {
         plugin: spec.plugin,
         makes_slot: beginning == Beginning::New,
@@ -132,6 +120,53 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
             })
         }
     }
+}
+
+/// How it would begin with what the servers and the directory hold; the error is the refusal.
+fn decide(
+    spec: &SetupSpec,
+    noted: Option<&SetUp>,
+    servers: &mut Servers,
+) -> Result<(Found, Beginning)> {
+    if let Some(noted) = noted {
+        check_noted(spec, noted)?;
+    }
+    let found = look(spec, noted.is_some(), servers)?;
+    if let Some(slot) = &found.slot {
+        slot::check(slot, &spec.slot_name, spec.plugin, spec.source.dbname())?;
+    }
+    let names = Names {
+        slot: &spec.slot_name,
+        origin: &spec.origin,
+        plugin: spec.plugin,
+    };
+    let beginning = ownership::decide(names, &found)?;
+    Ok((found, beginning))
+}
+
+/// What `run` would find, with nothing made: whether it would go on with a slot or make one, or the refusal; and what is
+/// missing on the servers.
+pub fn preview(
+    spec: &SetupSpec,
+    shutdown: &Shutdown,
+) -> Result<(Result<Beginning>, Vec<preconditions::Problem>)> {
+    let mut servers = Servers {
+        source: open_source(&spec.source, &spec.application_name, shutdown)?,
+        target: open_target_of(spec, shutdown)?,
+    };
+    let noted = noted(&spec.dir)?;
+    let beginning = decide(spec, noted.as_ref(), &mut servers).map(|(_, beginning)| beginning);
+    if let Err(error) = &beginning
+        && (error.is_connection_lost() || error.is_interrupted())
+    {
+        return Err(error.clone());
+    }
+    let wanted = Wanted {
+        plugin: spec.plugin,
+        makes_slot: !matches!(beginning, Ok(Beginning::Again)),
+    };
+    let problems = preconditions::find(&mut servers.source, Some(&mut servers.target), wanted)?;
+    Ok((beginning, problems))
 }
 
 /// Both connections of a setup.

@@ -56,6 +56,11 @@ impl Paths {
         self.schema().join("schema.dump")
     }
 
+    /// What the filters leave out of it.
+    pub fn omitted(&self) -> PathBuf {
+        self.schema().join("filtered.json")
+    }
+
     /// The dump as the target gets it.
     pub fn restored_dump(&self) -> PathBuf {
         self.schema().join("restore.dump")

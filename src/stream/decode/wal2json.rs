@@ -17,7 +17,7 @@ use std::borrow::Cow;
 
 use super::by_name::{self, Pairs};
 use super::json_scan::{Scalar, Scan};
-use super::{Decoder, Sink, malformed};
+use super::{Decoder, Sink, malformed, truncate};
 use crate::error::{Error, Result, ServerError, Side};
 use crate::ident::quote_literal;
 use crate::lsn::Lsn;
@@ -179,14 +179,8 @@ impl Wal2json {
 
     fn flush_truncate(&mut self, relations: &Relations, sink: &mut Sink<'_>) -> Result<()> {
         match self.truncated.take() {
-            Some((_, relations_of_it)) if !relations_of_it.is_empty() => {
-                let message = LogicalMessage::Truncate {
-                    relations: relations_of_it,
-                    restart_identity: false,
-                };
-                sink(&message, relations)
-            }
-            _ => Ok(()),
+            Some((_, tables)) => truncate(tables, false, relations, sink),
+            None => Ok(()),
         }
     }
 

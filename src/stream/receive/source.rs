@@ -10,7 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{quote_ident, quote_literal};
 use crate::lsn::{Lsn, WalSegments};
 use crate::pg::connect::connect_once;
-use crate::pg::session::open_source;
+use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
 use crate::stream::relations::Relations;
@@ -240,7 +240,12 @@ impl Source<'_> {
             .for_replication()
             .with_more_options(SETTINGS);
         let name = &self.spec.application_name;
-        connect_once(&info, name, &self.shutdown, ATTEMPT)
+        let mut connection = connect_once(&info, name, &self.shutdown, ATTEMPT)?;
+        // pgoutput converts to it; without it, names and values would come in the database's encoding.
+        connection
+            .execute(&client_encoding_sql(&connection))
+            .context("could not prepare a session on the source")?;
+        Ok(connection)
     }
 }
 
