@@ -28,6 +28,7 @@ mod large_objects;
 mod layering;
 mod receive;
 mod resume;
+mod roles;
 mod run_rules;
 mod server_faults;
 mod session_settings;

@@ -13,6 +13,7 @@ const SUPPORT: &[&str] = &[
     "man",
     "mod",
     "options",
+    "roles",
     "size",
     "stdout",
     "text_table",

@@ -164,6 +164,8 @@ fn skip_reason(
         Some(SkipReason::LargeObject)
     } else if rules.skip_extensions && entry.desc == "EXTENSION" {
         Some(SkipReason::Extension)
+    } else if entry.desc == "EXTENSION" {
+        Some(SkipReason::ExtensionIsCreated)
     } else if is_ext_comment && skips_ext_comments {
         Some(SkipReason::ExtensionComment)
     } else if is_ext_comment && is_of_others {

@@ -49,10 +49,20 @@ pub struct MemberOptions {
     pub may_set: bool,
 }
 
+/// GRANT SET or ALTER SYSTEM ON PARAMETER, since 15.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterRight {
+    pub privilege: String,
+    pub parameter: String,
+    pub role: String,
+    pub is_grantable: bool,
+}
+
 /// What is copied. Ordered by name.
 pub struct Roles {
     pub roles: Vec<Role>,
     pub memberships: Vec<Membership>,
+    pub rights: Vec<ParameterRight>,
     pub has_passwords: bool,
 }
 
@@ -63,6 +73,12 @@ FROM pg_db_role_setting d
     JOIN pg_roles r ON r.oid = d.setrole
 WHERE d.setdatabase = 0
 ORDER BY r.rolname, s.position";
+
+/// What everybody may do is the server's setting, and no role's.
+const RIGHTS: &str = "SELECT a.privilege_type, p.parname, r.rolname, a.is_grantable
+FROM pg_parameter_acl p CROSS JOIN LATERAL aclexplode(p.paracl) a JOIN pg_roles r ON r.oid = a.grantee
+WHERE r.oid <> 10
+ORDER BY p.parname, r.rolname, a.privilege_type";
 
 /// The role that made the cluster has OID 10, whatever its name.
 fn roles_sql(with_passwords: bool) -> String {
@@ -133,6 +149,7 @@ pub fn fetch(source: &mut Connection, no_passwords: bool) -> Result<Roles> {
     read_settings(source, &mut roles)?;
     Ok(Roles {
         memberships: read_memberships(source)?,
+        rights: read_rights(source)?,
         roles,
         has_passwords,
     })
@@ -221,4 +238,26 @@ fn read_memberships(source: &mut Connection) -> Result<Vec<Membership>> {
         })
         .context("could not list the memberships of the source's roles")?;
     Ok(memberships)
+}
+
+fn read_rights(source: &mut Connection) -> Result<Vec<ParameterRight>> {
+    let mut rights = Vec::new();
+    if source.server_version() < 15_00_00 {
+        return Ok(rights);
+    }
+    source
+        .query_each(RIGHTS, &mut |row| {
+            let role = row.text(2)?;
+            if !is_reserved(role) && !is_providers(role) {
+                rights.push(ParameterRight {
+                    privilege: row.text(0)?.to_string(),
+                    parameter: row.text(1)?.to_string(),
+                    role: role.to_string(),
+                    is_grantable: row.bool(3)?,
+                });
+            }
+            Ok(())
+        })
+        .context("could not list the rights of the source's roles on parameters")?;
+    Ok(rights)
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::fetch::{Membership, Role, Roles};
+use super::fetch::{Membership, ParameterRight, Role, Roles};
 use crate::ident::{quote_ident, quote_literal};
 
 pub fn write(roles: &Roles) -> String {
@@ -28,6 +28,9 @@ pub fn write(roles: &Roles) -> String {
     }
     for membership in ordered(&roles.memberships) {
         push(&mut text, &grant_sql(membership));
+    }
+    for right in &roles.rights {
+        push(&mut text, &right_sql(right));
     }
     text
 }
@@ -88,6 +91,21 @@ fn grant_sql(membership: &Membership) -> String {
     )
 }
 
+fn right_sql(right: &ParameterRight) -> String {
+    // A name with a dot belongs to an extension and is two identifiers.
+    let parameter: Vec<String> = right.parameter.split('.').map(quote_ident).collect();
+    let option = match right.is_grantable {
+        true => " WITH GRANT OPTION",
+        false => "",
+    };
+    format!(
+        "GRANT {} ON PARAMETER {} TO {}{option}",
+        right.privilege,
+        parameter.join("."),
+        quote_ident(&right.role)
+    )
+}
+
 /// Who grants must have been granted ADMIN before. What comes from nobody that we know stays behind, in its order.
 fn ordered(memberships: &[Membership]) -> Vec<&Membership> {
     let mut left: Vec<&Membership> = memberships.iter().collect();
@@ -117,7 +135,7 @@ mod tests {
     use super::{create_sql, grant_sql, ordered, write};
     use crate::catalog::DatabaseSetting;
     use crate::pg::conninfo::Password;
-    use crate::roles::fetch::{MemberOptions, Membership, Role, Roles};
+    use crate::roles::fetch::{MemberOptions, Membership, ParameterRight, Role, Roles};
 
     fn role(name: &str) -> Role {
         Role {
@@ -215,6 +233,12 @@ mod tests {
         let text = write(&Roles {
             roles: vec![app],
             memberships: vec![membership("app", "b", None)],
+            rights: vec![ParameterRight {
+                privilege: "ALTER SYSTEM".to_string(),
+                parameter: "my.setting".to_string(),
+                role: "app".to_string(),
+                is_grantable: true,
+            }],
             has_passwords: false,
         });
         let statements: Vec<&str> = text.lines().skip(2).collect();
@@ -225,6 +249,7 @@ mod tests {
                 r#"ALTER ROLE "app" SET "search_path" TO 'a', 'b';"#,
                 r#"COMMENT ON ROLE "app" IS 'it''s; mine';"#,
                 r#"GRANT "app" TO "b";"#,
+                r#"GRANT ALTER SYSTEM ON PARAMETER "my"."setting" TO "app" WITH GRANT OPTION;"#,
             ]
         );
     }
