@@ -6,6 +6,7 @@ mod begin;
 mod data;
 mod drops;
 mod filters;
+mod prerequisites;
 mod progress;
 mod properties;
 mod restore;
@@ -13,6 +14,7 @@ mod schema;
 mod spec;
 mod summary;
 
+pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
@@ -36,6 +38,7 @@ use summary::Clock;
 
 /// Names of the steps in the work directory.
 mod step {
+    pub const ROLES: &str = "roles";
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -137,10 +140,12 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
         clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
     }
+    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
     schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &mut target)?;
+    schema::restore_pre(&clone, &catalog, &mut target)?;
     clock.lap("pre-data");
     // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
     drop(target);

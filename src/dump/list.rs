@@ -215,6 +215,8 @@ mod tests {
                     built: &HashSet::new(),
                     omitted: &HashSet::new(),
                     publication: None,
+                    omitted: &HashSet::new(),
+                    skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -245,6 +247,8 @@ mod tests {
             built: &HashSet::new(),
             omitted: &HashSet::new(),
             publication: None,
+            omitted: &HashSet::new(),
+            skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

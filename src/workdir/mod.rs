@@ -441,6 +441,10 @@ impl WorkDir {
         )
     }
 
+    pub fn forget_roles(&self) -> Result<()> {
+        remove_file(&self.paths.roles())
+    }
+
     pub fn forget_snapshot(&self) -> Result<()> {
         remove_file(&self.paths.snapshot())
     }

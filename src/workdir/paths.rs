@@ -72,6 +72,11 @@ impl Paths {
         self.schema().join(format!("{name}.list"))
     }
 
+    /// The roles of the source instance, as SQL.
+    pub fn roles(&self) -> PathBuf {
+        self.schema().join("roles.sql")
+    }
+
     pub fn run(&self) -> PathBuf {
         self.top.join("run")
     }
