@@ -22,7 +22,7 @@ fn start(settings: &[(&str, &str)]) -> (Cluster, Cluster) {
     )
 }
 
-fn arguments(source: &Cluster, target: &Cluster) -> Vec<String> {
+fn arguments(scene: &Scene, source: &Cluster, target: &Cluster) -> Vec<String> {
     [
         "clone",
         "--all-databases",
@@ -30,6 +30,8 @@ fn arguments(source: &Cluster, target: &Cluster) -> Vec<String> {
         &source.uri("postgres"),
         "--target",
         &target.uri("postgres"),
+        "--dir",
+        scene.work_dir().to_str().unwrap(),
     ]
     .map(str::to_owned)
     .to_vec()
@@ -66,7 +68,7 @@ fn every_database_with_its_properties_and_one_that_fails() {
     target.psql("postgres", "create database broken");
     target.psql("broken", "create table t (id int)");
     let scene = Scene::new();
-    let failed = scene.command(arguments(&source, &target)).run();
+    let failed = scene.command(arguments(&scene, &source, &target)).run();
     failed.assert_last_error(
         7,
         &[
@@ -99,7 +101,7 @@ fn every_database_with_its_properties_and_one_that_fails() {
     );
 
     target.psql("broken", "drop table t");
-    let mut again = arguments(&source, &target);
+    let mut again = arguments(&scene, &source, &target);
     again.push("--resume".to_owned());
     let resumed = scene.command(again).run();
     resumed.assert_success(&[]);
@@ -115,7 +117,7 @@ fn each_database_is_followed_by_itself() {
         source.psql(db, "create table t (id int primary key, v text); insert into t select i, 'copied' from generate_series(1, 100) i");
     }
     let scene = Scene::new();
-    let mut command = arguments(&source, &target);
+    let mut command = arguments(&scene, &source, &target);
     command.push("--follow".to_owned());
     let run = scene.command(command).spawn();
     let slots = "select count(*) from pg_replication_slots where active";
@@ -173,7 +175,7 @@ fn too_few_slots_are_said_before_anything_is_made() {
     let (source, target) = start(&[("max_replication_slots", "1")]);
     source.psql("postgres", "create database one");
     let scene = Scene::new();
-    let mut command = arguments(&source, &target);
+    let mut command = arguments(&scene, &source, &target);
     command.push("--follow".to_owned());
     let refused = scene.command(command).run();
     refused.assert_last_error(
