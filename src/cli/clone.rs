@@ -7,7 +7,7 @@ use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, SplitOptions};
+use crate::clone::{self, CloneSpec, Phases, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::sys::signal::Shutdown;
@@ -127,7 +127,7 @@ struct StateArgs {
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
-    let mut spec = validate(args, given)?;
+    let mut spec = validate(args, given, Phases::ALL)?;
     let shutdown = Shutdown::install()?;
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
@@ -178,7 +178,8 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     }))
 }
 
-fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
+/// What the engine needs for these phases of a clone.
+pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneSpec> {
     let CloneArgs {
         connections,
         dir,
@@ -197,8 +198,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
     let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
     let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
     Ok(CloneSpec {
-        source: connections.required(Side::Source)?,
-        target: connections.required(Side::Target)?,
+        phases,
+        said: None,
+        source: match phases.need_source() {
+            true => Some(connections.required(Side::Source)?),
+            false => connections.optional(Side::Source)?,
+        },
+        target: match phases.need_target() {
+            true => Some(connections.required(Side::Target)?),
+            false => connections.optional(Side::Target)?,
+        },
         dir: dir.dir,
         table_jobs,
         index_jobs,
@@ -266,7 +275,7 @@ mod tests {
     fn spec(words: &[&str]) -> Result<CloneSpec> {
         let line = ["clone", "-S", "dbname=a", "-T", "dbname=b"];
         let (args, given) = parse_for_test::<CloneArgs>(&[&line, words].concat())?;
-        validate(args, &given)
+        validate(args, &given, Phases::ALL)
     }
 
     #[test]

@@ -14,25 +14,9 @@ const OPTIONS: &[(&[&str], Option<&str>)] = &[
 
 /// Each command and, after it, what may follow it.
 const COMMANDS: &[(&str, &[&str])] = &[
-    (
-        "copy",
-        &[
-            "roles",
-            "extensions",
-            "schema",
-            "data",
-            "table-data",
-            "blobs",
-            "sequences",
-            "indexes",
-            "constraints",
-        ],
-    ),
-    ("dump", &["schema", "pre-data", "post-data", "roles"]),
-    (
-        "restore",
-        &["schema", "pre-data", "post-data", "roles", "parse-list"],
-    ),
+    ("copy", &["roles", "extensions"]),
+    ("dump", &["roles"]),
+    ("restore", &["roles"]),
     (
         "list",
         &[
@@ -76,8 +60,9 @@ pub fn command(unknown: &str, words: &[String]) -> Option<String> {
                 return Some(format!("command \"{group} {member}\" is not built yet"));
             }
         }
-        // `copy` and `stream` themselves exist; an unknown word after it is a mistake.
-        if unknown == *group && *group != "copy" && *group != "stream" {
+        // These exist; an unknown word after one is a mistake.
+        let exists = ["copy", "dump", "restore", "stream"].contains(group);
+        if unknown == *group && !exists {
             return Some(format!("command \"{group}\" is not built yet"));
         }
     }

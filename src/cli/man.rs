@@ -12,6 +12,8 @@ const SUPPORT: &[&str] = &[
     "man",
     "mod",
     "options",
+    "parse_list",
+    "sections",
     "size",
     "stdout",
     "title",

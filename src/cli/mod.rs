@@ -5,12 +5,16 @@
 
 mod clone;
 mod copy;
+mod dump;
 mod follow;
 mod follow_options;
 mod given;
 mod later;
 mod options;
+mod parse_list;
 mod ping;
+mod restore;
+mod sections;
 mod size;
 mod snapshot;
 mod stdout;
@@ -61,6 +65,8 @@ enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
     Copy(Box<copy::CopyArgs>),
+    Dump(Box<dump::DumpArgs>),
+    Restore(Box<restore::RestoreArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
     Snapshot(snapshot::SnapshotArgs),
@@ -132,6 +138,8 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
         Some(Command::Copy(args)) => copy::run(*args, given),
+        Some(Command::Dump(args)) => dump::run(*args, given),
+        Some(Command::Restore(args)) => restore::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
         Some(Command::Snapshot(args)) => snapshot::run(args, given),

@@ -1,18 +1,25 @@
 //! `clone`: a whole database from source to target, readable from top to bottom. Runs in the parent, which holds the
 //! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
-//! all there is to `--resume`.
+//! all there is to `--resume`, and to the commands that do one section each in a work directory that they share.
 
 mod begin;
 mod data;
 mod drops;
+mod finish;
+mod noted;
+pub mod parse_list;
+mod phases;
 mod preflight;
 mod progress;
 mod properties;
+mod replaced;
 mod restore;
 mod schema;
 mod spec;
 mod summary;
 
+pub use noted::names as noted_options;
+pub use phases::{Phase, Phases};
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
@@ -26,7 +33,6 @@ use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
-use crate::workdir::done::Failure;
 use crate::workdir::{Service, WorkDir, location};
 use begin::Run;
 use summary::Clock;
@@ -38,6 +44,7 @@ mod step {
     pub const RESTORE_PRE: &str = "restore-pre";
     pub const TABLES: &str = "tables";
     pub const INDEXES: &str = "indexes";
+    pub const CONSTRAINTS: &str = "constraints";
     pub const BLOBS: &str = "blobs";
     pub const SEQUENCES: &str = "sequences";
     pub const PROPERTIES: &str = "properties";
@@ -46,124 +53,141 @@ mod step {
     pub const CLONE: &str = "clone";
 }
 
+/// A server that answered, for every later connection and every program.
+struct Server {
+    info: ConnInfo,
+    /// As server_version_num.
+    version: u32,
+}
+
 /// What every phase needs; made once the servers were reached, and only read afterwards.
 struct Clone<'a> {
     pub spec: &'a CloneSpec,
     pub workdir: &'a WorkDir,
     pub run: RunName,
     pub is_resumed: bool,
-    /// The server that answered, for every later connection and every program.
-    pub source: ConnInfo,
-    pub target: ConnInfo,
-    /// As server_version_num.
-    pub target_version: u32,
-    pub programs: Programs,
+    /// None: no phase of this command talks to it.
+    source: Option<Server>,
+    target: Option<Server>,
+    /// None: no phase of this command needs them.
+    programs: Option<Programs>,
     pub shutdown: &'a Shutdown,
 }
 
-/// Clone a database. `Ok` means that everything is on the target and flushed there.
+/// Clone a database, or do the phases of it that the command is. `Ok` means that everything is on the target and flushed
+/// there.
 pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Clone)?;
-    let run = begin::begin(spec, &workdir)?;
-    let result = run_in(spec, &workdir, &run, shutdown);
+    let mut spec = spec.clone();
+    let run = begin::begin(&mut spec, &workdir)?;
+    let result = run_in(&spec, &workdir, &run, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
-        begin::end_backends(spec, &run.name);
+        begin::end_backends(&spec, &run.name);
     }
     result
 }
 
 fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
+    begin::check_predecessors(spec, workdir)?;
     let mut clock = Clock::start();
-    let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
-    let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    preflight::check_servers(&mut source, &mut target)?;
-    let programs = SearchPlaces::from_environment().find(
-        source.server_version(),
-        target.server_version(),
-        shutdown,
-    )?;
-    let target_version = target.server_version();
+    let clone = reach(spec, workdir, run, shutdown)?;
+    if let Some(earlier) = &run.earlier {
+        begin::end_backends(spec, earlier);
+    }
+    if begin::is_all_done(&clone)? {
+        return Ok(());
+    }
+    let phases = spec.phases;
+    let mut snapshot = begin::snapshot(&clone)?;
+    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
+    clock.lap("catalog");
+    if phases.has(Phase::PreData) {
+        preflight::check_target(&clone, &catalog)?;
+    }
+    if phases.has(Phase::Dump) {
+        schema::dump(&clone, &catalog, snapshot.as_ref())?;
+        clock.lap("dump");
+        failpoint("clone.after_dump")?;
+    }
+    if phases.has(Phase::PreData) {
+        schema::restore_pre(&clone)?;
+        clock.lap("pre-data");
+    }
+    let mut has_copied = false;
+    if phases.has_any(DATA) {
+        has_copied = data::copy(&clone, &catalog, snapshot)?;
+        clock.lap("data");
+    }
+    if phases.has(Phase::Sequences) {
+        data::sequences(&clone, &catalog, has_copied)?;
+    }
+    if phases.has(Phase::PostData) {
+        schema::restore_post(&clone, &catalog)?;
+        clock.lap("post-data");
+        properties::copy(&clone, &catalog)?;
+    }
+    finish::finish(&clone, &catalog, clock)
+}
+
+/// What the workers do.
+const DATA: Phases = Phases::of(&[
+    Phase::TableData,
+    Phase::LargeObjects,
+    Phase::Indexes,
+    Phase::Constraints,
+    Phase::Vacuum,
+]);
+
+/// Phases that run pg_dump or pg_restore.
+const OF_PROGRAMS: Phases = Phases::of(&[Phase::Dump, Phase::PreData, Phase::PostData]);
+
+/// Connect to the servers that the phases talk to, once, and find the programs that fit to them.
+fn reach<'a>(
+    spec: &'a CloneSpec,
+    workdir: &'a WorkDir,
+    run: &Run,
+    shutdown: &'a Shutdown,
+) -> Result<Clone<'a>> {
+    let name = run.name.of("clone");
+    let connect = |info: &ConnInfo| connect_and_pin(info, &name, shutdown);
+    let from = spec.source.as_ref();
+    let mut source = match spec.phases.need_source() {
+        true => from.map(connect).transpose()?,
+        false => None,
+    };
+    let mut target = spec.target.as_ref().map(connect).transpose()?;
+    let version = |server: &Option<(Connection, ConnInfo)>| {
+        server
+            .as_ref()
+            .map(|(connection, _)| connection.server_version())
+    };
+    let (from, to) = (version(&source), version(&target));
+    preflight::check_versions(from, to)?;
+    if let (Some((source, _)), Some((target, _))) = (&mut source, &mut target) {
+        preflight::check_not_the_same(source, target)?;
+    }
+    let programs = match (spec.phases.has_any(OF_PROGRAMS), from.or(to), to.or(from)) {
+        (true, Some(from), Some(to)) => {
+            Some(SearchPlaces::from_environment().find(from, to, shutdown)?)
+        }
+        _ => None,
+    };
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
-    drop((source, target));
-    let clone = Clone {
+    let server = |(connection, info): (Connection, ConnInfo)| Server {
+        info,
+        version: connection.server_version(),
+    };
+    Ok(Clone {
         spec,
         workdir,
         run: run.name.clone(),
         is_resumed: run.is_resumed,
-        source: source_info,
-        target: target_info,
-        target_version,
+        source: source.map(server),
+        target: target.map(server),
         programs,
         shutdown,
-    };
-    if let Some(earlier) = &run.earlier {
-        begin::end_backends(spec, earlier);
-    }
-    if run.is_resumed && workdir.is_step_done(step::CLONE)? {
-        log::info!(
-            "nothing to do: the run in \"{}\" was complete",
-            workdir.paths.top().display()
-        );
-        return Ok(());
-    }
-    let mut snapshot = begin::snapshot(&clone)?;
-    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
-    clock.lap("catalog");
-    let mut target = clone.open_target("clone")?;
-    preflight::check_target(&clone, &catalog, &mut target)?;
-    schema::dump(&clone, &catalog, snapshot.as_ref())?;
-    clock.lap("dump");
-    failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &mut target)?;
-    clock.lap("pre-data");
-    // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
-    drop(target);
-    let has_copied = data::copy(&clone, &catalog, snapshot)?;
-    clock.lap("data");
-    data::sequences(&clone, &catalog, has_copied)?;
-    schema::restore_post(&clone, &catalog)?;
-    clock.lap("post-data");
-    properties::copy(&clone, &catalog)?;
-    finish(&clone, &catalog, clock)
-}
-
-/// Everything was tried: say what was done, and whether that was everything.
-fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
-    let failures = clone.workdir.failures()?;
-    let is_complete = failures.is_empty();
-    if is_complete {
-        data::check_complete(clone, catalog)?;
-        // Commits of pg_restore and ours alike: the last flush before anybody is told.
-        let mut target = clone.open_target("clone")?;
-        crate::pg::session::flush_commits(&mut target)?;
-    }
-    failpoint("clone.before_summary")?;
-    let elapsed = summary::write(clone, catalog, &failures, clock)?;
-    if is_complete {
-        clone.workdir.finish_step(step::CLONE, elapsed)?;
-        log::info!("all is copied, in {:.1} s", elapsed.as_secs_f64());
-        return Ok(());
-    }
-    Err(incomplete(&failures))
-}
-
-/// The last line of a run in which objects failed.
-fn incomplete(failures: &[Failure]) -> Error {
-    for failure in failures {
-        log::error!("{} {}: {}", failure.kind, failure.name, failure.message);
-    }
-    let first = failures
-        .first()
-        .map_or("", |failure| failure.message.as_str());
-    Error::new(
-        crate::error::ErrorKind::Sql,
-        format!(
-            "{} objects could not be copied; the first: {first}",
-            failures.len()
-        ),
-    )
-    .with_hint("Mend the cause and run again with --resume.")
+    })
 }
 
 impl Clone<'_> {
@@ -173,16 +197,31 @@ impl Clone<'_> {
         }
     }
 
+    fn source(&self) -> Result<&ConnInfo> {
+        let source = self.source.as_ref().map(|server| &server.info);
+        source.ok_or_else(|| Error::internal("this command knows no source"))
+    }
+
+    fn target(&self) -> Result<&Server> {
+        let target = self.target.as_ref();
+        target.ok_or_else(|| Error::internal("this command knows no target"))
+    }
+
+    fn programs(&self) -> Result<&Programs> {
+        let programs = self.programs.as_ref();
+        programs.ok_or_else(|| Error::internal("this command knows no programs"))
+    }
+
     fn open_target(&self, process: &str) -> Result<Connection> {
         open_target(
-            &self.target,
+            &self.target()?.info,
             &self.run.of(process),
             &self.target_settings(),
             self.shutdown,
         )
     }
 
-    /// The catalog of the snapshot; on a resume that reads nothing any more, the one that was fetched then.
+    /// The catalog of the snapshot; when nothing is left to read, the one that was fetched then.
     fn fetch_catalog(&self, snapshot: Option<&mut Snapshot>) -> Result<Catalog> {
         let path = self.workdir.paths.schema_json();
         let Some(snapshot) = snapshot else {
@@ -209,11 +248,11 @@ impl Clone<'_> {
         Ok(catalog)
     }
 
-    fn copy_spec(&self) -> CopySpec {
+    fn copy_spec(&self) -> Result<CopySpec> {
         let spec = self.spec;
-        CopySpec {
-            source: self.source.clone(),
-            target: self.target.clone(),
+        Ok(CopySpec {
+            source: self.source.as_ref().map(|server| server.info.clone()),
+            target: self.target()?.info.clone(),
             run: self.run.clone(),
             target_settings: self.target_settings(),
             table_jobs: spec.table_jobs,
@@ -225,9 +264,9 @@ impl Clone<'_> {
             no_acl: spec.no_acl,
             no_comments: spec.no_comments,
             no_tablespaces: spec.no_tablespaces,
-            skip_vacuum: spec.skip_vacuum,
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
-        }
+            keeps_indexes: spec.said.is_some(),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! What must be true before anything is changed: each problem is named with what to do about it. Runs in the parent; it
 //! writes nothing anywhere.
 
+use super::phases::Phase;
 use super::{Clone, step};
 use crate::catalog::{Catalog, target};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
@@ -9,27 +10,29 @@ use crate::pg::wire::Connection;
 /// How many names an error lists before it says how many more there are.
 const NAMES_SHOWN: usize = 10;
 
-/// Two servers that can be source and target of one clone.
-pub fn check_servers(source: &mut Connection, target: &mut Connection) -> Result<()> {
-    let (from, to) = (
-        source.server_version() / 10_000,
-        target.server_version() / 10_000,
-    );
-    if from < 10 {
+/// Versions that can be source and target of one clone; a command may know one side only.
+pub fn check_versions(source: Option<u32>, target: Option<u32>) -> Result<()> {
+    let [from, to] = [source, target].map(|version| version.map(|version| version / 10_000));
+    if let Some(from) = from.filter(|from| *from < 10) {
         return Err(Error::on(
             Side::Source,
             format!("the source is PostgreSQL {from}: 10 is the oldest supported"),
         ));
     }
-    if to < from {
-        return Err(Error::on(
+    match (from, to) {
+        (Some(from), Some(to)) if to < from => Err(Error::on(
             Side::Target,
             format!("the target is PostgreSQL {to}, older than the source, which is {from}"),
         )
         .with_hint(
             "A dump of a newer server cannot be restored into an older one; use a newer target.",
-        ));
+        )),
+        _ => Ok(()),
     }
+}
+
+/// Nobody means to copy a database into itself.
+pub fn check_not_the_same(source: &mut Connection, target: &mut Connection) -> Result<()> {
     let identity = "SELECT pg_catalog.current_database(), pg_catalog.pg_postmaster_start_time(), \
          pg_catalog.current_setting('port'), s.system_identifier FROM pg_catalog.pg_control_system() s";
     // A role that may not ask this has no rights to mix up two databases with either.
@@ -46,14 +49,13 @@ pub fn check_servers(source: &mut Connection, target: &mut Connection) -> Result
 }
 
 /// A target that can take what the catalog lists.
-pub fn check_target(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    connection: &mut Connection,
-) -> Result<()> {
+pub fn check_target(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     if clone.workdir.is_step_done(step::RESTORE_PRE)? {
         return Ok(());
     }
+    // The command may not have talked to the source itself.
+    check_versions(Some(catalog.server_version), Some(clone.target()?.version))?;
+    let connection = &mut clone.open_target("clone")?;
     let row = connection
         .query_one(
             "SELECT pg_catalog.current_database(), current_user, \
@@ -121,17 +123,25 @@ pub fn check_target(
     }
     check_extension_tables(clone, catalog, &found, connection)?;
     check_empty(clone, catalog, &found)?;
-    check_no_large_objects(clone, catalog, connection)
+    // Before anything is changed, if the command changes anything.
+    match spec.phases.has(Phase::LargeObjects) && !clone.workdir.is_step_begun(step::RESTORE_PRE) {
+        true => check_no_large_objects(clone, catalog, connection),
+        false => Ok(()),
+    }
 }
 
 /// The configuration tables of an extension that the target has already: rows that our COPY would replace are not ours.
-fn check_extension_tables(
+pub fn check_extension_tables(
     clone: &Clone<'_>,
     catalog: &Catalog,
     found: &target::Target,
     connection: &mut Connection,
 ) -> Result<()> {
-    if clone.spec.drop_if_exists || clone.workdir.is_step_begun(step::RESTORE_PRE) {
+    let workdir = clone.workdir;
+    let is_begun = [step::RESTORE_PRE, step::TABLES]
+        .iter()
+        .any(|step| workdir.is_step_begun(step));
+    if clone.spec.drop_if_exists || is_begun {
         return Ok(());
     }
     let mut with_rows = Vec::new();
@@ -175,14 +185,14 @@ fn check_empty(clone: &Clone<'_>, catalog: &Catalog, found: &target::Target) -> 
 }
 
 /// Large objects have no schema to keep them apart: one that is there would be replaced by the source's of its id.
-fn check_no_large_objects(
+pub fn check_no_large_objects(
     clone: &Clone<'_>,
     catalog: &Catalog,
     connection: &mut Connection,
 ) -> Result<()> {
     let spec = clone.spec;
     let is_none_copied = spec.skip_large_objects || catalog.large_objects.count == 0;
-    if is_none_copied || spec.drop_if_exists || clone.workdir.is_step_begun(step::RESTORE_PRE) {
+    if is_none_copied || spec.drop_if_exists {
         return Ok(());
     }
     let there = connection

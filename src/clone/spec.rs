@@ -1,17 +1,26 @@
-//! What one `clone` run has to do: the validated form of the command line, the only one that reaches the engine.
-//! Made by `cli::clone` in the parent, inherited by every worker. Nothing here is read from the environment or from a
-//! server, and nothing is checked again later.
+//! What one run of `clone`, or of a command for a section of it, has to do: the validated form of the command line, the
+//! only one that reaches the engine. Made by `cli` in the parent, inherited by every worker. Nothing here is read from the
+//! environment or from a server, and nothing is checked again later.
 
 use std::path::PathBuf;
 
+use super::phases::Phases;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
 #[derive(Debug, Clone)]
 pub struct CloneSpec {
-    pub source: ConnInfo,
-    pub target: ConnInfo,
+    /// What of a clone this command is.
+    pub phases: Phases,
+    /// Names of the options that were given, for a command that takes over the others from the earlier commands of its run;
+    /// `None` when the options are meant as a whole.
+    pub said: Option<Vec<&'static str>>,
+
+    /// None: the command does without it, as `restore` does.
+    pub source: Option<ConnInfo>,
+    /// None: the command does without it, as `dump` does.
+    pub target: Option<ConnInfo>,
     /// None: `$TMPDIR/pgcopydb`, decided by the work directory.
     pub dir: Option<PathBuf>,
 

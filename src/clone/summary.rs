@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::Clone;
+use super::{Clone, DATA};
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::workdir::done::{self, BlobsDone, Failure, IndexDone, TableDone, VacuumDone};
@@ -38,10 +38,16 @@ impl Clock {
     }
 }
 
-#[derive(Serialize)]
-struct Phase {
-    name: &'static str,
+#[derive(Clone, Serialize, Deserialize)]
+struct Lap {
+    name: String,
     duration_ms: u64,
+}
+
+/// What is read of the summary of an earlier command of the run.
+#[derive(Default, Deserialize)]
+struct EarlierLaps {
+    phases: Vec<Lap>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +66,7 @@ struct Summary<'a> {
     version: u32,
     is_complete: bool,
     duration_ms: u64,
-    phases: Vec<Phase>,
+    phases: Vec<Lap>,
     tables: Vec<TableSummary>,
     large_objects: u64,
     large_objects_bytes: u64,
@@ -73,6 +79,7 @@ pub fn write(
     clone: &Clone<'_>,
     catalog: &Catalog,
     failures: &[Failure],
+    is_complete: bool,
     mut clock: Clock,
 ) -> Result<Duration> {
     clock.lap("rest");
@@ -85,16 +92,9 @@ pub fn write(
         .collect();
     let summary = Summary {
         version: 1,
-        is_complete: failures.is_empty(),
+        is_complete,
         duration_ms: elapsed.as_millis() as u64,
-        phases: clock
-            .laps
-            .iter()
-            .map(|(name, duration)| Phase {
-                name,
-                duration_ms: duration.as_millis() as u64,
-            })
-            .collect(),
+        phases: laps(clone, &clock),
         large_objects: blobs.iter().map(|done| done.count).sum(),
         large_objects_bytes: blobs.iter().map(|done| done.bytes).sum(),
         sequences: catalog.sequences.len(),
@@ -102,8 +102,29 @@ pub fn write(
         failures,
     };
     clone.workdir.write_json(&paths.summary_json(), &summary)?;
-    tell(&summary);
+    if clone.spec.phases.has_any(DATA) {
+        tell(&summary);
+    }
     Ok(elapsed)
+}
+
+/// The phases of this command, behind those of the commands before it: each does its own.
+fn laps(clone: &Clone<'_>, clock: &Clock) -> Vec<Lap> {
+    let mut laps = match clone.spec.said {
+        Some(_) => {
+            std::fs::read(clone.workdir.paths.summary_json())
+                .ok()
+                .and_then(|text| serde_json::from_slice::<EarlierLaps>(&text).ok())
+                .unwrap_or_default()
+                .phases
+        }
+        None => Vec::new(),
+    };
+    laps.extend(clock.laps.iter().map(|(name, duration)| Lap {
+        name: name.to_string(),
+        duration_ms: duration.as_millis() as u64,
+    }));
+    laps
 }
 
 fn read_tables(clone: &Clone<'_>, catalog: &Catalog) -> Result<Vec<TableSummary>> {

@@ -80,9 +80,19 @@ impl Paths {
         self.run().join("restore-pre.refused")
     }
 
-    /// How tables and large objects were cut into pieces.
+    /// What the snapshot of the run sees, in the server's words.
+    pub fn snapshot_content(&self) -> PathBuf {
+        self.run().join("snapshot.json")
+    }
+
+    /// How tables were cut into parts.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")
+    }
+
+    /// How large objects were cut into batches.
+    pub fn batches(&self) -> PathBuf {
+        self.run().join("batches.json")
     }
 
     pub fn queues(&self) -> PathBuf {
