@@ -67,9 +67,10 @@ impl Scene {
         self.invocation(&program(), args)
     }
 
-    /// A script for bash that ends at the first command that fails, with `pgcopydb` and `psql` as a user has them.
+    /// A script for bash that ends at the first command that fails, with `pgcopydb` and `psql` as a user has them. Without
+    /// `-u`: bash unsets COPROC_PID as soon as the coproc has ended.
     pub fn bash(&self, script: &str) -> Invocation {
-        let strict = format!("set -euo pipefail\n{script}");
+        let strict = format!("set -eo pipefail\n{script}");
         let mut path = Path::new(&program())
             .parent()
             .unwrap()
