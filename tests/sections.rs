@@ -480,6 +480,51 @@ fn the_list_of_a_restore_is_printed() {
     assert_eq!(list(&[archive.to_str().unwrap()]), whole);
 }
 
+/// Said once, they hold for every command that follows.
+#[test]
+fn filters_hold_for_all_sections() {
+    let steps = Steps::new(
+        "create table kept (id int primary key); create table gone (id int primary key);
+         create table empty (id int primary key); create view gone_too as select * from gone;
+         create index on gone (id); alter table gone add foreign key (id) references kept;
+         insert into kept values (1), (2); insert into gone values (1); insert into empty values (1)",
+    );
+    let file = steps.scene.path("filters.ini");
+    std::fs::write(
+        &file,
+        "[exclude-table]\npublic.gone\n[exclude-table-data]\npublic.empty\n",
+    )
+    .unwrap();
+    let filters = ["--filters", file.to_str().unwrap()];
+    let holder = steps.hold_snapshot();
+    steps.run("dump schema", &filters);
+    let listed = steps.run("restore parse-list", &[]).stdout;
+    assert!(
+        listed.contains("\n;") && !listed.contains("\n5; gone"),
+        "{listed}"
+    );
+    std::fs::write(&file, "[exclude-table]\npublic.kept\n").unwrap();
+    for command in &IN_ORDER[1..] {
+        let other = steps
+            .command(command, &[&filters[..], &["--resume"]].concat())
+            .run();
+        other.assert_failure(3, &["--filters was \"exclude-table public.gone"]);
+        steps.run(command, &["--resume"]);
+    }
+    steps.let_go(holder);
+    for (sql, wanted) in [
+        (
+            "select string_agg(relname, ' ' order by relname) from pg_class
+          where relnamespace = 'public'::regnamespace",
+            "empty empty_pkey kept kept_pkey",
+        ),
+        ("select count(*) from kept", "2"),
+        ("select count(*) from empty", "0"),
+    ] {
+        assert_eq!(steps.pair.copied(sql), wanted, "{sql}");
+    }
+}
+
 /// A holder that is killed takes the snapshot with it, and the next command says so.
 #[test]
 fn a_snapshot_that_is_gone_is_told() {

@@ -3,17 +3,16 @@
 
 use clap::Args;
 
-use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, Phases, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
-
-const DEFAULT_JOBS: u32 = 4;
 
 /// Copy a whole database from the source to the target
 #[derive(Args)]
@@ -51,6 +50,8 @@ pub struct CloneArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Scope")]
 struct ScopeArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Drop each object on the target before creating it
     #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
     drop_if_exists: bool,
@@ -129,6 +130,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given, Phases::ALL)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -142,7 +145,6 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
-    let (slot, apply) = (&args.slot, &args.apply);
     if !args.follow {
         const OPTIONS: [(&str, &str); 4] = [
             ("create_slot", "--create-slot"),
@@ -162,20 +164,19 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
             "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
         ));
     }
-    Ok(Some(FollowSpec {
-        source: args.connections.required(Side::Source)?,
-        target: args.connections.required(Side::Target)?,
-        dir: args.dir.dir.clone(),
-        plugin: slot.plugin,
-        slot_name: slot.slot_name.clone(),
-        origin: slot.origin.clone(),
-        endpos: apply.endpos,
-        apply_mode: apply.apply_mode,
-        replay_no_op_updates: apply.replay_no_op_updates,
-        keep_files: apply.keep_cdc_files,
+    let again = Again {
         restart: args.state.restart,
         resume: args.state.resume,
-    }))
+    };
+    follow_options::follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.scope.filters.read()?,
+        again,
+    )
+    .map(Some)
 }
 
 /// What the engine needs for these phases of a clone.
@@ -190,13 +191,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         state,
         ..
     } = args;
-    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
-    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
-        Some(both) if !given.is_typed(name) => both,
-        _ => specific.unwrap_or(DEFAULT_JOBS),
-    };
-    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
-    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    let jobs = jobs.resolve(given);
     Ok(CloneSpec {
         phases,
         said: None,
@@ -209,11 +204,11 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
             false => connections.optional(Side::Target)?,
         },
         dir: dir.dir,
-        table_jobs,
-        index_jobs,
-        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
-        large_objects_jobs: jobs.large_objects_jobs,
-        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        table_jobs: jobs.table,
+        index_jobs: jobs.index,
+        restore_jobs: jobs.restore,
+        large_objects_jobs: jobs.large_objects,
+        vacuum_jobs: jobs.vacuum,
         split: SplitOptions {
             larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
             max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),
@@ -222,6 +217,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         },
         use_copy_binary: work.use_copy_binary,
         maintenance_work_mem: work.maintenance_work_mem,
+        filters: scope.filters.read()?,
         drop_if_exists: scope.drop_if_exists,
         no_owner: scope.no_owner,
         no_acl: scope.no_acl,

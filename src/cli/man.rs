@@ -16,6 +16,7 @@ const SUPPORT: &[&str] = &[
     "sections",
     "size",
     "stdout",
+    "text_table",
     "title",
     "usage",
 ];

@@ -16,7 +16,7 @@ pub struct Section {
     options: &'static [&'static [&'static str]],
 }
 
-const PLACE: &[&str] = &["source", "target", "dir"];
+const PLACE: &[&str] = &["source", "target", "dir", "filters"];
 /// A snapshot may be named by those that read rows or the catalog.
 const BEGINS: &[&str] = &["restart", "resume", "not_consistent", "snapshot"];
 /// What builds on earlier commands cannot start over, and reads nothing: --not-consistent is for recipes that say it with

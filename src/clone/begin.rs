@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::phases::{Phase, Phases, Progress};
 use super::progress::forget_torn;
-use super::{Clone, CloneSpec, noted, step};
+use super::{Clone, CloneSpec, filters, noted, step};
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
@@ -45,6 +45,7 @@ pub fn begin(spec: &mut CloneSpec, workdir: &WorkDir) -> Result<Run> {
     let options = noted::options(spec, is_begun);
     let begun = workdir.begin(&options, wish, &new_id()?)?;
     noted::take_over(spec, &begun.options);
+    filters::keep(spec, &workdir.paths)?;
     if begun.is_resumed {
         log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
         forget_torn(workdir)?;

@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, preflight, step};
-use crate::catalog::{Catalog, Target, target};
+use super::{Clone, occupied, step};
+use crate::catalog::{Catalog, target};
 use crate::copy::{self, CopyContext, Wanted};
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::session::open_source;
-use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done::Failure;
@@ -20,7 +19,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
     let mut target = clone.open_target("clone")?;
     let found = target::fetch(&mut target)?;
-    check_target(clone, catalog, &found, &mut target)?;
+    occupied::check(clone, catalog, &found, &mut target)?;
     let may_have_rows = workdir.is_step_begun(step::TABLES);
     for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
         phase
@@ -98,80 +97,6 @@ fn finish_vacuum(clone: &Clone<'_>) -> Result<()> {
             .context("could not finish the vacuum of the target")?;
     }
     Ok(())
-}
-
-/// What is on the target already must be what this run, or the user for it, has made.
-fn check_target(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    found: &Target,
-    target: &mut Connection,
-) -> Result<()> {
-    let (phases, workdir) = (clone.spec.phases, clone.workdir);
-    if phases.has(Phase::TableData) {
-        check_tables_there(clone, catalog, found)?;
-        preflight::check_extension_tables(clone, catalog, found, target)?;
-        check_no_rows(clone, catalog, found, target)?;
-    }
-    if phases.has(Phase::LargeObjects) && !workdir.is_step_begun(step::BLOBS) {
-        preflight::check_no_large_objects(clone, catalog, target)?;
-    }
-    Ok(())
-}
-
-/// Without a pre-data of this run the tables are there only if the user made them. That none is, is no failure of each.
-fn check_tables_there(clone: &Clone<'_>, catalog: &Catalog, found: &Target) -> Result<()> {
-    if clone.workdir.is_step_begun(step::RESTORE_PRE) {
-        return Ok(());
-    }
-    let missing: Vec<String> = catalog
-        .tables_to_copy()
-        .filter(|table| found.table(&table.schema, &table.name).is_none())
-        .map(|table| table.qualified_name().to_string())
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(Error::state(format!(
-        "cannot copy table data: \"restore pre-data\" was not run in work directory \"{}\", and tables do not exist on \
-         the target: {}",
-        clone.workdir.paths.top().display(),
-        preflight::shorten(&missing)
-    ))
-    .with_hint("Run \"pgcopydb dump schema\" and \"pgcopydb restore pre-data --resume\" first."))
-}
-
-/// A row that was there before this run is somebody's: nothing of ours may remove it. Once this was checked, every row
-/// in these tables is ours.
-fn check_no_rows(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    found: &Target,
-    target: &mut Connection,
-) -> Result<()> {
-    if clone.workdir.is_step_begun(step::TABLES) {
-        return Ok(());
-    }
-    let tables: Vec<&target::TargetTable> = catalog
-        .tables_to_copy()
-        .filter(|table| table.extension_config.is_none())
-        .filter_map(|table| found.table(&table.schema, &table.name))
-        .collect();
-    let with_rows = target::fetch_tables_with_rows(target, &tables)?;
-    let names: Vec<String> = tables
-        .iter()
-        .filter(|table| with_rows.contains(&table.oid))
-        .map(|table| table.qualified_name().to_string())
-        .collect();
-    if names.is_empty() {
-        return Ok(());
-    }
-    let names = preflight::shorten(&names);
-    Err(Error::on(
-        Side::Target,
-        format!("target not empty: there are rows already in {names}"),
-    )
-    .with_hint("Empty these tables, or start over with --restart --drop-if-exists."))
 }
 
 /// The workers that read from the source have left: note which steps that completes.

@@ -5,13 +5,15 @@
 mod begin;
 mod data;
 mod drops;
+mod filters;
 mod finish;
 mod noted;
+mod occupied;
 pub mod parse_list;
 mod phases;
-mod preflight;
 mod progress;
 mod properties;
+mod reach;
 mod replaced;
 mod restore;
 mod schema;
@@ -23,14 +25,16 @@ pub use phases::{Phase, Phases};
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::check::{self, CheckSpec, SourceFacts};
 use crate::copy::CopySpec;
-use crate::dump::programs::{Programs, SearchPlaces};
+use crate::dump::programs::Programs;
+use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
-use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
+use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, location};
@@ -71,6 +75,12 @@ struct Clone<'a> {
     target: Option<Server>,
     /// None: no phase of this command needs them.
     programs: Option<Programs>,
+    source_facts: Option<SourceFacts>,
+    check_spec: CheckSpec,
+    /// None: one of the two servers is not known at all.
+    checked: Option<check::Begun>,
+    /// Found by the checks before anything is restored.
+    left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,
 }
 
@@ -91,7 +101,7 @@ pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
 fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
     begin::check_predecessors(spec, workdir)?;
     let mut clock = Clock::start();
-    let clone = reach(spec, workdir, run, shutdown)?;
+    let mut clone = reach::reach(spec, workdir, run, shutdown)?;
     if let Some(earlier) = &run.earlier {
         begin::end_backends(spec, earlier);
     }
@@ -99,14 +109,29 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         return Ok(());
     }
     let phases = spec.phases;
+    if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
+        // A slot that nobody will read must not be made.
+        check::objects_now(&clone.check_spec, begun, shutdown)?;
+    }
     let mut snapshot = begin::snapshot(&clone)?;
-    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
+    let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
+    let selection = filters::select(&clone, snapshot.as_mut())?;
+    if let Some(selection) = &selection {
+        // What falls with what is left out is in the dump; the target is asked for the rest only.
+        if phases.has(Phase::Dump) {
+            schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+        }
+        let archive = filters::read_dump(&clone)?;
+        filters::apply(&clone, &mut catalog, &archive, selection)?;
+        clone.write_catalog(&catalog)?;
+    }
     if phases.has(Phase::PreData) {
-        preflight::check_target(&clone, &catalog)?;
+        reach::check_objects(&mut clone, &catalog)?;
     }
     if phases.has(Phase::Dump) {
-        schema::dump(&clone, &catalog, snapshot.as_ref())?;
+        reach::note_source(&clone)?;
+        schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
@@ -139,55 +164,21 @@ const DATA: Phases = Phases::of(&[
     Phase::Vacuum,
 ]);
 
-/// Phases that run pg_dump or pg_restore.
-const OF_PROGRAMS: Phases = Phases::of(&[Phase::Dump, Phase::PreData, Phase::PostData]);
-
-/// Connect to the servers that the phases talk to, once, and find the programs that fit to them.
-fn reach<'a>(
-    spec: &'a CloneSpec,
-    workdir: &'a WorkDir,
-    run: &Run,
-    shutdown: &'a Shutdown,
-) -> Result<Clone<'a>> {
-    let name = run.name.of("clone");
-    let connect = |info: &ConnInfo| connect_and_pin(info, &name, shutdown);
-    let from = spec.source.as_ref();
-    let mut source = match spec.phases.need_source() {
-        true => from.map(connect).transpose()?,
-        false => None,
-    };
-    let mut target = spec.target.as_ref().map(connect).transpose()?;
-    let version = |server: &Option<(Connection, ConnInfo)>| {
-        server
-            .as_ref()
-            .map(|(connection, _)| connection.server_version())
-    };
-    let (from, to) = (version(&source), version(&target));
-    preflight::check_versions(from, to)?;
-    if let (Some((source, _)), Some((target, _))) = (&mut source, &mut target) {
-        preflight::check_not_the_same(source, target)?;
+/// A standby has unlogged tables without their rows: they are made on the target, and stay empty.
+fn notice_unlogged(catalog: &Catalog) {
+    let skipped: Vec<String> = catalog
+        .tables
+        .iter()
+        .filter(|table| table.holds_rows(false) && !table.holds_rows(catalog.is_standby))
+        .map(|table| table.qualified_name().to_string())
+        .collect();
+    if !skipped.is_empty() {
+        log::warn!(
+            "the source is a standby, which has no rows of unlogged tables: {} stay empty on the target: {}",
+            skipped.len(),
+            skipped.join(", ")
+        );
     }
-    let programs = match (spec.phases.has_any(OF_PROGRAMS), from.or(to), to.or(from)) {
-        (true, Some(from), Some(to)) => {
-            Some(SearchPlaces::from_environment().find(from, to, shutdown)?)
-        }
-        _ => None,
-    };
-    // Nothing is asked on these two any more: what follows opens its own, with its own settings.
-    let server = |(connection, info): (Connection, ConnInfo)| Server {
-        info,
-        version: connection.server_version(),
-    };
-    Ok(Clone {
-        spec,
-        workdir,
-        run: run.name.clone(),
-        is_resumed: run.is_resumed,
-        source: source.map(server),
-        target: target.map(server),
-        programs,
-        shutdown,
-    })
 }
 
 impl Clone<'_> {
@@ -235,8 +226,7 @@ impl Clone<'_> {
             skip_extensions: self.spec.skip_extensions,
         };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
-        let sync = crate::sys::durable::Sync::Now;
-        crate::sys::durable::write_atomic(&path, &catalog.to_json()?, sync)?;
+        self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
             catalog.database.name,
@@ -245,7 +235,13 @@ impl Clone<'_> {
             catalog.sequences.len(),
             catalog.large_objects.count,
         );
+        notice_unlogged(&catalog);
         Ok(catalog)
+    }
+
+    fn write_catalog(&self, catalog: &Catalog) -> Result<()> {
+        let path = self.workdir.paths.schema_json();
+        write_atomic(&path, &catalog.to_json()?, Sync::Now)
     }
 
     fn copy_spec(&self) -> Result<CopySpec> {

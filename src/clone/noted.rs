@@ -4,14 +4,27 @@
 
 use super::CloneSpec;
 use super::phases::{Phase, Phases};
+use crate::filter::Filters;
 use crate::workdir::state::{NotedOption, Rule};
+
+/// Which commands of one run must be given the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// All.
+    All,
+    /// All that are given it.
+    Said,
+    /// Those that have begun one of the phases that it decides.
+    Begun,
+}
 
 /// One option: which phases it decides, how it is told and taken over.
 struct Noted {
     name: &'static str,
+    bound: Bound,
     phases: Phases,
     tell: fn(&CloneSpec) -> Option<String>,
-    /// From its words; none for options that every command of a run has to be given alike.
+    /// From its words.
     take: Option<fn(&mut CloneSpec, &str)>,
 }
 
@@ -21,72 +34,95 @@ const ROWS: Phases = Phases::of(&[Phase::TableData]);
 const NOTED: &[Noted] = &[
     Noted {
         name: "--source",
+        bound: Bound::All,
         phases: Phases::ALL,
         tell: |spec| Some(spec.source.as_ref()?.identity()),
         take: None,
     },
     Noted {
         name: "--target",
+        bound: Bound::All,
         phases: Phases::ALL,
         tell: |spec| Some(spec.target.as_ref()?.identity()),
         take: None,
     },
     Noted {
         name: "--split-tables-larger-than",
+        bound: Bound::Begun,
         phases: ROWS,
         tell: |spec| Some(number(spec.split.larger_than)),
         take: Some(|spec, text| spec.split.larger_than = text.parse().ok()),
     },
     Noted {
         name: "--split-max-parts",
+        bound: Bound::Begun,
         phases: ROWS,
         tell: |spec| Some(number(spec.split.max_parts.map(u64::from))),
         take: Some(|spec, text| spec.split.max_parts = text.parse().ok()),
     },
     Noted {
         name: "--skip-split-by-ctid",
+        bound: Bound::Begun,
         phases: ROWS,
         tell: |spec| Some(flag(spec.split.skip_ctid)),
         take: Some(|spec, text| spec.split.skip_ctid = text == YES),
     },
     Noted {
+        name: "--filters",
+        bound: Bound::Said,
+        phases: Phases::ALL,
+        tell: |spec| {
+            let words = spec.filters.as_ref().map(Filters::words);
+            Some(words.unwrap_or_else(|| "none".to_string()))
+        },
+        // From a file beside the words: see `filters::keep`.
+        take: None,
+    },
+    Noted {
         name: "--drop-if-exists",
+        bound: Bound::Begun,
         phases: Phases::of(&[Phase::PreData, Phase::LargeObjects]),
         tell: |spec| Some(flag(spec.drop_if_exists)),
         take: Some(|spec, text| spec.drop_if_exists = text == YES),
     },
     Noted {
         name: "--no-owner",
+        bound: Bound::Begun,
         phases: RESTORES,
         tell: |spec| Some(flag(spec.no_owner)),
         take: Some(|spec, text| spec.no_owner = text == YES),
     },
     Noted {
         name: "--no-acl",
+        bound: Bound::Begun,
         phases: RESTORES,
         tell: |spec| Some(flag(spec.no_acl)),
         take: Some(|spec, text| spec.no_acl = text == YES),
     },
     Noted {
         name: "--no-comments",
+        bound: Bound::Begun,
         phases: RESTORES,
         tell: |spec| Some(flag(spec.no_comments)),
         take: Some(|spec, text| spec.no_comments = text == YES),
     },
     Noted {
         name: "--no-tablespaces",
+        bound: Bound::Begun,
         phases: Phases::of(&[Phase::PreData, Phase::Indexes, Phase::PostData]),
         tell: |spec| Some(flag(spec.no_tablespaces)),
         take: Some(|spec, text| spec.no_tablespaces = text == YES),
     },
     Noted {
         name: "--skip-large-objects",
+        bound: Bound::All,
         phases: Phases::of(&[Phase::LargeObjects]),
         tell: |spec| Some(flag(spec.skip_large_objects)),
         take: None,
     },
     Noted {
         name: "--skip-extensions",
+        bound: Bound::Begun,
         phases: Phases::of(&[
             Phase::Dump,
             Phase::PreData,
@@ -98,12 +134,14 @@ const NOTED: &[Noted] = &[
     },
     Noted {
         name: "--skip-ext-comments",
+        bound: Bound::Begun,
         phases: Phases::of(&[Phase::PreData]),
         tell: |spec| Some(flag(spec.skip_ext_comments)),
         take: Some(|spec, text| spec.skip_ext_comments = text == YES),
     },
     Noted {
         name: "--skip-db-properties",
+        bound: Bound::Begun,
         phases: Phases::of(&[Phase::PostData]),
         tell: |spec| Some(flag(spec.skip_db_properties)),
         take: Some(|spec, text| spec.skip_db_properties = text == YES),
@@ -130,13 +168,13 @@ pub fn options(spec: &CloneSpec, is_begun: impl Fn(Phase) -> bool) -> Vec<NotedO
     let note = |option: &Noted| {
         let decided = || spec.phases.iter().filter(|phase| option.phases.has(*phase));
         decided().next()?;
-        let rule = match &spec.said {
+        let rule = match (&spec.said, option.bound) {
             // A whole clone is one thing, said as a whole.
-            None => Rule::Fixed,
-            Some(_) if option.take.is_none() => Rule::Fixed,
-            Some(said) if !said.contains(&option.name) => Rule::Inherits,
-            Some(_) if decided().any(&is_begun) => Rule::Fixed,
-            Some(_) => Rule::Replaces,
+            (None, _) | (_, Bound::All) => Rule::Fixed,
+            (Some(said), _) if !said.contains(&option.name) => Rule::Inherits,
+            (Some(_), Bound::Said) => Rule::Fixed,
+            (Some(_), Bound::Begun) if decided().any(&is_begun) => Rule::Fixed,
+            (Some(_), Bound::Begun) => Rule::Replaces,
         };
         Some(NotedOption {
             name: option.name,

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::schema::built;
-use super::{noted, step};
+use super::{filters, noted, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::list::{ListLine, parse_list, write_list};
-use crate::dump::select::{SkipReason, SkipRules, select};
+use crate::dump::select::{LeftAlone, SkipReason, SkipRules, select};
 use crate::error::{Context, Error, Result};
 use crate::workdir::done::{self, StepDone};
 use crate::workdir::location;
@@ -38,7 +38,12 @@ pub fn list(spec: &ParseListSpec) -> Result<String> {
     let what = || format!("could not read \"{}\"", file.display());
     if bytes.starts_with(MAGIC) {
         let archive = Archive::read(&bytes).with_context(what)?;
-        return Ok(list_archive(spec, &archive, &HashSet::new()));
+        return Ok(list_archive(
+            spec,
+            &archive,
+            &HashSet::new(),
+            &HashSet::new(),
+        ));
     }
     let lines = parse_list(&String::from_utf8_lossy(&bytes)).with_context(what)?;
     Ok(list_lines(spec, &lines))
@@ -68,7 +73,8 @@ fn list_work_directory(spec: &ParseListSpec) -> Result<String> {
     };
     let what = || format!("could not read archive \"{}\"", archive.display());
     let archive = Archive::read(&read(&archive)?).with_context(what)?;
-    Ok(list_archive(&spec, &archive, &built))
+    let omitted = filters::noted(&paths)?.unwrap_or_default();
+    Ok(list_archive(&spec, &archive, &built, &omitted))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -76,7 +82,12 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Each entry once, in the section that it is restored with.
-fn list_archive(spec: &ParseListSpec, archive: &Archive, built: &HashSet<CatalogId>) -> String {
+fn list_archive(
+    spec: &ParseListSpec,
+    archive: &Archive,
+    built: &HashSet<CatalogId>,
+    omitted: &HashSet<i32>,
+) -> String {
     let mut text = String::new();
     for (section, name) in [
         (Section::PreData, "pre-data"),
@@ -86,7 +97,9 @@ fn list_archive(spec: &ParseListSpec, archive: &Archive, built: &HashSet<Catalog
             section,
             skip_extensions: spec.skip_extensions,
             skip_ext_comments: spec.skip_ext_comments,
+            left_alone: &LeftAlone::default(),
             built,
+            omitted,
             publication: None,
         };
         let mut choices = select(archive, &rules);

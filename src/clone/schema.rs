@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 
 use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, step};
+use super::{Clone, drops, filters, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -18,6 +18,7 @@ use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -27,7 +28,12 @@ use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
 
 /// Dump the schema as the snapshot sees it.
-pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
+pub fn dump(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    snapshot: Option<&Snapshot>,
+    selection: Option<&Selection>,
+) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::DUMP)? {
         log::info!("the schema is dumped already");
@@ -43,9 +49,14 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
+    let excluded: Vec<_> = selection.map_or_else(Vec::new, |selection| {
+        let tables = selection.unreadable_tables.iter();
+        tables.map(|(_, name)| name.clone()).collect()
+    });
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
+        excluded_tables: &excluded,
         // Names are compared with those of our own sessions; and the target may know UTF-8 and its own encoding only.
         encoding: (&*catalog.database.encoding != "SQL_ASCII").then_some("UTF8"),
         file: &file,
@@ -74,10 +85,17 @@ pub fn restore_pre(clone: &Clone<'_>) -> Result<()> {
     workdir.begin_step(step::RESTORE_PRE)?;
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
-    let choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     if clone.spec.drop_if_exists {
         // No post-data of this run is there yet: what stands of it is of an earlier clone.
-        let choices = select(&archive, &rules(clone, Section::PostData, &HashSet::new()));
+        let choices = select(
+            &archive,
+            &rules(clone, Section::PostData, &HashSet::new(), &omitted),
+        );
         drops::drop_post_data(target, &choices)?;
         if !clone.spec.no_acl {
             drops::reset_default_privileges(target, &choices)?;
@@ -129,7 +147,11 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         .with_hint("Use --restart --drop-if-exists to start over."));
     }
     let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let omitted = filters::omitted(clone)?;
+    let mut choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     choices.retain(|choice| refused.contains(&choice.entry.dump_id));
     let again = restore(
         clone,
@@ -182,7 +204,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
         true => built(catalog),
         false => HashSet::new(),
     };
-    let choices = select(&archive, &rules(clone, Section::PostData, &built));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
@@ -209,7 +232,9 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
 /// they are pg_restore's. What failed is theirs all the same: it was reported, and a resume tries it again.
 pub fn built(catalog: &Catalog) -> HashSet<CatalogId> {
     let mut built = HashSet::new();
-    for index in &catalog.indexes {
+    // Those of tables that were not copied, such as unlogged ones on a standby, are nobody's but pg_restore's.
+    let copied = catalog.tables_to_copy().map(|table| table.oid);
+    for index in copied.flat_map(|table| catalog.indexes_of(table)) {
         built.insert(CatalogId::relation(index.oid));
         let constraint = index.constraint.as_ref();
         built.extend(constraint.map(|constraint| CatalogId::constraint(constraint.oid)));
@@ -229,12 +254,15 @@ fn rules<'a>(
     clone: &'a Clone<'_>,
     section: Section,
     built: &'a HashSet<CatalogId>,
+    omitted: &'a HashSet<i32>,
 ) -> SkipRules<'a> {
     SkipRules {
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
+        left_alone: &clone.left_alone,
         built,
+        omitted,
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }

@@ -56,6 +56,11 @@ impl Paths {
         self.schema().join("schema.dump")
     }
 
+    /// What the filters leave out of it.
+    pub fn omitted(&self) -> PathBuf {
+        self.schema().join("filtered.json")
+    }
+
     /// The dump as the target gets it.
     pub fn restored_dump(&self) -> PathBuf {
         self.schema().join("restore.dump")
@@ -80,6 +85,16 @@ impl Paths {
         self.run().join("restore-pre.refused")
     }
 
+    /// What the dump found the source to be, for commands that do not talk to it.
+    pub fn source_facts(&self) -> PathBuf {
+        self.run().join("source.json")
+    }
+
+    /// The filters of the run, for its later commands.
+    pub fn filters(&self) -> PathBuf {
+        self.run().join("filters.ini")
+    }
+
     /// What the snapshot of the run sees, in the server's words.
     pub fn snapshot_content(&self) -> PathBuf {
         self.run().join("snapshot.json")
@@ -93,6 +108,11 @@ impl Paths {
     /// How large objects were cut into batches.
     pub fn batches(&self) -> PathBuf {
         self.run().join("batches.json")
+    }
+
+    /// How far each worker is.
+    pub fn workers(&self) -> PathBuf {
+        self.run().join("workers.json")
     }
 
     pub fn queues(&self) -> PathBuf {
