@@ -1,6 +1,8 @@
 //! The facts about one server that fit into one row, and the query that fetches them. Runs in the process that checks, on
 //! a connection of its own; changes nothing but the settings of that session.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Context, Result, Side};
 use crate::pg::wire::{Connection, Row};
 
@@ -14,7 +16,7 @@ const PROVIDER_ROLES: &str = "'rds_superuser', 'cloudsqlsuperuser', 'azure_pg_ad
      'neon_superuser', 'supabase_admin', 'aiven_extras', '_aiven_managed'";
 
 /// One server as this role sees it in this database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     pub side: Side,
     /// As server_version_num.
@@ -39,7 +41,7 @@ pub struct Server {
 }
 
 /// How a database sorts and classifies characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Locale {
     /// `c` libc, `i` ICU, `b` builtin.
     pub provider: char,
@@ -53,7 +55,7 @@ pub struct Locale {
 }
 
 /// How many connections there may be, and how many there are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// max_connections without those kept back for others.
     pub most: u64,

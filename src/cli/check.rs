@@ -109,8 +109,8 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         filters: None,
     });
     Ok(CheckSpec {
-        source,
-        target,
+        source: Some(source),
+        target: Some(target),
         dir: args.dir.dir,
         jobs: args.jobs.resolve(given),
         scope: Scope {
