@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// other, unless it is the last.
 const LAYERS: [&[&str]; 9] = [
     &["cli"],
-    &["clone", "follow", "compare", "report"],
+    &["clone", "follow", "compare", "report", "check"],
     &["copy", "stream"],
     &["dump"],
     &["catalog", "filter", "snapshot", "sentinel", "workdir"],
@@ -19,9 +19,12 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.
-const WITHIN_LAYER: [(&str, &str); 4] = [
+const WITHIN_LAYER: [(&str, &str); 6] = [
     // The online migration is both stories.
     ("follow", "clone"),
+    // Both begin with the checks.
+    ("clone", "check"),
+    ("follow", "check"),
     ("clone", "report"),
     ("follow", "report"),
     ("snapshot", "workdir"),

@@ -56,6 +56,7 @@ fn receive_process() {
         publication: "pub".to_owned(),
         dir: PathBuf::from(text("dir")),
         startpos: text("startpos").parse().unwrap(),
+        filters: None,
     };
     let (pipe, reader) = make_pipe(task["pipe"].as_str());
     let code = match receive::run(&spec, &positions, pipe, None, &shutdown) {

@@ -6,7 +6,7 @@
 # same place. The target database is made anew for each run from a template that was cloned before the load.
 
 CDC_PLUGINS=(pgoutput test_decoding)
-CDC_READY="pgcopydb bench changes, version 2"
+CDC_READY="pgcopydb bench changes, version 3"
 
 wants() { # A|B
     [[ " $BENCH_SIDES " == *" $1 "* ]]
@@ -30,6 +30,7 @@ ensure_changes() { # SET
     target_sql -d postgres -c "DROP DATABASE IF EXISTS $database" -c "DROP DATABASE IF EXISTS ${database}_base" \
         -c "CREATE DATABASE $database"
     "init_$set" "$database"
+    source_sql -d "$database" -c "CREATE TABLE last_change (id int PRIMARY KEY)"
     "$PGBIN/pg_dump" -d "$(conninfo $SOURCE_PORT "$database")" | target_sql -d "$database" -o /dev/null
     # pgoutput needs its publication to be older than the slot.
     source_sql -d "$database" -o /dev/null -c "CREATE PUBLICATION bench FOR TABLES IN SCHEMA public" \
@@ -40,8 +41,8 @@ ensure_changes() { # SET
     target_sql -d "$database" -c "VACUUM ANALYZE"
     target_sql -d postgres -c "ALTER DATABASE $database RENAME TO ${database}_base"
     "load_$set" "$database"
-    # A synchronous commit flushes what asynchronous ones have left; nobody replicates a message.
-    source_sql -d "$database" -o /dev/null -c "SELECT pg_logical_emit_message(true, 'bench', '')"
+    # A synchronous commit flushes what asynchronous ones have left.
+    source_sql -d "$database" -c "INSERT INTO last_change VALUES (1)"
     source_sql -d "$database" -c "SELECT pg_current_wal_flush_lsn()" >"$ROOT/$set.endpos"
     source_sql -d postgres -c "COMMENT ON DATABASE $database IS '$state'" -c CHECKPOINT
 }
@@ -118,19 +119,12 @@ restore_ours() { # SET PLUGIN
     checkpoint_both
 }
 
-follow_ours() { # OUT SET PLUGIN [--pss] [--target CONNINFO]
-    local out=$1 set=$2 plugin=$3 pss=() target
-    shift 3
-    target=$(conninfo $TARGET_PORT "cdc_$set")
-    while (($# > 0)); do
-        case $1 in
-        --pss) pss=(--pss "$PGCOPYDB") && shift ;;
-        --target) target=$2 && shift 2 ;;
-        esac
-    done
+follow_ours() { # OUT SET PLUGIN [--pss]
+    local out=$1 set=$2 plugin=$3 pss=()
+    [[ ${4:-} != --pss ]] || pss=(--pss "$PGCOPYDB")
     restore_ours "$set" "$plugin"
-    measure "$out" "${pss[@]}" -- "$PGCOPYDB" follow --source "$(conninfo $SOURCE_PORT "cdc_$set")" --target "$target" \
-        --dir "$ROOT/work/cdc" --resume --plugin "$plugin" --slot-name "${set}_$plugin" --origin "${set}_$plugin" \
+    measure "$out" "${pss[@]}" -- "$PGCOPYDB" follow --source "$(conninfo $SOURCE_PORT "cdc_$set")" \
+        --target "$(conninfo $TARGET_PORT "cdc_$set")" --dir "$ROOT/work/cdc" --resume --plugin "$plugin" --slot-name "${set}_$plugin" --origin "${set}_$plugin" \
         --endpos "$(cat "$ROOT/$set.endpos")" "${BENCH_OPTIONS[@]}"
     verify_changes "$set"
     drop_slot "${set}_$plugin"
@@ -146,8 +140,9 @@ follow_native() { # OUT SET
     source_sql -d "$database" -o /dev/null -c "SELECT pg_copy_logical_replication_slot('keep_${set}_native', '${set}_native')"
     checkpoint_both
     # Statements of their own: a loop on the server would hold a snapshot, which keeps dead rows, and take six times as long.
-    subscribe "$out" "$set" "SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_subscription
-        WHERE latest_end_lsn >= '$endpos') \\watch i=0.005 min_rows=1"
+    # The last change counts, not latest_end_lsn, which is only told when the walsender has read what comes after it too,
+    # other data sets among it.
+    subscribe "$out" "$set" "SELECT WHERE NOT EXISTS (SELECT FROM last_change) \\watch i=0.005 min_rows=1"
     unsubscribe "$set"
     verify_changes "$set"
 }
@@ -175,7 +170,14 @@ fresh_cdc_target() { # SET
         -c "CREATE DATABASE cdc_$1 TEMPLATE cdc_$1_base STRATEGY FILE_COPY"
 }
 
-# What an aborted run has left.
+# What an aborted run has left: it would go on replicating, and take its share of the machine.
+forget_subscriptions() {
+    local name
+    for name in $(target_sql -d postgres -c "SELECT substr(subname, 7) FROM pg_subscription WHERE subname LIKE 'bench!_%' ESCAPE '!'"); do
+        unsubscribe "$name"
+    done
+}
+
 forget_subscription() { # SET
     if [[ -n $(target_sql -d postgres -c "SELECT 1 FROM pg_subscription WHERE subname = 'bench_$1'") ]]; then
         unsubscribe "$1"
@@ -221,6 +223,7 @@ verify_changes() { # SET
 # A and B alternating; then one run of each other plugin.
 cdc_seconds() { # SET
     local set=$1 out=$ROOT/result.json a=() b=() run plugin
+    forget_subscriptions
     ensure_changes "$set"
     for ((run = 1; run <= BENCH_RUNS; run++)); do
         printf '  run %d' "$run"
@@ -267,25 +270,29 @@ cdc_insert() {
 
 # 10 ms on each round trip to the target, half of them each way.
 cdc_latency() {
-    local out=$ROOT/result.json near far proxy
+    local out=$ROOT/result.json socket=.s.PGSQL.$TARGET_PORT near far proxy status=0
     echo
     echo "latency: the backlog with 10 ms added to each round trip to the target"
     if ! wants A; then
         echo "  (of A only)"
         return
     fi
+    forget_subscriptions
     ensure_changes backlog
     follow_ours "$out" backlog pgoutput
     near=$(field "$out" seconds)
+    # The work directory knows its target by the name of the socket: so the proxy takes that name, and the server's socket
+    # another one. All that talks to the target goes through the proxy then, the client programs of this script too.
     mkdir -p "$ROOT/slow"
-    rm -f "$ROOT/slow/"*
-    python3 "$here/scripts/lib/slow-proxy.py" 0.005 "$ROOT/slow/.s.PGSQL.$TARGET_PORT" "$SOCKETS/.s.PGSQL.$TARGET_PORT" &
+    mv "$SOCKETS/$socket" "$ROOT/slow/$socket"
+    python3 "$here/scripts/lib/slow-proxy.py" 0.005 "$SOCKETS/$socket" "$ROOT/slow/$socket" &
     proxy=$!
-    until [[ -S $ROOT/slow/.s.PGSQL.$TARGET_PORT ]]; do sleep 0.02; done
-    follow_ours "$out" backlog pgoutput --target "host=$ROOT/slow port=$TARGET_PORT user=postgres dbname=cdc_backlog" ||
-        { kill "$proxy"; return 1; }
-    far=$(field "$out" seconds)
+    until [[ -S $SOCKETS/$socket ]]; do sleep 0.02; done
+    follow_ours "$out" backlog pgoutput || status=$?
     kill "$proxy"
+    mv -f "$ROOT/slow/$socket" "$SOCKETS/$socket"
+    ((status == 0)) || return 1
+    far=$(field "$out" seconds)
     printf '  near %.2f s   far %.2f s   ratio %s\n' "$near" "$far" "$(ratio "$far" "$near")"
 }
 

@@ -5,15 +5,14 @@ use clap::Args;
 
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
-
-const DEFAULT_JOBS: u32 = 4;
 
 /// Copy a whole database from the source to the target
 #[derive(Args)]
@@ -51,6 +50,8 @@ pub struct CloneArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Scope")]
 struct ScopeArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Drop each object on the target before creating it
     #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
     drop_if_exists: bool,
@@ -129,6 +130,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -165,8 +168,15 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)
-        .map(Some)
+    follow_options::follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.scope.filters.read()?,
+        again,
+    )
+    .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -180,22 +190,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         state,
         ..
     } = args;
-    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
-    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
-        Some(both) if !given.is_typed(name) => both,
-        _ => specific.unwrap_or(DEFAULT_JOBS),
-    };
-    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
-    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    let jobs = jobs.resolve(given);
     Ok(CloneSpec {
         source: connections.required(Side::Source)?,
         target: connections.required(Side::Target)?,
         dir: dir.dir,
-        table_jobs,
-        index_jobs,
-        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
-        large_objects_jobs: jobs.large_objects_jobs,
-        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        table_jobs: jobs.table,
+        index_jobs: jobs.index,
+        restore_jobs: jobs.restore,
+        large_objects_jobs: jobs.large_objects,
+        vacuum_jobs: jobs.vacuum,
         split: SplitOptions {
             larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
             max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),
@@ -204,6 +208,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         },
         use_copy_binary: work.use_copy_binary,
         maintenance_work_mem: work.maintenance_work_mem,
+        filters: scope.filters.read()?,
         drop_if_exists: scope.drop_if_exists,
         no_owner: scope.no_owner,
         no_acl: scope.no_acl,

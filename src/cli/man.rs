@@ -14,6 +14,7 @@ const SUPPORT: &[&str] = &[
     "options",
     "size",
     "stdout",
+    "text_table",
     "title",
     "usage",
 ];

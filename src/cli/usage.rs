@@ -188,8 +188,8 @@ mod tests {
                 "option --filters is not built yet",
             ),
             (
-                &["list", "tables"],
-                "command \"list tables\" is not built yet",
+                &["list", "depends"],
+                "command \"list depends\" is not built yet",
             ),
             (
                 &["copy", "roles", "--source", "x"],

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::check::{CheckSpec, Jobs, Scope};
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -25,6 +27,8 @@ pub struct CloneSpec {
     /// As PostgreSQL reads it in SET, with a unit: `524288kB`.
     pub maintenance_work_mem: String,
 
+    /// What is copied; `None`: everything.
+    pub filters: Option<Filters>,
     pub drop_if_exists: bool,
     pub no_owner: bool,
     pub no_acl: bool,
@@ -46,6 +50,33 @@ pub struct CloneSpec {
     pub snapshot: Option<String>,
     /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.
     pub follow: Option<SetupSpec>,
+}
+
+impl CloneSpec {
+    /// What has to be there for it, on the servers that answered.
+    pub fn to_check(&self, source: &ConnInfo, target: &ConnInfo) -> CheckSpec {
+        CheckSpec {
+            source: source.clone(),
+            target: target.clone(),
+            dir: self.dir.clone(),
+            jobs: Jobs {
+                table: self.table_jobs,
+                index: self.index_jobs,
+                restore: self.restore_jobs,
+                large_objects: self.large_objects_jobs,
+                vacuum: self.vacuum_jobs,
+            },
+            scope: Scope {
+                drop_if_exists: self.drop_if_exists,
+                no_owner: self.no_owner,
+                no_acl: self.no_acl,
+                no_tablespaces: self.no_tablespaces,
+                skip_extensions: self.skip_extensions,
+                skip_large_objects: self.skip_large_objects,
+            },
+            follow: self.follow.clone(),
+        }
+    }
 }
 
 /// How large tables are cut into parts that several workers copy at once.

@@ -200,7 +200,7 @@ mod tests {
     use super::{ListLine, parse_list, write_list};
     use crate::dump::archive::tests::{GOLDEN, golden};
     use crate::dump::archive::{Archive, CatalogId, Section};
-    use crate::dump::select::{SkipRules, select};
+    use crate::dump::select::{LeftAlone, SkipRules, select};
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -211,7 +211,9 @@ mod tests {
                     section,
                     skip_extensions: false,
                     skip_ext_comments: false,
+                    left_alone: &LeftAlone::default(),
                     built: &HashSet::new(),
+                    omitted: &HashSet::new(),
                     publication: None,
                 };
                 let choices = select(&archive, &rules);
@@ -239,7 +241,9 @@ mod tests {
             section: Section::PreData,
             skip_extensions: false,
             skip_ext_comments: false,
+            left_alone: &LeftAlone::default(),
             built: &HashSet::new(),
+            omitted: &HashSet::new(),
             publication: None,
         };
         let text = write_list(&select(&archive, &rules));

@@ -18,10 +18,23 @@ pub struct SkipRules<'a> {
     pub skip_extensions: bool,
     /// Comments on extensions: only their owner may set them.
     pub skip_ext_comments: bool,
+    /// What a role with few rights leaves alone.
+    pub left_alone: &'a LeftAlone,
     /// What is on the target already: indexes and constraints that our workers built.
     pub built: &'a HashSet<CatalogId>,
+    /// What the filters leave out, by dump id.
+    pub omitted: &'a HashSet<i32>,
     /// The publication on the source that was made for the changes to come.
     pub publication: Option<&'a str>,
+}
+
+/// What is on the target already and belongs to another role there, so that ours may not change it, and need not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftAlone {
+    /// Extensions whose comments came with them.
+    pub extensions: HashSet<String>,
+    /// The entry of schema "public" only says who owns it.
+    pub public_schema: bool,
 }
 
 /// Why an entry is left out; shown in the list file.
@@ -32,8 +45,11 @@ pub enum SkipReason {
     LargeObject,
     Extension,
     ExtensionComment,
+    ExtensionOfOthers,
+    PublicSchema,
     Built,
     OwnPublication,
+    Filtered,
 }
 
 impl fmt::Display for SkipReason {
@@ -44,8 +60,11 @@ impl fmt::Display for SkipReason {
             SkipReason::LargeObject => "large objects are copied on their own",
             SkipReason::Extension => "extensions are skipped",
             SkipReason::ExtensionComment => "comments on extensions are skipped",
+            SkipReason::ExtensionOfOthers => "the extension is there and belongs to another role",
+            SkipReason::PublicSchema => "keeps the owner that it has on the target",
             SkipReason::Built => "is built already",
             SkipReason::OwnPublication => "is there for the changes that follow",
+            SkipReason::Filtered => "is left out by the filters",
         })
     }
 }
@@ -89,10 +108,10 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
             } else {
                 own_section
             };
-            let is_of_extension = parents.clone().any(|parent| parent.desc == "EXTENSION");
+            let extension = parents.clone().find(|parent| parent.desc == "EXTENSION");
             Choice {
                 entry,
-                skipped: skip_reason(entry, own_section, is_of_extension, rules),
+                skipped: skip_reason(entry, own_section, extension.copied(), rules),
             }
         })
         .collect()
@@ -101,21 +120,33 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
 fn skip_reason(
     entry: &Entry,
     section: Section,
-    is_of_extension: bool,
+    extension: Option<&Entry>,
     rules: &SkipRules<'_>,
 ) -> Option<SkipReason> {
-    let is_ext_comment = entry.desc == "COMMENT" && is_of_extension;
+    let is_ext_comment = entry.desc == "COMMENT" && extension.is_some();
+    let is_of_others = extension.is_some_and(|extension| {
+        rules
+            .left_alone
+            .extensions
+            .contains(&*extension.tag.lossy())
+    });
     let skips_ext_comments = rules.skip_extensions || rules.skip_ext_comments;
     if section != rules.section {
         Some(SkipReason::OtherSection)
     } else if is_of_own_schema(entry) {
         Some(SkipReason::OwnSchema)
+    } else if rules.omitted.contains(&entry.dump_id) {
+        Some(SkipReason::Filtered)
     } else if is_of_large_object(entry) {
         Some(SkipReason::LargeObject)
     } else if rules.skip_extensions && entry.desc == "EXTENSION" {
         Some(SkipReason::Extension)
     } else if is_ext_comment && skips_ext_comments {
         Some(SkipReason::ExtensionComment)
+    } else if is_ext_comment && is_of_others {
+        Some(SkipReason::ExtensionOfOthers)
+    } else if rules.left_alone.public_schema && entry.desc == "SCHEMA" && entry.tag == "public" {
+        Some(SkipReason::PublicSchema)
     } else if rules
         .publication
         .is_some_and(|name| is_of_publication(entry, name))
@@ -187,20 +218,26 @@ pub fn riders(entry: &Entry, standard_strings: bool) -> Vec<&[u8]> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::sync::LazyLock;
 
-    use super::{SkipReason, SkipRules, riders, select};
+    use super::{LeftAlone, SkipReason, SkipRules, riders, select};
     use crate::dump::archive::tests::{GOLDEN, golden};
     use crate::dump::archive::{Archive, CatalogId, Entry, Section, Text};
 
     fn rules(section: Section, built: &HashSet<CatalogId>) -> SkipRules<'_> {
+        static NOTHING: LazyLock<LeftAlone> = LazyLock::new(LeftAlone::default);
         SkipRules {
             section,
             skip_extensions: false,
             skip_ext_comments: false,
+            left_alone: &NOTHING,
             built,
+            omitted: NONE.get_or_init(HashSet::new),
             publication: None,
         }
     }
+
+    static NONE: std::sync::OnceLock<HashSet<i32>> = std::sync::OnceLock::new();
 
     fn reason(archive: &Archive, rules: &SkipRules<'_>, dump_id: i32) -> Option<SkipReason> {
         let choices = select(archive, rules);
@@ -310,6 +347,39 @@ mod tests {
         assert_eq!(
             reason(&archive, &rules, comment),
             Some(SkipReason::ExtensionComment)
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_left_alone() {
+        let mut archive = golden("17");
+        let pre = Section::PreData;
+        let extension = added(&mut archive, "EXTENSION", "hstore", vec![], pre);
+        let comment = added(
+            &mut archive,
+            "COMMENT",
+            "EXTENSION hstore",
+            vec![extension],
+            Section::None,
+        );
+        let public = added(&mut archive, "SCHEMA", "public", vec![], pre);
+        let built = HashSet::new();
+        let left_alone = LeftAlone {
+            extensions: HashSet::from(["hstore".to_owned()]),
+            public_schema: true,
+        };
+        let mut rules = rules(pre, &built);
+        assert_eq!(reason(&archive, &rules, comment), None);
+        assert_eq!(reason(&archive, &rules, public), None);
+        rules.left_alone = &left_alone;
+        assert_eq!(reason(&archive, &rules, extension), None);
+        assert_eq!(
+            reason(&archive, &rules, comment),
+            Some(SkipReason::ExtensionOfOthers)
+        );
+        assert_eq!(
+            reason(&archive, &rules, public),
+            Some(SkipReason::PublicSchema)
         );
     }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
@@ -52,6 +53,7 @@ pub struct Remote {
     sentinel: Option<Sentinel>,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
+    filters: Option<Filters>,
     next_comparison: Instant,
     written: Reached,
     /// As the sentinel has it.
@@ -74,6 +76,7 @@ impl Remote {
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
             publication: None,
+            filters: None,
             next_comparison: Instant::now(),
             written: Reached::default(),
             wished_endpos: None,
@@ -83,8 +86,9 @@ impl Remote {
     }
 
     /// A table that appears on the source is not published, and its changes would be missed in silence.
-    pub fn watch_publication(&mut self, publication: Option<String>) {
+    pub fn watch_publication(&mut self, publication: Option<String>, filters: Option<Filters>) {
         self.publication = publication;
+        self.filters = filters;
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
@@ -138,7 +142,7 @@ impl Remote {
             && Instant::now() >= self.next_comparison
         {
             self.next_comparison = Instant::now() + COMPARISON;
-            publication::check(sentinel.connection(), name)?;
+            publication::check(sentinel.connection(), name, self.filters.as_ref())?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

@@ -88,7 +88,7 @@ pub fn read(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8])> {
     let Some((b'"', body)) = text.split_first() else {
         return Err(malformed("expected a string"));
     };
-    let plain = body.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+    let plain = memchr::memchr2(b'"', b'\\', body);
     match plain.map(|at| (at, body[at])) {
         Some((at, b'"')) => Ok((Cow::Borrowed(&body[..at]), &body[at + 1..])),
         Some((at, _)) => read_escaped(body, at),
@@ -101,7 +101,7 @@ fn read_escaped(body: &[u8], start: usize) -> Result<(Cow<'_, [u8]>, &[u8])> {
     let mut value = body[..start].to_vec();
     let mut rest = &body[start..];
     loop {
-        let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+        let plain = memchr::memchr2(b'"', b'\\', rest);
         let Some(at) = plain else {
             return Err(malformed("a string has no end"));
         };

@@ -324,9 +324,12 @@ fn parse_change(action: u8, rest: &[u8]) -> Option<LogicalMessage<'_>> {
     }
 }
 
+const USUAL_COLUMNS: usize = 8;
+
 /// What comes after `[`, up to and with `]`.
 fn parse_tuple(rest: &[u8]) -> Option<(Tuple<'_>, &[u8])> {
-    let mut tuple = Vec::new();
+    // As many columns as most tables have: growing step by step would cost as much as parsing.
+    let mut tuple = Vec::with_capacity(USUAL_COLUMNS);
     if let Some(rest) = rest.strip_prefix(b"]") {
         return Some((tuple, rest));
     }

@@ -16,6 +16,9 @@ use crate::lsn::Lsn;
 /// How much of one transaction is held back: far above what a transaction of an application writes, and little memory.
 const HELD_BYTES: usize = 4 << 20;
 
+/// In what pieces the rest of a larger one goes: enough for one write, and still in the processor's cache.
+const PASSED_BYTES: usize = 64 << 10;
+
 /// A statement that was prepared, by what tells it from the others of its relation.
 struct Prepared {
     operation: Operation,
@@ -265,7 +268,11 @@ impl Transform {
 }
 
 fn pass_on_if_large(transaction: &mut Transaction, out: &mut Vec<u8>) {
-    if transaction.lines.len() < HELD_BYTES {
+    let most = match transaction.is_passed_on {
+        true => PASSED_BYTES,
+        false => HELD_BYTES,
+    };
+    if transaction.lines.len() < most {
         return;
     }
     if !transaction.is_passed_on {
@@ -288,7 +295,7 @@ fn prepare(
     next: &mut StatementId,
     out: &mut Vec<u8>,
 ) -> StatementId {
-    let is_it = |prepared: &&Prepared| prepared.operation == operation && prepared.shape == *shape;
+    let is_it = |prepared: &&Prepared| prepared.operation == operation && prepared.shape.is(shape);
     if let Some(prepared) = known.prepared.iter().find(is_it) {
         return prepared.id;
     }

@@ -125,16 +125,10 @@ impl<F: AsFd> LineReader<F> {
     }
 
     fn end_of_line(&mut self) -> Option<usize> {
-        let found = self.buffer[self.searched..]
-            .iter()
-            .position(|byte| *byte == b'\n');
-        match found {
-            Some(at) => Some(self.searched + at),
-            None => {
-                self.searched = self.buffer.len();
-                None
-            }
-        }
+        let found = memchr::memchr(b'\n', &self.buffer[self.searched..]);
+        // Asked again, the end is where the search goes on.
+        self.searched = found.map_or(self.buffer.len(), |at| self.searched + at);
+        found.map(|_| self.searched)
     }
 
     fn find(&mut self) -> Option<std::ops::Range<usize>> {

@@ -56,6 +56,11 @@ impl Paths {
         self.schema().join("schema.dump")
     }
 
+    /// What the filters leave out of it.
+    pub fn omitted(&self) -> PathBuf {
+        self.schema().join("filtered.json")
+    }
+
     /// The dump as the target gets it.
     pub fn restored_dump(&self) -> PathBuf {
         self.schema().join("restore.dump")
@@ -83,6 +88,11 @@ impl Paths {
     /// How tables and large objects were cut into pieces.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")
+    }
+
+    /// How far each worker is.
+    pub fn workers(&self) -> PathBuf {
+        self.run().join("workers.json")
     }
 
     pub fn queues(&self) -> PathBuf {

@@ -20,6 +20,7 @@ use super::positions::{Positions, ReceiveEnd};
 use super::relations::Relations;
 use super::segment::SegmentWriter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::wire::{ReplicationStream, StreamMessage};
@@ -45,7 +46,7 @@ const FLUSH_TICK: Duration = Duration::from_millis(5);
 /// gather for a moment that nobody will notice.
 const FLOOD_BYTES: usize = 512 << 10;
 const WINDOW: Duration = Duration::from_millis(20);
-const GATHER: Duration = Duration::from_micros(500);
+const GATHER: Duration = Duration::from_micros(100);
 
 /// How many bytes of the stream are decoded before the pipe and the clock are looked at.
 const BURST: usize = 1 << 20;
@@ -59,6 +60,8 @@ pub struct ReceiveSpec {
     pub plugin: Plugin,
     /// For pgoutput.
     pub publication: String,
+    /// Whose changes are left out.
+    pub filters: Option<Filters>,
     /// Where the segment files are.
     pub dir: PathBuf,
     /// Where they begin when there are none yet.
@@ -116,6 +119,7 @@ pub fn run(
     let position = writer.recorded();
     positions.advance_written(position);
     positions.advance_flushed(position);
+    let relations = source.relations()?;
     let mut receive = Receive {
         files: Files {
             begun: None,
@@ -126,8 +130,8 @@ pub fn run(
             flusher: Flusher::start(*positions)?,
             writer,
         },
-        relations: source.relations()?,
-        decoder: source.decoder(),
+        decoder: source.decoder(&relations),
+        relations,
         feed,
         requested: Lsn::INVALID,
         last_flush: Instant::now(),
@@ -188,14 +192,15 @@ impl Receive<'_> {
         source: &mut source::Source<'_>,
         shutdown: &Shutdown,
     ) -> Result<ReceiveEnd> {
-        if self.is_at_end() {
-            return self.finish(None, shutdown);
-        }
         let mut stream = source.start(self.files.position, self.decoder.as_mut())?;
+        // All may be here already; the slot has to hear of it all the same, or the source keeps its WAL.
+        if self.is_at_end() {
+            return self.finish(stream, shutdown);
+        }
         loop {
             match self.step(&mut stream, shutdown) {
                 Ok(Step::On) => {}
-                Ok(Step::AtEnd) => return self.finish(Some(stream), shutdown),
+                Ok(Step::AtEnd) => return self.finish(stream, shutdown),
                 Ok(Step::PipeOver(end)) => {
                     stream.stop();
                     return Ok(end);
@@ -204,7 +209,7 @@ impl Receive<'_> {
                     drop(stream);
                     self.forget_transaction()?;
                     // It may be in the middle of a transaction too.
-                    self.decoder = source.decoder();
+                    self.decoder = source.decoder(&self.relations);
                     let position = self.files.position;
                     stream = source.start_again(position, error, self.decoder.as_mut())?;
                 }
@@ -358,11 +363,7 @@ impl Receive<'_> {
     }
 
     /// At the end position: flush, tell the server, let it go; then the pipe gets the rest, which may take its time.
-    fn finish(
-        &mut self,
-        stream: Option<ReplicationStream>,
-        shutdown: &Shutdown,
-    ) -> Result<ReceiveEnd> {
+    fn finish(&mut self, mut stream: ReplicationStream, shutdown: &Shutdown) -> Result<ReceiveEnd> {
         self.files.note_position()?;
         self.files.write()?;
         self.request_flush()?;
@@ -374,11 +375,9 @@ impl Receive<'_> {
             self.files.flusher.check()?;
             shutdown.sleep(FLUSH_TICK)?;
         }
-        if let Some(mut stream) = stream {
-            // A connection that breaks now has done its work; the next one reports the same.
-            let _ = self.send_status(&mut stream, false);
-            stream.stop();
-        }
+        // A connection that breaks now has done its work; the next one reports the same.
+        let _ = self.send_status(&mut stream, false);
+        stream.stop();
         loop {
             match self.pump()? {
                 None | Some(Fed::All) => return Ok(ReceiveEnd::EndPos),
