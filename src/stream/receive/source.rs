@@ -69,11 +69,7 @@ impl Source<'_> {
 
     /// How the source cuts its log.
     pub fn segments(&self) -> Result<WalSegments> {
-        let mut connection = open_source(
-            &self.spec.source,
-            &self.spec.application_name,
-            &self.shutdown,
-        )?;
+        let mut connection = self.open_patiently()?;
         let row = connection
             .query_one(
                 "SELECT (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
@@ -90,8 +86,20 @@ impl Source<'_> {
         let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
         let shutdown = self.shutdown;
         let open = move || open_source(&info, &name, &shutdown);
-        let mut connection = open()?;
+        let mut connection = self.open_patiently()?;
         Relations::fetch(&mut connection, self.spec.filters.as_ref(), Box::new(open))
+    }
+
+    /// A mode may begin while the source is away, for as long as it takes: it answered when the follow began.
+    fn open_patiently(&self) -> Result<Connection> {
+        let name = &self.spec.application_name;
+        loop {
+            match open_source(&self.spec.source, name, &self.shutdown) {
+                Err(error) if may_pass(&error) => log::warn!("waiting for the source: {error}"),
+                other => return other,
+            }
+            self.shutdown.sleep(LONGEST_PAUSE)?;
+        }
     }
 
     /// Start the stream again after it ended with `error`.
@@ -109,7 +117,9 @@ impl Source<'_> {
             let said = error.server_error();
             said.is_some_and(|said| said.severity == "ERROR")
         };
-        if is_refusal(&error) && self.fruitless >= MOST_FRUITLESS {
+        // A full disk, which decoding a large transaction needs too, may have room later.
+        let may_pass = error.sqlstate().is_some_and(is_shortage);
+        if is_refusal(&error) && !may_pass && self.fruitless >= MOST_FRUITLESS {
             return Err(self.explain(error));
         }
         log::warn!("{error}; connecting again");
@@ -159,6 +169,13 @@ impl Source<'_> {
     }
 
     fn explain(&self, error: Error) -> Error {
+        let error = match is_too_large(&error) {
+            true => error.with_hint(
+                "A row is larger than the server can decode: 1 GB as text, of which bytea takes two bytes for each of its own. \
+                 Shorten or remove it, then start over: \"pgcopydb stream cleanup\", and a new clone.",
+            ),
+            false => error,
+        };
         match error.kind() {
             ErrorKind::State | ErrorKind::Interrupted => error,
             _ => error.context(format!(
@@ -267,17 +284,31 @@ fn may_pass(error: &Error) -> bool {
         // A wrong password, no line in pg_hba.conf, no such database: FATAL, and so for good.
         state.starts_with("28") || state.starts_with("3D")
     });
+    let is_shortage = error.sqlstate().is_some_and(is_shortage);
     !error.is_interrupted()
         && !is_refused
         && (is_unreachable
+            || is_shortage
             || error.is_connection_lost()
             || error.is_any_of(&[
                 SqlState::OBJECT_IN_USE,
                 SqlState::CANNOT_CONNECT_NOW,
-                SqlState::TOO_MANY_CONNECTIONS,
                 SqlState::ADMIN_SHUTDOWN,
                 SqlState::CRASH_SHUTDOWN,
             ]))
+}
+
+/// Insufficient resources: no room on the disk, no memory, no connection.
+fn is_shortage(sqlstate: &str) -> bool {
+    sqlstate.starts_with("53")
+}
+
+/// What the server says of a value that its output functions cannot hold: program_limit_exceeded, or an internal error of
+/// its allocator, which has no other mark than its words (mcxt.c).
+fn is_too_large(error: &Error) -> bool {
+    error.is_any_of(&[SqlState::PROGRAM_LIMIT_EXCEEDED])
+        || error.is_any_of(&[SqlState::INTERNAL_ERROR])
+            && error.message().contains("alloc request size")
 }
 
 #[cfg(test)]
@@ -301,6 +332,7 @@ mod tests {
             said("FATAL", "57P01"),
             said("FATAL", "57P03"),
             said("FATAL", "53300"),
+            said("ERROR", "53100"),
             said("ERROR", "55006"),
             Error::connection_lost(Side::Source, "closed"),
             Error::on(Side::Source, "could not resolve host name \"db\""),
