@@ -3,13 +3,15 @@
 
 use clap::Args;
 
+use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, SplitOptions};
+use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::instance::{self, InstanceSpec};
 use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
@@ -34,9 +36,14 @@ pub struct CloneArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     #[command(flatten)]
+    requirements: RequirementsArgs,
+    #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
+    #[arg(long, conflicts_with = "snapshot")]
+    all_databases: bool,
     /// Replay the source's changes after the copy, until the sentinel's end position
     #[arg(short = 'f', long)]
     follow: bool,
@@ -76,6 +83,15 @@ struct ScopeArgs {
     /// Leave out comments on extensions
     #[arg(long)]
     skip_ext_comments: bool,
+    /// Leave out CREATE COLLATION: the target has those of the source already
+    #[arg(long)]
+    skip_collations: bool,
+    /// Copy the roles of the source instance first; those that exist on the target are kept
+    #[arg(long)]
+    roles: bool,
+    /// With --roles, leave out passwords
+    #[arg(long)]
+    no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
     skip_db_properties: bool,
@@ -127,11 +143,23 @@ struct StateArgs {
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
+    let (all_databases, no_role_passwords) = (args.all_databases, args.scope.no_role_passwords);
+    if no_role_passwords && !all_databases && !args.scope.roles {
+        return Err(Error::usage("option --no-role-passwords needs --roles"));
+    }
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
     // Before the first fork: the lines of every process must make room for the bars.
     logging::share_terminal();
+    if all_databases {
+        let spec = InstanceSpec {
+            clone: spec,
+            follow,
+            no_role_passwords,
+        };
+        return instance::run(&spec, &shutdown);
+    }
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -186,6 +214,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         jobs,
         split,
         scope,
+        requirements,
         work,
         state,
         ..
@@ -217,6 +246,11 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         skip_large_objects: scope.skip_large_objects,
         skip_extensions: scope.skip_extensions,
         skip_ext_comments: scope.skip_ext_comments,
+        skip_collations: scope.skip_collations,
+        roles: scope.roles.then_some(RolesOptions {
+            no_passwords: scope.no_role_passwords,
+        }),
+        requirements: requirements.read()?,
         skip_vacuum: scope.skip_vacuum,
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,

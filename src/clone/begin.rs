@@ -75,6 +75,9 @@ fn options(spec: &CloneSpec) -> Vec<(String, String)> {
         ("--skip-large-objects", flag(spec.skip_large_objects)),
         ("--skip-extensions", flag(spec.skip_extensions)),
         ("--skip-ext-comments", flag(spec.skip_ext_comments)),
+        ("--skip-collations", flag(spec.skip_collations)),
+        ("--roles", flag(spec.roles.is_some())),
+        ("--requirements", spec.requirements.in_words()),
         ("--skip-db-properties", flag(spec.skip_db_properties)),
     ]
     .into_iter()

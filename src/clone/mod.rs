@@ -6,6 +6,7 @@ mod begin;
 mod data;
 mod drops;
 mod filters;
+mod prerequisites;
 mod progress;
 mod properties;
 mod restore;
@@ -13,6 +14,7 @@ mod schema;
 mod spec;
 mod summary;
 
+pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
@@ -30,12 +32,14 @@ use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::Failure;
+use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use begin::Run;
 use summary::Clock;
 
 /// Names of the steps in the work directory.
 mod step {
+    pub const ROLES: &str = "roles";
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -126,21 +130,23 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
     let selection = filters::select(&clone, snapshot.as_mut())?;
-    if let Some(selection) = &selection {
+    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
         let archive = schema::read_archive(&workdir.paths.dump())?;
-        filters::apply(&clone, &mut catalog, &archive, selection)?;
+        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if !workdir.is_step_done(step::RESTORE_PRE)? {
         let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
         clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
     }
+    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
     schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &mut target)?;
+    schema::restore_pre(&clone, &catalog, &mut target)?;
     clock.lap("pre-data");
     // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
     drop(target);
@@ -151,6 +157,11 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("post-data");
     properties::copy(&clone, &catalog)?;
     finish(&clone, &catalog, clock)
+}
+
+/// Whether the clone in this work directory has copied everything.
+pub fn is_complete(dir: &std::path::Path) -> bool {
+    Paths::new(dir).step_done(step::CLONE).exists()
 }
 
 /// Everything was tried: say what was done, and whether that was everything.

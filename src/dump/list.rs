@@ -215,6 +215,7 @@ mod tests {
                     built: &HashSet::new(),
                     omitted: &HashSet::new(),
                     publication: None,
+                    skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -245,6 +246,7 @@ mod tests {
             built: &HashSet::new(),
             omitted: &HashSet::new(),
             publication: None,
+            skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";
