@@ -3,13 +3,15 @@
 
 use clap::Args;
 
+use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, SplitOptions};
+use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
@@ -33,6 +35,8 @@ pub struct CloneArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     #[command(flatten)]
+    requirements: RequirementsArgs,
+    #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
@@ -49,6 +53,8 @@ pub struct CloneArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Scope")]
 struct ScopeArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Drop each object on the target before creating it
     #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
     drop_if_exists: bool,
@@ -73,6 +79,15 @@ struct ScopeArgs {
     /// Leave out comments on extensions
     #[arg(long)]
     skip_ext_comments: bool,
+    /// Leave out CREATE COLLATION: the target has those of the source already
+    #[arg(long)]
+    skip_collations: bool,
+    /// Copy the roles of the source instance first; those that exist on the target are kept
+    #[arg(long)]
+    roles: bool,
+    /// With --roles, leave out passwords
+    #[arg(long, requires = "roles")]
+    no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
     skip_db_properties: bool,
@@ -127,6 +142,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -163,8 +180,15 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)
-        .map(Some)
+    follow_options::follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.scope.filters.read()?,
+        again,
+    )
+    .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -174,6 +198,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         jobs,
         split,
         scope,
+        requirements,
         work,
         state,
         ..
@@ -196,6 +221,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         },
         use_copy_binary: work.use_copy_binary,
         maintenance_work_mem: work.maintenance_work_mem,
+        filters: scope.filters.read()?,
         drop_if_exists: scope.drop_if_exists,
         no_owner: scope.no_owner,
         no_acl: scope.no_acl,
@@ -204,6 +230,11 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         skip_large_objects: scope.skip_large_objects,
         skip_extensions: scope.skip_extensions,
         skip_ext_comments: scope.skip_ext_comments,
+        skip_collations: scope.skip_collations,
+        roles: scope.roles.then_some(RolesOptions {
+            no_passwords: scope.no_role_passwords,
+        }),
+        requirements: requirements.read()?,
         skip_vacuum: scope.skip_vacuum,
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,

@@ -5,8 +5,11 @@
 
 mod check;
 mod clone;
+mod compare;
 mod completion;
 mod copy;
+mod dump;
+mod extensions;
 mod follow;
 mod follow_options;
 mod given;
@@ -14,6 +17,8 @@ mod later;
 mod list;
 mod options;
 mod ping;
+mod restore;
+mod roles;
 mod size;
 mod snapshot;
 mod stdout;
@@ -64,7 +69,10 @@ struct Cli {
 enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
+    Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
+    Dump(Box<dump::DumpArgs>),
+    Restore(Box<restore::RestoreArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
     List(list::ListArgs),
@@ -138,7 +146,10 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
+        Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
+        Some(Command::Dump(args)) => dump::run(*args),
+        Some(Command::Restore(args)) => restore::run(*args),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
         Some(Command::List(args)) => list::run(args),

@@ -4,7 +4,10 @@
 
 use std::path::PathBuf;
 
+use super::prerequisites::RolesOptions;
 use crate::check::{CheckSpec, Jobs, Scope};
+use crate::extensions::Requirements;
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -26,6 +29,8 @@ pub struct CloneSpec {
     /// As PostgreSQL reads it in SET, with a unit: `524288kB`.
     pub maintenance_work_mem: String,
 
+    /// What is copied; `None`: everything.
+    pub filters: Option<Filters>,
     pub drop_if_exists: bool,
     pub no_owner: bool,
     pub no_acl: bool,
@@ -34,6 +39,10 @@ pub struct CloneSpec {
     pub skip_large_objects: bool,
     pub skip_extensions: bool,
     pub skip_ext_comments: bool,
+    pub skip_collations: bool,
+    /// Copy the roles of the source instance first.
+    pub roles: Option<RolesOptions>,
+    pub requirements: Requirements,
     pub skip_vacuum: bool,
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
@@ -69,6 +78,7 @@ impl CloneSpec {
                 no_acl: self.no_acl,
                 no_tablespaces: self.no_tablespaces,
                 skip_extensions: self.skip_extensions,
+                copies_roles: self.roles.is_some(),
                 skip_large_objects: self.skip_large_objects,
             },
             follow: self.follow.clone(),

@@ -213,7 +213,10 @@ mod tests {
                     skip_ext_comments: false,
                     left_alone: &LeftAlone::default(),
                     built: &HashSet::new(),
+                    omitted: &HashSet::new(),
                     publication: None,
+                    omitted: &HashSet::new(),
+                    skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -242,7 +245,10 @@ mod tests {
             skip_ext_comments: false,
             left_alone: &LeftAlone::default(),
             built: &HashSet::new(),
+            omitted: &HashSet::new(),
             publication: None,
+            omitted: &HashSet::new(),
+            skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

@@ -155,6 +155,7 @@ impl Follow<'_> {
                 slot_name: self.set_up.slot_name.clone(),
                 plugin: self.set_up.plugin,
                 publication: publication_of(&self.set_up.slot_name).to_owned(),
+                filters: self.spec.filters.clone(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },
@@ -204,7 +205,7 @@ impl Follow<'_> {
         let publication = (self.set_up.plugin == Plugin::Pgoutput)
             .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
-        remote.watch_publication(publication);
+        remote.watch_publication(publication, self.spec.filters.clone());
         remote.exchange_now(positions)?;
         Ok(remote)
     }
