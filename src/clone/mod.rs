@@ -129,11 +129,11 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
     let selection = filters::select(&clone, snapshot.as_mut())?;
-    if let Some(selection) = &selection {
+    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
         let archive = schema::read_archive(&workdir.paths.dump())?;
-        filters::apply(&clone, &mut catalog, &archive, selection)?;
+        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if !workdir.is_step_done(step::RESTORE_PRE)? {

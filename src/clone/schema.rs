@@ -46,10 +46,7 @@ pub fn dump(
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
-    let excluded: Vec<_> = selection.map_or_else(Vec::new, |selection| {
-        let tables = selection.unreadable_tables.iter();
-        tables.map(|(_, name)| name.clone()).collect()
-    });
+    let excluded = selection.map_or_else(Vec::new, Selection::unreadable_names);
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
