@@ -229,7 +229,7 @@ fn all_that_is_wrong_is_told_at_once() {
     source.psql(
         &db,
         &format!(
-            "create role {reader} login connection limit 3; create role {reader}_gone;
+            "create role {reader} login connection limit 4; create role {reader}_gone;
              create table closed (id int); create table hidden (id int) tablespace {space};
              alter table hidden enable row level security; create policy p on hidden to {reader} using (id > 0);
              grant select on hidden to {reader};
@@ -354,6 +354,25 @@ fn all_that_is_wrong_is_told_at_once() {
     }
     assert!(
         !bad.contains_key("target-empty target") && !bad.contains_key("large-object-right source")
+    );
+    // Nor need what the filters leave out.
+    let filters = scene.path("filters.ini");
+    let text = "[exclude-table]\npublic.closed\npublic.gone\npublic.hidden\npublic.mine\n";
+    std::fs::write(&filters, text).unwrap();
+    let more = ["--filters", filters.to_str().unwrap()];
+    let (_, _, bad) = check(&Scene::new(), (&from, &to), Version::Debian15, &more);
+    for id in [
+        "read-right source",
+        "row-security source",
+        "roles target",
+        "target-empty target",
+        "tablespace-right target",
+    ] {
+        assert!(!bad.contains_key(id), "{id}: {bad:#?}");
+    }
+    assert!(
+        bad.contains_key("owners target") && !bad.contains_key("filters source"),
+        "{bad:#?}"
     );
     for (cluster, db) in [(source, &db), (target, &copy)] {
         cluster.psql("postgres", &format!("drop database {db}"));

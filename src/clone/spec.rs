@@ -81,6 +81,7 @@ impl CloneSpec {
                 copies_roles: self.roles.is_some(),
                 skip_large_objects: self.skip_large_objects,
             },
+            filters: self.filters.clone(),
             follow: self.follow.clone(),
         }
     }
