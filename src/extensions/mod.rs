@@ -131,8 +131,12 @@ impl One<'_> {
 /// of extensions may need theirs. Whether our role may.
 fn as_origin(target: &mut Connection) -> Result<bool> {
     let row = target.query_one("SELECT current_setting('session_replication_role') = 'replica'")?;
-    target.execute("RESET session_replication_role")?;
-    row.bool(0)
+    let is_replica = row.bool(0)?;
+    if is_replica {
+        // To reset it takes the same right as to set it.
+        target.execute("RESET session_replication_role")?;
+    }
+    Ok(is_replica)
 }
 
 /// The extension brought a comment of its own; the user may have written another.
