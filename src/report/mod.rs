@@ -200,11 +200,8 @@ impl Progress {
             (None, false, None) => State::NotStarted,
             (None, false, Some(_)) => State::Incomplete,
         };
-        // Records of a run that is over are of no meaning any more.
-        let live = match pid {
-            Some(_) => live::read(&paths.workers())?,
-            None => None,
-        };
+        // Records of a run that is over are of no meaning any more, nor are they before its successor has made its own.
+        let live = live::read(&paths.workers())?.filter(|(run, _)| Some(run.pid) == pid);
         let mut progress = Progress {
             state,
             pid,
