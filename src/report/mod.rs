@@ -201,7 +201,12 @@ impl Progress {
             (None, false, Some(_)) => State::Incomplete,
         };
         // Records of a run that is over are of no meaning any more, nor are they before its successor has made its own.
-        let live = live::read(&paths.workers())?.filter(|(run, _)| Some(run.pid) == pid);
+        let noted = live::read(&paths.workers())?;
+        let last_run = noted
+            .as_ref()
+            .map(|(run, _)| run.clone())
+            .unwrap_or_default();
+        let live = noted.filter(|(run, _)| Some(run.pid) == pid);
         let mut progress = Progress {
             state,
             pid,
@@ -223,6 +228,10 @@ impl Progress {
         };
         if let Some(catalog) = read_catalog(paths)? {
             data::count(&mut progress, paths, &catalog, live.as_ref(), now_ms)?;
+            // Nothing but the run itself knows that it was not to vacuum.
+            if last_run.skips_vacuum {
+                progress.vacuum.total = progress.vacuum.done;
+            }
         }
         Ok(progress)
     }
