@@ -16,6 +16,8 @@ mod work;
 
 use std::time::Instant;
 
+use postgres::error::SqlState;
+
 use crate::catalog::{Catalog, Table, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::Oid;
@@ -30,6 +32,7 @@ use crate::workdir::done::Failure;
 
 pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, plan};
+pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
 pub use supervise::run;
 
@@ -135,6 +138,11 @@ impl CopyContext<'_> {
 /// is restarting, so a few attempts are enough.
 const ATTEMPTS: u32 = 3;
 
+/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
+fn is_conflict_with_recovery(error: &Error) -> bool {
+    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
+}
+
 /// Run one piece of work, again with fresh connections when a connection was lost. `reset` drops the old ones.
 fn with_retry<W, T>(
     worker: &mut W,
@@ -153,7 +161,8 @@ fn with_retry<W, T>(
         reset(worker);
         // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
         let since = *lost_since.get_or_insert_with(Instant::now);
-        if !error.is_connection_lost() || attempt == ATTEMPTS || since.elapsed() >= patience() {
+        let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
+        if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
             return Err(error);
         }
         // Its statement was cancelled because of the signal: what broke after that is no news.
