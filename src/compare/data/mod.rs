@@ -13,6 +13,7 @@ mod locate;
 mod pairs;
 mod plan;
 mod report;
+mod rewritten;
 mod snapshots;
 mod supervise;
 mod work;
@@ -85,7 +86,7 @@ pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
         pairs.extend(pairs::large_objects(&ours, &theirs));
     }
     keys::fetch(snapshots.source.connection(), &ours, &mut pairs)?;
-    let report = compare(
+    let mut report = compare(
         spec,
         &workdir,
         (source, target),
@@ -93,6 +94,7 @@ pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
         (&ours, &pairs, method),
         shutdown,
     )?;
+    rewritten::withdraw(&mut report, &pairs, &mut snapshots)?;
     snapshots.release()?;
     workdir.write_json(&workdir.paths.comparison("data"), &report)?;
     Ok(report)
