@@ -65,6 +65,9 @@ pub enum Sentinel {
 
 const SCHEMA: &str = "pgcopydb";
 
+/// The table, if it is there. One that a standby shows belongs to a follow of its primary, whose slot is not here.
+const TABLE: &str = "(SELECT to_regclass('pgcopydb.sentinel') WHERE NOT pg_is_in_recovery())";
+
 /// The comment of the table, up to the name of the slot.
 const MARK: &str = "follow of replication slot ";
 
@@ -149,9 +152,7 @@ impl Sentinel {
     /// The slot that the table on the source is marked with.
     pub fn marked_slot(connection: &mut Connection) -> Result<Option<String>> {
         let comment = connection
-            .query_one(&format!(
-                "SELECT obj_description(to_regclass('{SCHEMA}.sentinel'), 'pg_class')"
-            ))
+            .query_one(&format!("SELECT obj_description({TABLE}, 'pg_class')"))
             .context("could not look for the sentinel on the source")?;
         let slot = comment
             .opt_text(0)?
@@ -213,8 +214,25 @@ impl Sentinel {
         self.change(&format!("startpos = '{lsn}'"), |row| row.startpos = lsn)
     }
 
-    pub fn set_endpos(&mut self, lsn: Lsn) -> Result<()> {
-        self.change(&format!("endpos = '{lsn}'"), |row| row.endpos = lsn)
+    /// Returns the position that was set: the same for every transaction, and one that an idle source reaches.
+    pub fn set_endpos(&mut self, lsn: Lsn) -> Result<Lsn> {
+        let lsn = self.reachable(lsn)?;
+        self.change(&format!("endpos = '{lsn}'"), |row| row.endpos = lsn)?;
+        self.flush_log()?;
+        Ok(lsn)
+    }
+
+    /// The end position that means the same, where records can end.
+    pub fn reachable(&mut self, lsn: Lsn) -> Result<Lsn> {
+        let row = self
+            .connection()
+            .query_one(&format!("SELECT {LOG_SIZES}"))
+            .context("could not learn how the source's log is laid out")?;
+        let reachable = without_page_header(lsn, row.parse(0)?, row.parse(1)?);
+        if reachable != lsn {
+            log::info!("end position {lsn} lies in a page header of the log: {reachable} it is");
+        }
+        Ok(reachable)
     }
 
     pub fn set_apply(&mut self, apply: bool) -> Result<()> {
@@ -261,38 +279,56 @@ impl Sentinel {
         }
     }
 
-    /// The position that covers every commit acknowledged until now, asynchronous ones too.
+    /// The position that covers every commit acknowledged until now, asynchronous ones too: setting it as the end flushes them.
     pub fn current(&mut self) -> Result<Lsn> {
-        let is_table = matches!(self, Sentinel::Table(_));
-        let (Sentinel::Table(connection) | Sentinel::File { connection, .. }) = self;
-        let row = connection
-            .query_one(
-                "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END, \
-                 pg_size_bytes(current_setting('wal_segment_size')), current_setting('wal_block_size')::int8, \
-                 pg_is_in_recovery()",
-            )
+        let row = self
+            .connection()
+            .query_one(&format!(
+                "SELECT {LOG_SIZES}, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                 ELSE pg_current_wal_insert_lsn() END"
+            ))
             .context("could not learn where the source's log stands")?;
-        let lsn = without_page_header(row.parse(0)?, row.parse(1)?, row.parse(2)?);
-        if !is_table && !row.bool(3)? {
-            // Nothing of ours is written and flushed otherwise, and WAL that nobody flushes is never sent.
-            connection
-                .execute(
-                    "BEGIN; SET LOCAL synchronous_commit = on; \
-                     SELECT pg_logical_emit_message(true, 'pgcopydb', 'endpos'); COMMIT",
-                )
-                .context("could not flush the source's log")?;
+        Ok(without_page_header(
+            row.parse(2)?,
+            row.parse(0)?,
+            row.parse(1)?,
+        ))
+    }
+
+    /// WAL that nobody flushes is never sent. With the sentinel in a table our own writes are flushed, and all before them.
+    fn flush_log(&mut self) -> Result<()> {
+        let Sentinel::File { connection, .. } = self else {
+            return Ok(());
+        };
+        if connection
+            .query_one("SELECT pg_is_in_recovery()")?
+            .bool(0)?
+        {
+            return Ok(());
         }
-        Ok(lsn)
+        connection
+            .execute(
+                "BEGIN; SET LOCAL synchronous_commit = on; \
+                 SELECT pg_logical_emit_message(true, 'pgcopydb', 'endpos'); COMMIT",
+            )
+            .context("could not flush the source's log")?;
+        Ok(())
     }
 }
 
-/// The insert position may lie just behind a page header that nothing has been written after: no record ever ends there, and
-/// an idle source would never reach it. The record before it ends where the page begins. Headers are 24 bytes, 40 at the
-/// start of a segment (XLogPageHeaderData, XLogLongPageHeaderData in xlog_internal.h).
+/// Bytes of a segment of the log, and of a page of it.
+const LOG_SIZES: &str =
+    "pg_size_bytes(current_setting('wal_segment_size')), current_setting('wal_block_size')::int8";
+
+/// A position in a page header, such as the insert position of a source that has begun a page and written nothing on it: no
+/// record ever ends there, and an idle source would never reach it. The record before it ends where the page begins. Headers
+/// are 24 bytes, 40 at the start of a segment (XLogPageHeaderData, XLogLongPageHeaderData in xlog_internal.h).
 pub fn without_page_header(lsn: Lsn, segment_bytes: u64, page_bytes: u64) -> Lsn {
-    match (lsn.0 % segment_bytes.max(1), lsn.0 % page_bytes.max(1)) {
-        (40, _) => Lsn(lsn.0 - 40),
-        (in_segment, 24) if in_segment != 24 => Lsn(lsn.0 - 24),
+    let in_segment = lsn.0 % segment_bytes.max(1);
+    let in_page = lsn.0 % page_bytes.max(1);
+    match (in_segment, in_page) {
+        (1..=40, _) => Lsn(lsn.0 - in_segment),
+        (_, 1..=24) => Lsn(lsn.0 - in_page),
         _ => lsn,
     }
 }
@@ -322,7 +358,7 @@ fn find(connection: &mut Connection, dir: &Path) -> Result<Option<Found>> {
 
 fn has_table(connection: &mut Connection) -> Result<bool> {
     connection
-        .query_one("SELECT to_regclass('pgcopydb.sentinel') IS NOT NULL")
+        .query_one(&format!("SELECT {TABLE} IS NOT NULL"))
         .context("could not look for the sentinel on the source")?
         .bool(0)
 }
@@ -385,7 +421,11 @@ mod tests {
         let normal = |lsn: u64| without_page_header(Lsn(lsn), 16 << 20, 8192).0;
         assert_eq!(normal(0x100_2018), 0x100_2000);
         assert_eq!(normal(0x200_0028), 0x200_0000);
-        assert_eq!(normal(0x200_0018), 0x200_0018);
+        // Anywhere in a header, the long one of a segment's first page too.
+        assert_eq!(normal(0x200_0018), 0x200_0000);
+        assert_eq!(normal(0x100_2008), 0x100_2000);
+        assert_eq!(normal(0x200_0030), 0x200_0030);
+        assert_eq!(normal(0), 0);
         assert_eq!(normal(0x100_2030), 0x100_2030);
         assert_eq!(normal(0x100_2000), 0x100_2000);
     }

@@ -229,16 +229,44 @@ fn files_are_kept_on_demand() {
             .psql(&following.db, "select pg_switch_wal()");
     }
     following.wait_for_mark(&mut run);
+    let kept = following.cdc_files("json").len();
+    assert!(kept >= 3, "{:?}", following.cdc_files("json"));
+    // Beside the run, and after it.
+    let removed = prune(&following);
+    assert!(removed >= kept - 2, "{removed} of {kept}");
+    following.wait_for_mark(&mut run);
     following.set_endpos_current();
     let outcome = run.wait_deadline(SOON);
     outcome.assert_success(&[]);
-    assert!(
-        following.cdc_files("json").len() >= 3,
-        "{:?}",
-        following.cdc_files("json")
-    );
+    prune(&following);
+    assert_eq!(following.cdc_files("json").len(), 1);
     following.clean_up();
     following.assert_same();
+}
+
+/// `stream prune`; how many segments it says to have removed.
+#[track_caller]
+fn prune(following: &Following) -> usize {
+    let before = following.cdc_files("json").len();
+    let dir = following.scene.work_dir();
+    let args = [
+        "stream",
+        "prune",
+        "--json",
+        "--target",
+        &following.target_uri,
+        "--dir",
+    ];
+    let outcome = following
+        .scene
+        .command(args.into_iter().chain([dir.to_str().unwrap()]))
+        .run();
+    outcome.assert_success(&[]);
+    let json: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(json["left"], following.cdc_files("json").len());
+    let removed = json["removed"].as_u64().unwrap() as usize;
+    assert_eq!(removed, before - following.cdc_files("json").len());
+    removed
 }
 
 /// Sequence data is not decoded: it is read once more at the end.

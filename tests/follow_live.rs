@@ -62,6 +62,31 @@ fn an_idle_source_ends_at_once() {
     }
 }
 
+/// Where the server says that its log ends may be just behind a page header, at which no record ever ends. Set by hand, by
+/// command or by whoever writes the table himself.
+#[test]
+fn an_end_in_a_page_header_is_reached_on_an_idle_source() {
+    for (plugin, is_by_sql) in [("test_decoding", false), ("pgoutput", true)] {
+        let following = new(plugin);
+        let mut run = following.clone_and_apply(&[]);
+        following.wait_for_mark(&mut run);
+        following
+            .source
+            .psql(&following.db, "select pg_switch_wal()");
+        let lsn = following.current_lsn();
+        let set = Instant::now();
+        match is_by_sql {
+            true => following.source.psql(
+                &following.db,
+                &format!("update pgcopydb.sentinel set endpos = '{lsn}'"),
+            ),
+            false => following.set_endpos(&lsn),
+        }
+        following.ends_well(run, &[]);
+        assert!(set.elapsed() < AT_ONCE + Duration::from_secs(5), "{lsn}");
+    }
+}
+
 /// The end position stands before the start, and what was in the snapshot is copied all the same.
 #[test]
 fn an_end_before_the_start() {

@@ -32,6 +32,21 @@ pub struct FetchOptions {
 /// Everything there is in the source.
 pub fn fetch(source: &mut Connection, options: &FetchOptions) -> Result<Catalog> {
     let version = source.server_version();
+    let mut catalog = fetch_tables_only(source, options)?;
+    catalog.sequences = fetch_sequences(source, options)?;
+    catalog.extensions = fetch_extensions(source)?;
+    catalog.large_objects = fetch_large_objects(source)?;
+    catalog.roles = fetch_names(source, queries::ROLES, "roles")?;
+    catalog.tablespaces = fetch_names(source, queries::TABLESPACES, "tablespaces")?;
+    catalog.indexes = indexes::fetch(source, version, &catalog)
+        .context("could not list the indexes of the source")?;
+    catalog.put_in_order();
+    Ok(catalog)
+}
+
+/// A catalog of the database and its tables alone, for those who list tables.
+pub fn fetch_tables_only(source: &mut Connection, options: &FetchOptions) -> Result<Catalog> {
+    let version = source.server_version();
     if version >= 11_00_00 {
         source.execute(queries::PREPARE_SESSION)?;
     }
@@ -44,16 +59,13 @@ pub fn fetch(source: &mut Connection, options: &FetchOptions) -> Result<Catalog>
         is_standby,
         tables,
         indexes: Vec::new(),
-        sequences: fetch_sequences(source, options)?,
-        extensions: fetch_extensions(source)?,
-        large_objects: fetch_large_objects(source)?,
-        roles: fetch_names(source, queries::ROLES, "roles")?,
-        tablespaces: fetch_names(source, queries::TABLESPACES, "tablespaces")?,
+        sequences: Vec::new(),
+        extensions: Vec::new(),
+        large_objects: LargeObjects::default(),
+        roles: Vec::new(),
+        tablespaces: Vec::new(),
         index_positions: Vec::new(),
     };
-    catalog.put_in_order();
-    catalog.indexes = indexes::fetch(source, version, &catalog)
-        .context("could not list the indexes of the source")?;
     catalog.put_in_order();
     Ok(catalog)
 }
@@ -152,7 +164,8 @@ pub fn fetch_sequences(source: &mut Connection, options: &FetchOptions) -> Resul
     Ok(sequences)
 }
 
-fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
+/// What CREATE EXTENSION made, in the order of their oids.
+pub fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
     let mut extensions = Vec::new();
     source
         .query_each(queries::EXTENSIONS, &mut |row| {
@@ -161,10 +174,26 @@ fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
                 name: boxed(row, 1)?,
                 schema: boxed(row, 2)?,
                 version: boxed(row, 3)?,
+                requires: Box::default(),
+                makes_schema: row.bool(4)?,
             });
             Ok(())
         })
         .context("could not list the extensions of the source")?;
+    let mut requirements: HashMap<Oid, Vec<Box<str>>> = HashMap::new();
+    source
+        .query_each(queries::EXTENSION_REQUIREMENTS, &mut |row| {
+            requirements
+                .entry(row.parse(0)?)
+                .or_default()
+                .push(boxed(row, 1)?);
+            Ok(())
+        })
+        .context("could not list what the extensions of the source need")?;
+    for extension in &mut extensions {
+        let requires = requirements.remove(&extension.oid).unwrap_or_default();
+        extension.requires = requires.into();
+    }
     Ok(extensions)
 }
 

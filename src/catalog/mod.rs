@@ -4,6 +4,7 @@
 //! Must not: decide what is copied (filters do), write to a server, or run one query per table.
 
 pub mod fetch;
+pub mod inventory;
 pub mod json;
 pub mod objects;
 mod queries;
@@ -13,7 +14,10 @@ mod sql;
 pub mod target;
 mod types;
 
-pub use fetch::{FetchOptions, fetch, fetch_key_bounds, fetch_large_objects, fetch_sequences};
+pub use fetch::{
+    FetchOptions, fetch, fetch_extensions, fetch_key_bounds, fetch_large_objects, fetch_sequences,
+    fetch_tables_only,
+};
 pub use objects::{
     Catalog, Column, Constraint, ConstraintKind, Database, DatabaseSetting, Extension, Index,
     LargeObjects, Persistence, Sequence, SplitKey, Table, TableKind,

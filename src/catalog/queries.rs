@@ -7,7 +7,7 @@
 use super::fetch::FetchOptions;
 
 /// Namespaces that are never the user's. `pgcopydb` is ours, on either side.
-const IN_USER_SCHEMA: &str =
+pub(super) const IN_USER_SCHEMA: &str =
     r"n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgcopydb')";
 
 /// Whether relation `c` is a member of an extension.
@@ -31,9 +31,10 @@ pub(super) fn tables(version: u32, options: &FetchOptions) -> String {
     let extension_config = extension_config(options);
     // A table that was dropped since the snapshot has no size any more; the COPY will say so by its name.
     let (bytes, pages) = if options.estimate_sizes {
+        // An analyzed partitioned table has -1 pages.
         (
-            "(c.relpages::int8 + coalesce(toast.relpages, 0)) * current_setting('block_size')::int8",
-            "c.relpages::int8",
+            "(greatest(c.relpages::int8, 0) + coalesce(toast.relpages, 0)) * current_setting('block_size')::int8",
+            "greatest(c.relpages::int8, 0)",
         )
     } else {
         (
@@ -162,9 +163,21 @@ ORDER BY c.oid"
     )
 }
 
-pub(super) const EXTENSIONS: &str = "SELECT x.oid, x.extname, n.nspname, x.extversion
+pub(super) const EXTENSIONS: &str = "SELECT x.oid, x.extname, n.nspname, x.extversion,
+    EXISTS (SELECT FROM pg_depend d
+        WHERE d.classid = 'pg_namespace'::regclass AND d.objid = x.extnamespace
+            AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e')
 FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
 ORDER BY x.oid";
+
+/// What an extension needs: others by its control file, and whose schema it was put into.
+pub(super) const EXTENSION_REQUIREMENTS: &str = "SELECT DISTINCT x.oid, r.extname
+FROM pg_extension x
+    JOIN pg_depend d ON (d.classid = 'pg_extension'::regclass AND d.objid = x.oid)
+        OR (d.classid = 'pg_namespace'::regclass AND d.objid = x.extnamespace AND d.deptype = 'e')
+    JOIN pg_extension r ON r.oid = d.refobjid AND r.oid <> x.oid
+WHERE d.refclassid = 'pg_extension'::regclass
+ORDER BY x.oid, r.extname";
 
 pub(super) const LARGE_OBJECTS: &str = "SELECT (SELECT count(*) FROM pg_largeobject_metadata),
     pg_relation_size('pg_largeobject'::regclass)";

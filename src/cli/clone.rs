@@ -3,17 +3,17 @@
 
 use clap::Args;
 
-use super::follow_options::{ApplyArgs, SlotArgs, typed_slot_option};
+use super::extensions::RequirementsArgs;
+use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, SplitOptions};
+use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
-
-const DEFAULT_JOBS: u32 = 4;
 
 /// Copy a whole database from the source to the target
 #[derive(Args)]
@@ -35,6 +35,8 @@ pub struct CloneArgs {
     #[command(flatten)]
     scope: ScopeArgs,
     #[command(flatten)]
+    requirements: RequirementsArgs,
+    #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
@@ -51,6 +53,8 @@ pub struct CloneArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Scope")]
 struct ScopeArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Drop each object on the target before creating it
     #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
     drop_if_exists: bool,
@@ -75,6 +79,15 @@ struct ScopeArgs {
     /// Leave out comments on extensions
     #[arg(long)]
     skip_ext_comments: bool,
+    /// Leave out CREATE COLLATION: the target has those of the source already
+    #[arg(long)]
+    skip_collations: bool,
+    /// Copy the roles of the source instance first; those that exist on the target are kept
+    #[arg(long)]
+    roles: bool,
+    /// With --roles, leave out passwords
+    #[arg(long, requires = "roles")]
+    no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
     skip_db_properties: bool,
@@ -129,6 +142,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -142,7 +157,6 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
-    let (slot, apply) = (&args.slot, &args.apply);
     if !args.follow {
         const OPTIONS: [(&str, &str); 4] = [
             ("create_slot", "--create-slot"),
@@ -162,20 +176,19 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
             "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
         ));
     }
-    Ok(Some(FollowSpec {
-        source: args.connections.required(Side::Source)?,
-        target: args.connections.required(Side::Target)?,
-        dir: args.dir.dir.clone(),
-        plugin: slot.plugin,
-        slot_name: slot.slot_name.clone(),
-        origin: slot.origin.clone(),
-        endpos: apply.endpos,
-        apply_mode: apply.apply_mode,
-        replay_no_op_updates: apply.replay_no_op_updates,
-        keep_files: apply.keep_cdc_files,
+    let again = Again {
         restart: args.state.restart,
         resume: args.state.resume,
-    }))
+    };
+    follow_options::follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.scope.filters.read()?,
+        again,
+    )
+    .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -185,26 +198,21 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         jobs,
         split,
         scope,
+        requirements,
         work,
         state,
         ..
     } = args;
-    // --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
-    let typed_jobs = |specific: Option<u32>, name: &str| match jobs.jobs {
-        Some(both) if !given.is_typed(name) => both,
-        _ => specific.unwrap_or(DEFAULT_JOBS),
-    };
-    let table_jobs = typed_jobs(jobs.table_jobs, "table_jobs");
-    let index_jobs = typed_jobs(jobs.index_jobs, "index_jobs");
+    let jobs = jobs.resolve(given);
     Ok(CloneSpec {
         source: connections.required(Side::Source)?,
         target: connections.required(Side::Target)?,
         dir: dir.dir,
-        table_jobs,
-        index_jobs,
-        restore_jobs: jobs.restore_jobs.unwrap_or(index_jobs),
-        large_objects_jobs: jobs.large_objects_jobs,
-        vacuum_jobs: jobs.vacuum_jobs.unwrap_or(table_jobs),
+        table_jobs: jobs.table,
+        index_jobs: jobs.index,
+        restore_jobs: jobs.restore,
+        large_objects_jobs: jobs.large_objects,
+        vacuum_jobs: jobs.vacuum,
         split: SplitOptions {
             larger_than: Some(split.split_tables_larger_than).filter(|bytes| *bytes > 0),
             max_parts: Some(split.split_max_parts).filter(|parts| *parts > 0),
@@ -213,6 +221,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         },
         use_copy_binary: work.use_copy_binary,
         maintenance_work_mem: work.maintenance_work_mem,
+        filters: scope.filters.read()?,
         drop_if_exists: scope.drop_if_exists,
         no_owner: scope.no_owner,
         no_acl: scope.no_acl,
@@ -221,6 +230,11 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         skip_large_objects: scope.skip_large_objects,
         skip_extensions: scope.skip_extensions,
         skip_ext_comments: scope.skip_ext_comments,
+        skip_collations: scope.skip_collations,
+        roles: scope.roles.then_some(RolesOptions {
+            no_passwords: scope.no_role_passwords,
+        }),
+        requirements: requirements.read()?,
         skip_vacuum: scope.skip_vacuum,
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,

@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::follow_options::{ApplyArgs, SlotArgs};
-use super::options::{ConnectionArgs, DirArgs};
-use crate::error::{Result, Side};
-use crate::follow::{self, FollowSpec};
+use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs};
+use crate::error::Result;
+use crate::follow;
 use crate::sys::signal::Shutdown;
 
 /// Replay the changes of the source on the target
@@ -22,6 +22,8 @@ pub struct FollowArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
     restart: bool,
@@ -31,20 +33,18 @@ pub struct FollowArgs {
 }
 
 pub fn run(args: FollowArgs) -> Result<()> {
-    let spec = FollowSpec {
-        source: args.connections.required(Side::Source)?,
-        target: args.connections.required(Side::Target)?,
-        dir: args.dir.dir,
-        plugin: args.slot.plugin,
-        slot_name: args.slot.slot_name,
-        origin: args.slot.origin,
-        endpos: args.apply.endpos,
-        apply_mode: args.apply.apply_mode,
-        replay_no_op_updates: args.apply.replay_no_op_updates,
-        keep_files: args.apply.keep_cdc_files,
+    let again = Again {
         restart: args.restart,
         resume: args.resume,
     };
+    let spec = follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.filters.read()?,
+        again,
+    )?;
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

@@ -1,9 +1,13 @@
-//! The options of everything that follows changes. Pure: nothing is opened here.
+//! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
+//! opened here.
 
 use clap::Args;
 
 use super::given::Given;
-use super::options::parse_flag;
+use super::options::{ConnectionArgs, DirArgs, parse_flag};
+use crate::error::{Result, Side};
+use crate::filter::Filters;
+use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::stream::apply::ApplyMode;
 use crate::stream::decode::Plugin;
@@ -54,6 +58,39 @@ pub struct ApplyArgs {
     pub keep_cdc_files: bool,
 }
 
+/// How a run relates to an earlier one.
+#[derive(Debug, Clone, Copy)]
+pub struct Again {
+    pub restart: bool,
+    pub resume: bool,
+}
+
+/// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
+pub fn follow_spec(
+    connections: &ConnectionArgs,
+    dir: &DirArgs,
+    slot: &SlotArgs,
+    apply: &ApplyArgs,
+    filters: Option<Filters>,
+    again: Again,
+) -> Result<FollowSpec> {
+    Ok(FollowSpec {
+        source: connections.required(Side::Source)?,
+        target: connections.required(Side::Target)?,
+        dir: dir.dir.clone(),
+        plugin: slot.plugin,
+        slot_name: slot.slot_name.clone(),
+        origin: slot.origin.clone(),
+        endpos: apply.endpos,
+        apply_mode: apply.apply_mode,
+        replay_no_op_updates: apply.replay_no_op_updates,
+        keep_files: apply.keep_cdc_files,
+        filters,
+        restart: again.restart,
+        resume: again.resume,
+    })
+}
+
 /// The first of the slot's options that was typed: without --follow they mean nothing.
 pub fn typed_slot_option(given: &Given) -> Option<&'static str> {
     const OPTIONS: [(&str, &str); 4] = [
@@ -67,7 +104,7 @@ pub fn typed_slot_option(given: &Given) -> Option<&'static str> {
 }
 
 /// The server's own rule: lower case, digits and underscores, 63 of them.
-fn parse_slot_name(text: &str) -> Result<String, String> {
+fn parse_slot_name(text: &str) -> std::result::Result<String, String> {
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     match !text.is_empty() && text.len() <= 63 && text.chars().all(is_allowed) {
         true => Ok(text.to_owned()),
@@ -77,14 +114,14 @@ fn parse_slot_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_origin(text: &str) -> Result<String, String> {
+fn parse_origin(text: &str) -> std::result::Result<String, String> {
     match text.is_empty() || text.starts_with("pg_") || text.contains(char::is_control) {
         true => Err("a name that does not begin with \"pg_\" is needed".to_owned()),
         false => Ok(text.to_owned()),
     }
 }
 
-fn parse_mode(text: &str) -> Result<ApplyMode, String> {
+fn parse_mode(text: &str) -> std::result::Result<ApplyMode, String> {
     match text {
         "auto" => Ok(ApplyMode::Auto),
         "rows" => Ok(ApplyMode::Rows),

@@ -6,14 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// Files in src/cli that are no command.
 const SUPPORT: &[&str] = &[
+    "extensions",
     "follow_options",
     "given",
     "later",
     "man",
     "mod",
     "options",
+    "roles",
     "size",
     "stdout",
+    "text_table",
     "title",
     "usage",
 ];

@@ -3,19 +3,27 @@
 //! Each command is one file here with what the user types (`XxxArgs`); it validates that into what its engine needs and
 //! calls the engine. Runs in the parent only. Nothing outside imports this module, and only `stdout` prints results.
 
+mod check;
 mod clone;
 mod compare;
+mod completion;
 mod copy;
+mod dump;
+mod extensions;
 mod follow;
 mod follow_options;
 mod given;
 mod later;
+mod list;
 mod options;
 mod ping;
+mod restore;
+mod roles;
 mod size;
 mod snapshot;
 mod stdout;
 mod stream;
+mod text_table;
 mod title;
 mod usage;
 mod version;
@@ -63,10 +71,15 @@ enum Command {
     Clone(Box<clone::CloneArgs>),
     Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
+    Dump(Box<dump::DumpArgs>),
+    Restore(Box<restore::RestoreArgs>),
     Follow(Box<follow::FollowArgs>),
     Stream(Box<stream::StreamArgs>),
+    List(list::ListArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Check(Box<check::CheckArgs>),
     Ping(ping::PingArgs),
+    Completion(completion::CompletionArgs),
     Version(VersionArgs),
 }
 
@@ -135,10 +148,15 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         Some(Command::Clone(args)) => clone::run(*args, given),
         Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
+        Some(Command::Dump(args)) => dump::run(*args),
+        Some(Command::Restore(args)) => restore::run(*args),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
+        Some(Command::List(args)) => list::run(args),
         Some(Command::Snapshot(args)) => snapshot::run(args, given),
+        Some(Command::Check(args)) => check::run(*args, given),
         Some(Command::Ping(args)) => ping::run(args),
+        Some(Command::Completion(args)) => completion::run(args),
         Some(Command::Version(args)) => version::run(args),
         None => Err(Error::usage("no command given").with_hint("See pgcopydb help.")),
     }

@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::given::Given;
 use super::size::parse_size;
+use crate::check::Jobs;
 use crate::error::{Error, Result, Side};
+use crate::filter::Filters;
 use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
 
@@ -186,6 +189,27 @@ pub struct JobArgs {
     pub vacuum_jobs: Option<u32>,
 }
 
+const DEFAULT_JOBS: u32 = 4;
+
+impl JobArgs {
+    /// --jobs is typed, so it beats an environment variable; the option that names one kind of worker beats --jobs.
+    pub fn resolve(&self, given: &Given) -> Jobs {
+        let of = |specific: Option<u32>, name: &str| match self.jobs {
+            Some(both) if !given.is_typed(name) => both,
+            _ => specific.unwrap_or(DEFAULT_JOBS),
+        };
+        let table = of(self.table_jobs, "table_jobs");
+        let index = of(self.index_jobs, "index_jobs");
+        Jobs {
+            table,
+            index,
+            restore: self.restore_jobs.unwrap_or(index),
+            large_objects: self.large_objects_jobs,
+            vacuum: self.vacuum_jobs.unwrap_or(table),
+        }
+    }
+}
+
 /// How one large table is shared by several processes.
 #[derive(Args)]
 #[command(next_help_heading = "Splitting large tables")]
@@ -209,6 +233,23 @@ pub struct SplitArgs {
     /// Split by integer key only, never by CTID range
     #[arg(long, env = "PGCOPYDB_SKIP_CTID_SPLIT", hide_env_values = true, value_parser = parse_flag)]
     pub skip_split_by_ctid: bool,
+}
+
+/// Which objects are meant.
+#[derive(Args)]
+#[command(next_help_heading = "Scope")]
+pub struct FilterArgs {
+    /// Leave out what the sections of this file say, such as [exclude-table]
+    #[arg(short = 'F', long, visible_alias = "filter", value_name = "FILE")]
+    pub filters: Option<PathBuf>,
+}
+
+impl FilterArgs {
+    /// Errors: `Config`, with file, line and reason. A file without any rule is no filter.
+    pub fn read(&self) -> Result<Option<Filters>> {
+        let filters = self.filters.as_deref().map(Filters::read).transpose()?;
+        Ok(filters.filter(|filters| !filters.is_empty()))
+    }
 }
 
 pub fn parse_jobs(text: &str) -> std::result::Result<u32, String> {

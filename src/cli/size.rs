@@ -60,6 +60,27 @@ pub fn parse_memory_setting(text: &str) -> Result<String, String> {
     Ok(format!("{kilobytes}kB"))
 }
 
+/// A number of bytes as `pg_size_pretty()` writes it.
+pub fn pretty_size(bytes: u64) -> String {
+    // Below ten of a unit the smaller one says more.
+    const ENOUGH: u64 = 10 * 1024;
+    if bytes < ENOUGH {
+        return format!("{bytes} bytes");
+    }
+    let mut scaled = u128::from(bytes);
+    let mut name = "";
+    for unit in ["kB", "MB", "GB", "TB", "PB"] {
+        scaled = u128::from(bytes) >> unit_shift(unit).unwrap_or(0);
+        name = unit;
+        if scaled < u128::from(ENOUGH) {
+            break;
+        }
+    }
+    let shift = unit_shift(name).unwrap_or(0);
+    let half = u128::from(bytes) & ((1 << shift) >> 1) > 0;
+    format!("{} {name}", scaled + u128::from(half))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +119,22 @@ mod tests {
             "99999999999.5 TB",
         ] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_as_the_server_writes_them() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (10239, "10239 bytes"),
+            (10240, "10 kB"),
+            (557056, "544 kB"),
+            (10485247, "10239 kB"),
+            (1253376, "1224 kB"),
+            (1 << 40, "1024 GB"),
+            (1536 << 30, "1536 GB"),
+        ] {
+            assert_eq!(pretty_size(bytes), text);
         }
     }
 

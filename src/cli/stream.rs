@@ -2,6 +2,7 @@
 
 mod objects;
 mod parts;
+mod prune;
 mod reference;
 mod sentinel;
 
@@ -32,6 +33,7 @@ enum StreamCommand {
     Prefetch(Box<parts::PrefetchArgs>),
     Catchup(Box<parts::CatchupArgs>),
     Replay(Box<parts::ReplayArgs>),
+    Prune(prune::PruneArgs),
 }
 
 pub fn run(args: StreamArgs) -> Result<()> {
@@ -47,5 +49,6 @@ pub fn run(args: StreamArgs) -> Result<()> {
         StreamCommand::Prefetch(args) => parts::prefetch(*args),
         StreamCommand::Catchup(args) => parts::catchup(*args),
         StreamCommand::Replay(args) => parts::replay(*args),
+        StreamCommand::Prune(args) => prune::run(args),
     }
 }

@@ -181,19 +181,21 @@ mod tests {
     #[test]
     fn mistakes_are_told_in_one_line() {
         for (line, message) in [
-            (&["clone", "--roles"][..], "option --roles is not built yet"),
-            (&["clone", "-F", "x"], "option --filters is not built yet"),
+            (
+                &["clone", "-F", "x"][..],
+                "option --filters is not built yet",
+            ),
             (
                 &["clone", "--filters", "x.ini"],
                 "option --filters is not built yet",
             ),
             (
-                &["list", "tables"],
-                "command \"list tables\" is not built yet",
+                &["list", "depends"],
+                "command \"list depends\" is not built yet",
             ),
             (
-                &["copy", "roles", "--source", "x"],
-                "command \"copy roles\" is not built yet",
+                &["copy", "blobs", "--source", "x"],
+                "command \"copy blobs\" is not built yet",
             ),
             (&["compare"], "no command given"),
             (&["klone"], "unknown command \"klone\""),

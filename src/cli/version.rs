@@ -4,11 +4,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::stdout;
+use crate::check::{NEWEST_MAJOR, OLDEST_MAJOR};
 use crate::error::{Error, Result};
-
-/// The majors that the tests run against, as source or as target.
-const OLDEST_MAJOR: u32 = 10;
-const NEWEST_MAJOR: u32 = 18;
 
 /// Print the version
 #[derive(Args, Default)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::progress::forget_torn;
 use super::{Clone, CloneSpec, step};
 use crate::error::{Error, Result};
+use crate::filter::Filters;
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
@@ -60,6 +61,12 @@ fn options(spec: &CloneSpec) -> Vec<(String, String)> {
         ("--split-tables-larger-than", number(split.larger_than)),
         ("--split-max-parts", number(split.max_parts.map(u64::from))),
         ("--skip-split-by-ctid", flag(split.skip_ctid)),
+        (
+            "--filters",
+            spec.filters
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), Filters::words),
+        ),
         ("--drop-if-exists", flag(spec.drop_if_exists)),
         ("--no-owner", flag(spec.no_owner)),
         ("--no-acl", flag(spec.no_acl)),
@@ -68,6 +75,9 @@ fn options(spec: &CloneSpec) -> Vec<(String, String)> {
         ("--skip-large-objects", flag(spec.skip_large_objects)),
         ("--skip-extensions", flag(spec.skip_extensions)),
         ("--skip-ext-comments", flag(spec.skip_ext_comments)),
+        ("--skip-collations", flag(spec.skip_collations)),
+        ("--roles", flag(spec.roles.is_some())),
+        ("--requirements", spec.requirements.in_words()),
         ("--skip-db-properties", flag(spec.skip_db_properties)),
     ]
     .into_iter()

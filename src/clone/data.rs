@@ -97,7 +97,7 @@ fn check_no_rows(
     if names.is_empty() {
         return Ok(());
     }
-    let names = super::preflight::shorten(&names);
+    let names = crate::ident::shorten(&names);
     Err(Error::on(
         Side::Target,
         format!("target not empty: there are rows already in {names}"),

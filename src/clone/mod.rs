@@ -5,7 +5,8 @@
 mod begin;
 mod data;
 mod drops;
-mod preflight;
+mod filters;
+mod prerequisites;
 mod progress;
 mod properties;
 mod restore;
@@ -13,17 +14,21 @@ mod schema;
 mod spec;
 mod summary;
 
+pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::check;
 use crate::copy::CopySpec;
-use crate::dump::programs::{Programs, SearchPlaces};
+use crate::dump::programs::Programs;
+use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
+use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::Failure;
@@ -33,6 +38,7 @@ use summary::Clock;
 
 /// Names of the steps in the work directory.
 mod step {
+    pub const ROLES: &str = "roles";
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -58,6 +64,8 @@ struct Clone<'a> {
     /// As server_version_num.
     pub target_version: u32,
     pub programs: Programs,
+    /// Found by the checks before anything is restored.
+    pub left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,
 }
 
@@ -77,16 +85,20 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     let mut clock = Clock::start();
     let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
     let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    preflight::check_servers(&mut source, &mut target)?;
-    let programs = SearchPlaces::from_environment().find(
-        source.server_version(),
-        target.server_version(),
+    let check_spec = spec.to_check(&source_info, &target_info);
+    let begun = check::begin(
+        &check_spec,
+        run.is_resumed,
+        (&mut source, &mut target),
         shutdown,
     )?;
+    if let Some(filters) = &spec.filters {
+        crate::filter::check(&mut source, filters)?;
+    }
     let target_version = target.server_version();
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
     drop((source, target));
-    let clone = Clone {
+    let mut clone = Clone {
         spec,
         workdir,
         run: run.name.clone(),
@@ -94,7 +106,8 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         source: source_info,
         target: target_info,
         target_version,
-        programs,
+        programs: begun.programs.clone(),
+        left_alone: LeftAlone::default(),
         shutdown,
     };
     if let Some(earlier) = &run.earlier {
@@ -107,15 +120,32 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         );
         return Ok(());
     }
+    if spec.follow.is_some() && !run.is_resumed {
+        // A slot that nobody will read must not be made.
+        check::objects_now(&check_spec, &begun, shutdown)?;
+    }
     let mut snapshot = begin::snapshot(&clone)?;
-    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
+    let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
-    preflight::check_target(&clone, &catalog, &mut target)?;
-    schema::dump(&clone, &catalog, snapshot.as_ref())?;
+    let selection = filters::select(&clone, snapshot.as_mut())?;
+    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
+        // What falls with what is left out is in the dump; the target is asked for the rest only.
+        schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+        let archive = schema::read_archive(&workdir.paths.dump())?;
+        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
+        clone.write_catalog(&catalog)?;
+    }
+    if !workdir.is_step_done(step::RESTORE_PRE)? {
+        let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
+        clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
+    }
+    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
+    schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &mut target)?;
+    schema::restore_pre(&clone, &catalog, &mut target)?;
     clock.lap("pre-data");
     // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
     drop(target);
@@ -146,6 +176,23 @@ fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
         return Ok(());
     }
     Err(incomplete(&failures))
+}
+
+/// A standby has unlogged tables without their rows: they are made on the target, and stay empty.
+fn notice_unlogged(catalog: &Catalog) {
+    let skipped: Vec<String> = catalog
+        .tables
+        .iter()
+        .filter(|table| table.holds_rows(false) && !table.holds_rows(catalog.is_standby))
+        .map(|table| table.qualified_name().to_string())
+        .collect();
+    if !skipped.is_empty() {
+        log::warn!(
+            "the source is a standby, which has no rows of unlogged tables: {} stay empty on the target: {}",
+            skipped.len(),
+            skipped.join(", ")
+        );
+    }
 }
 
 /// The last line of a run in which objects failed.
@@ -196,8 +243,7 @@ impl Clone<'_> {
             skip_extensions: self.spec.skip_extensions,
         };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
-        let sync = crate::sys::durable::Sync::Now;
-        crate::sys::durable::write_atomic(&path, &catalog.to_json()?, sync)?;
+        self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
             catalog.database.name,
@@ -206,7 +252,13 @@ impl Clone<'_> {
             catalog.sequences.len(),
             catalog.large_objects.count,
         );
+        notice_unlogged(&catalog);
         Ok(catalog)
+    }
+
+    fn write_catalog(&self, catalog: &Catalog) -> Result<()> {
+        let path = self.workdir.paths.schema_json();
+        write_atomic(&path, &catalog.to_json()?, Sync::Now)
     }
 
     fn copy_spec(&self) -> CopySpec {

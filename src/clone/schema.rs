@@ -8,7 +8,7 @@ use std::time::Instant;
 use postgres::error::SqlState;
 
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, step};
+use super::{Clone, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -17,6 +17,7 @@ use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -26,7 +27,12 @@ use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
 
 /// Dump the schema as the snapshot sees it.
-pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
+pub fn dump(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    snapshot: Option<&Snapshot>,
+    selection: Option<&Selection>,
+) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::DUMP)? {
         return Ok(());
@@ -40,9 +46,11 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
+    let excluded = selection.map_or_else(Vec::new, Selection::unreadable_names);
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
+        excluded_tables: &excluded,
         // Names are compared with those of our own sessions; and the target may know UTF-8 and its own encoding only.
         encoding: (&*catalog.database.encoding != "SQL_ASCII").then_some("UTF8"),
         file: &file,
@@ -61,22 +69,30 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
 
 /// Restore what tables need to be filled. A restore that was interrupted has made some objects and not others, all of
 /// them ours and without a row: they are dropped and made again.
-pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_PRE)? {
         return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
+    prerequisites::check_collations(clone, &archive, target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.
     workdir.begin_step(step::RESTORE_PRE)?;
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
-    let choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     if clone.spec.drop_if_exists {
         // No post-data of this run is there yet: what stands of it is of an earlier clone.
-        let choices = select(&archive, &rules(clone, Section::PostData, &HashSet::new()));
+        let choices = select(
+            &archive,
+            &rules(clone, Section::PostData, &HashSet::new(), &omitted),
+        );
         drops::drop_post_data(target, &choices)?;
         if !clone.spec.no_acl {
             drops::reset_default_privileges(target, &choices)?;
@@ -85,9 +101,8 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     if drops {
         drops::drop_relations(target, &choices)?;
     }
-    // Schemas and extensions are never dropped: there may be more in them than what we copy.
-    let is_container =
-        |choice: &Choice<'_>| choice.entry.desc == "SCHEMA" || choice.entry.desc == "EXTENSION";
+    // Schemas are never dropped: there may be more in them than what we copy. Nor are extensions, which we create.
+    let is_container = |choice: &Choice<'_>| choice.entry.desc == "SCHEMA";
     let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_container);
     // A schema may be there for the user's own extensions, or made by the provider; whatever is in it stays.
@@ -105,6 +120,9 @@ pub fn restore_pre(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         refused.extend(restore(
             clone, &archive, name, choices, 1, drops, tolerated,
         )?);
+        if name == "pre-containers" {
+            prerequisites::create_extensions(clone, catalog, target)?;
+        }
     }
     flush_commits(target)?;
     // The step is done all the same, since the tables are filled next and must not be made again; what was refused is
@@ -132,7 +150,11 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         .with_hint("Use --restart --drop-if-exists to start over."));
     }
     let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let omitted = filters::omitted(clone)?;
+    let mut choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     choices.retain(|choice| refused.contains(&choice.entry.dump_id));
     let again = restore(
         clone,
@@ -168,7 +190,9 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
     let mut built = HashSet::new();
-    for index in &catalog.indexes {
+    // Those of tables that were not copied, such as unlogged ones on a standby, are nobody's but pg_restore's.
+    let copied = catalog.tables_to_copy().map(|table| table.oid);
+    for index in copied.flat_map(|table| catalog.indexes_of(table)) {
         built.insert(CatalogId::relation(index.oid));
         built.extend(
             index
@@ -177,7 +201,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
                 .map(|constraint| CatalogId::constraint(constraint.oid)),
         );
     }
-    let choices = select(&archive, &rules(clone, Section::PostData, &built));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
@@ -212,17 +237,21 @@ fn rules<'a>(
     clone: &'a Clone<'_>,
     section: Section,
     built: &'a HashSet<CatalogId>,
+    omitted: &'a HashSet<i32>,
 ) -> SkipRules<'a> {
     SkipRules {
         section,
         skip_extensions: clone.spec.skip_extensions,
         skip_ext_comments: clone.spec.skip_ext_comments,
+        left_alone: &clone.left_alone,
         built,
+        omitted,
+        skip_collations: clone.spec.skip_collations,
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }
 
-fn read_archive(path: &Path) -> Result<Archive> {
+pub fn read_archive(path: &Path) -> Result<Archive> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("could not read file \"{}\"", path.display()))?;
     Archive::read(&bytes).with_context(|| format!("could not read archive \"{}\"", path.display()))

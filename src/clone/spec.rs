@@ -4,6 +4,10 @@
 
 use std::path::PathBuf;
 
+use super::prerequisites::RolesOptions;
+use crate::check::{CheckSpec, Jobs, Scope};
+use crate::extensions::Requirements;
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -25,6 +29,8 @@ pub struct CloneSpec {
     /// As PostgreSQL reads it in SET, with a unit: `524288kB`.
     pub maintenance_work_mem: String,
 
+    /// What is copied; `None`: everything.
+    pub filters: Option<Filters>,
     pub drop_if_exists: bool,
     pub no_owner: bool,
     pub no_acl: bool,
@@ -33,6 +39,10 @@ pub struct CloneSpec {
     pub skip_large_objects: bool,
     pub skip_extensions: bool,
     pub skip_ext_comments: bool,
+    pub skip_collations: bool,
+    /// Copy the roles of the source instance first.
+    pub roles: Option<RolesOptions>,
+    pub requirements: Requirements,
     pub skip_vacuum: bool,
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
@@ -46,6 +56,34 @@ pub struct CloneSpec {
     pub snapshot: Option<String>,
     /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.
     pub follow: Option<SetupSpec>,
+}
+
+impl CloneSpec {
+    /// What has to be there for it, on the servers that answered.
+    pub fn to_check(&self, source: &ConnInfo, target: &ConnInfo) -> CheckSpec {
+        CheckSpec {
+            source: source.clone(),
+            target: target.clone(),
+            dir: self.dir.clone(),
+            jobs: Jobs {
+                table: self.table_jobs,
+                index: self.index_jobs,
+                restore: self.restore_jobs,
+                large_objects: self.large_objects_jobs,
+                vacuum: self.vacuum_jobs,
+            },
+            scope: Scope {
+                drop_if_exists: self.drop_if_exists,
+                no_owner: self.no_owner,
+                no_acl: self.no_acl,
+                no_tablespaces: self.no_tablespaces,
+                skip_extensions: self.skip_extensions,
+                copies_roles: self.roles.is_some(),
+                skip_large_objects: self.skip_large_objects,
+            },
+            follow: self.follow.clone(),
+        }
+    }
 }
 
 /// How large tables are cut into parts that several workers copy at once.

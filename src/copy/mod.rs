@@ -2,6 +2,7 @@
 //! everything that takes time runs in forked workers that take work from System V queues. Knows nothing of change data
 //! capture, and never talks to pg_dump.
 
+mod bars;
 mod indexes;
 mod large_objects;
 mod ledger;
@@ -14,6 +15,8 @@ mod vacuum;
 mod work;
 
 use std::time::Instant;
+
+use postgres::error::SqlState;
 
 use crate::catalog::{Catalog, Table, Target};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -29,8 +32,15 @@ use crate::workdir::done::Failure;
 
 pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, plan};
+pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
 pub use supervise::run;
+
+/// The groups of workers, in the order in which a table passes through them; the names of their processes begin so.
+pub const COPY: &str = "copy worker";
+pub const LARGE_OBJECTS: &str = "large-object worker";
+pub const INDEX: &str = "index worker";
+pub const VACUUM: &str = "vacuum worker";
 
 /// What the data section was asked to do.
 #[derive(Debug, Clone)]
@@ -128,6 +138,11 @@ impl CopyContext<'_> {
 /// is restarting, so a few attempts are enough.
 const ATTEMPTS: u32 = 3;
 
+/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
+fn is_conflict_with_recovery(error: &Error) -> bool {
+    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
+}
+
 /// Run one piece of work, again with fresh connections when a connection was lost. `reset` drops the old ones.
 fn with_retry<W, T>(
     worker: &mut W,
@@ -146,7 +161,8 @@ fn with_retry<W, T>(
         reset(worker);
         // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
         let since = *lost_since.get_or_insert_with(Instant::now);
-        if !error.is_connection_lost() || attempt == ATTEMPTS || since.elapsed() >= patience() {
+        let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
+        if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
             return Err(error);
         }
         // Its statement was cancelled because of the signal: what broke after that is no news.

@@ -9,6 +9,8 @@ mod write;
 use std::borrow::Cow;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ident::Oid;
 
 /// A format version that pg_dump 9.0 to 18 writes: 1.12 (to 10.2), 1.13 (to 11), 1.14 (12 to 15), 1.15 (16),
@@ -109,7 +111,7 @@ impl fmt::Debug for Text {
 }
 
 /// Which catalog row an entry describes. An OID alone is ambiguous: an index and a constraint may share one (trap 38).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CatalogId {
     pub tableoid: Oid,
     pub oid: Oid,

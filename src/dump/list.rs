@@ -200,7 +200,7 @@ mod tests {
     use super::{ListLine, parse_list, write_list};
     use crate::dump::archive::tests::{GOLDEN, golden};
     use crate::dump::archive::{Archive, CatalogId, Section};
-    use crate::dump::select::{SkipRules, select};
+    use crate::dump::select::{LeftAlone, SkipRules, select};
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -211,8 +211,12 @@ mod tests {
                     section,
                     skip_extensions: false,
                     skip_ext_comments: false,
+                    left_alone: &LeftAlone::default(),
                     built: &HashSet::new(),
+                    omitted: &HashSet::new(),
                     publication: None,
+                    omitted: &HashSet::new(),
+                    skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -239,8 +243,12 @@ mod tests {
             section: Section::PreData,
             skip_extensions: false,
             skip_ext_comments: false,
+            left_alone: &LeftAlone::default(),
             built: &HashSet::new(),
+            omitted: &HashSet::new(),
             publication: None,
+            omitted: &HashSet::new(),
+            skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

@@ -4,6 +4,8 @@
 //! `run` runs pg_restore with that list, `messages` tells which objects failed.
 
 pub mod archive;
+pub mod closure;
+pub mod filtered;
 pub mod list;
 pub mod messages;
 pub mod option_lists;

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use crate::ident::QualifiedName;
+
 /// The schema of tools of this kind on the source; never copied.
 pub const OWN_SCHEMA: &str = "pgcopydb";
 
@@ -12,6 +14,8 @@ pub struct DumpSpec<'a> {
     /// Without password.
     pub conninfo: &'a str,
     pub snapshot: &'a str,
+    /// Tables that are filtered out and may not be read by this role.
+    pub excluded_tables: &'a [QualifiedName],
     /// Of the archive; `None` is that of the database.
     pub encoding: Option<&'a str>,
     pub file: &'a Path,
@@ -33,6 +37,11 @@ impl DumpSpec<'_> {
         .to_vec();
         arguments.push(format!("--exclude-schema={OWN_SCHEMA}").into());
         arguments.push(format!("--snapshot={}", self.snapshot).into());
+        // Quoted, nothing in a pattern has a meaning but the quote.
+        for table in self.excluded_tables {
+            let (schema, name) = (always_quoted(&table.schema), always_quoted(&table.name));
+            arguments.push(format!("--exclude-table={schema}.{name}").into());
+        }
         if let Some(encoding) = self.encoding {
             arguments.push(format!("--encoding={encoding}").into());
         }
@@ -40,6 +49,10 @@ impl DumpSpec<'_> {
         arguments.push(format!("--dbname={}", self.conninfo).into());
         arguments
     }
+}
+
+fn always_quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// `--option=value` for a path, which need not be UTF-8.
@@ -54,12 +67,14 @@ mod tests {
     use std::path::Path;
 
     use super::DumpSpec;
+    use crate::ident::QualifiedName;
 
     #[test]
     fn arguments() {
         let spec = DumpSpec {
             conninfo: "postgres://u@h/d",
             snapshot: "00000003-1",
+            excluded_tables: &[QualifiedName::new("s", "a\"b")],
             encoding: Some("UTF8"),
             file: Path::new("/tmp/a b/schema.dump"),
         };
@@ -74,6 +89,7 @@ mod tests {
                 "--no-password",
                 "--exclude-schema=pgcopydb",
                 "--snapshot=00000003-1",
+                "--exclude-table=\"s\".\"a\"\"b\"",
                 "--encoding=UTF8",
                 "--file=/tmp/a b/schema.dump",
                 "--dbname=postgres://u@h/d",

@@ -107,7 +107,11 @@ pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Resu
     let workdir = open(spec)?;
     let follow = begin(spec, shutdown)?;
     let positions = Positions::create()?;
-    positions.set_endpos(spec.endpos);
+    let endpos = match spec.endpos {
+        Some(lsn) => Some(follow.open_sentinel()?.reachable(lsn)?),
+        None => None,
+    };
+    positions.set_endpos(endpos);
     follow.disable_triggers()?;
     let trio = follow.trio(positions, &workdir);
     let mut applier = Applier::connect(&trio.apply, &positions, shutdown)?;
@@ -116,7 +120,7 @@ pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Resu
         Script::Pipe(input) => applier.run_pipe(input)?,
     };
     applier.finish()?;
-    match (applied, spec.endpos) {
+    match (applied, endpos) {
         (Applied::EndOfInput, Some(endpos)) => Err(Error::new(
             ErrorKind::Child,
             format!(

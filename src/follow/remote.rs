@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
@@ -55,8 +56,11 @@ pub struct Remote {
     pauses: Carrier,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
+    filters: Option<Filters>,
     next_comparison: Instant,
     written: Reached,
+    /// As the sentinel has it.
+    wished_endpos: Option<Lsn>,
     next: Instant,
     shutdown: Shutdown,
 }
@@ -76,16 +80,19 @@ impl Remote {
             sentinel: Some(sentinel),
             pauses: Carrier::new(dir),
             publication: None,
+            filters: None,
             next_comparison: Instant::now(),
             written: Reached::default(),
+            wished_endpos: None,
             next: Instant::now(),
             shutdown: *shutdown,
         }
     }
 
     /// A table that appears on the source is not published, and its changes would be missed in silence.
-    pub fn watch_publication(&mut self, publication: Option<String>) {
+    pub fn watch_publication(&mut self, publication: Option<String>, filters: Option<Filters>) {
         self.publication = publication;
+        self.filters = filters;
     }
 
     /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
@@ -125,12 +132,15 @@ impl Remote {
             return Ok(());
         };
         let Wishes { endpos, apply, .. } = sentinel.get()?.wishes();
-        if positions.endpos() != endpos {
-            match endpos {
+        if self.wished_endpos != endpos {
+            // Whoever writes the table himself may have copied what the server says, which may be in a page header.
+            let reachable = endpos.map(|lsn| sentinel.reachable(lsn)).transpose()?;
+            match reachable {
                 Some(lsn) => log::info!("the end position is {lsn}"),
                 None => log::info!("there is no end position any more"),
             }
-            positions.set_endpos(endpos);
+            positions.set_endpos(reachable);
+            self.wished_endpos = endpos;
         }
         if positions.is_apply_enabled() != apply {
             let word = if apply { "enabled" } else { "disabled" };
@@ -141,7 +151,7 @@ impl Remote {
             && Instant::now() >= self.next_comparison
         {
             self.next_comparison = Instant::now() + COMPARISON;
-            publication::check(sentinel.connection(), name)?;
+            publication::check(sentinel.connection(), name, self.filters.as_ref())?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

@@ -120,6 +120,15 @@ pub fn open_target(
     Ok(connection)
 }
 
+/// What has all text come as UTF-8. A SQL_ASCII database has no encoding to convert from: bytes pass as they are.
+pub fn client_encoding_sql(connection: &Connection) -> String {
+    let encoding = match connection.parameter("server_encoding") {
+        Some("SQL_ASCII") => "SQL_ASCII",
+        _ => "UTF8",
+    };
+    format!("SET client_encoding = {}", quote_literal(encoding))
+}
+
 fn apply_settings(connection: &mut Connection) -> Result<()> {
     let mut sql = String::new();
     for (name, value) in EXACT_VALUES {
@@ -133,15 +142,7 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
         sql.push_str("SET transaction_timeout = 0; ");
     }
     let side = connection.side();
-    // A SQL_ASCII database has no encoding to convert from: bytes pass as they are.
-    let encoding = match connection.parameter("server_encoding") {
-        Some("SQL_ASCII") => "SQL_ASCII",
-        _ => "UTF8",
-    };
-    sql.push_str(&format!(
-        "SET client_encoding = {}",
-        quote_literal(encoding)
-    ));
+    sql.push_str(&client_encoding_sql(connection));
     connection
         .execute(&sql)
         .with_context(|| format!("could not prepare a session on the {side}"))?;

@@ -1,34 +1,81 @@
 //! What must be true of both servers before anything is made: all of it is looked at, and told together, a line each. Runs
 //! in the process that sets a follow up; writes nothing on either server.
 
+use std::fmt;
+
 use super::decode::Plugin;
 use super::{identity, origin, publication};
 use crate::error::{Context, Error, Result, Side};
+use crate::filter::Filters;
 use crate::pg::wire::{Connection, Row};
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     pub plugin: Plugin,
     /// The slot is not there yet.
     pub makes_slot: bool,
+    /// What is not followed is not asked about.
+    pub filters: Option<&'a Filters>,
 }
 
 /// One thing that is missing, with what to do about it.
-struct Problem {
-    side: Side,
-    text: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Short and stable, for programs that read a list of problems.
+    pub id: &'static str,
+    pub side: Side,
+    pub text: String,
+    pub fix: String,
+    /// Without it following works less well; everything else makes it impossible.
+    pub is_only_a_warning: bool,
+}
+
+impl Problem {
+    fn new(
+        id: &'static str,
+        side: Side,
+        text: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Problem {
+        Problem {
+            id,
+            side,
+            text: text.into(),
+            fix: fix.into(),
+            is_only_a_warning: false,
+        }
+    }
+
+    fn on_source(id: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Problem {
+        Problem::new(id, Side::Source, text, fix)
+    }
+
+    fn on_target(id: &'static str, text: impl Into<String>, fix: impl Into<String>) -> Problem {
+        Problem::new(id, Side::Target, text, fix)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.fix.as_str() {
+            "" => f.write_str(&self.text),
+            fix => write!(f, "{}: {fix}", self.text),
+        }
+    }
 }
 
 /// Look at everything; one error names all that is missing.
 pub fn check(
     source: &mut Connection,
     target: Option<&mut Connection>,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
 ) -> Result<()> {
-    let mut problems = problems_of(Side::Source, check_source(source, wanted)?);
-    if let Some(target) = target {
-        problems.extend(problems_of(Side::Target, check_target(target, wanted)?));
+    let (warnings, problems): (Vec<_>, Vec<_>) = find(source, target, wanted)?
+        .into_iter()
+        .partition(|problem| problem.is_only_a_warning);
+    for warning in warnings {
+        log::warn!("{}: {warning}", warning.side);
     }
     match refusal(&problems) {
         Some(error) => Err(error),
@@ -36,11 +83,17 @@ pub fn check(
     }
 }
 
-fn problems_of(side: Side, texts: Vec<String>) -> Vec<Problem> {
-    texts
-        .into_iter()
-        .map(|text| Problem { side, text })
-        .collect()
+/// Look at everything, and list what is missing.
+pub fn find(
+    source: &mut Connection,
+    target: Option<&mut Connection>,
+    wanted: Wanted<'_>,
+) -> Result<Vec<Problem>> {
+    let mut problems = check_source(source, wanted)?;
+    if let Some(target) = target {
+        problems.extend(check_target(target, wanted)?);
+    }
+    Ok(problems)
 }
 
 /// A single problem is the message; several are lines of their own before it.
@@ -48,14 +101,11 @@ fn refusal(problems: &[Problem]) -> Option<Error> {
     const WHAT: &str = "cannot follow the source's changes";
     let first = problems.first()?;
     let error = match problems {
-        [only] => Error::on(
-            only.side,
-            format!("{WHAT}: on the {}, {}", only.side, only.text),
-        ),
+        [only] => Error::on(only.side, format!("{WHAT}: on the {}, {only}", only.side)),
         _ => {
             let lines: Vec<String> = problems
                 .iter()
-                .map(|problem| format!("{}: {}", problem.side, problem.text))
+                .map(|problem| format!("{}: {problem}", problem.side))
                 .collect();
             Error::on(
                 first.side,
@@ -74,119 +124,179 @@ const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
           AND pg_has_role(current_user, m.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user), \
      quote_ident(current_user), (SELECT setting FROM pg_settings WHERE name = 'output_plugin_libraries'), \
      pg_is_in_recovery(), \
-     (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database())";
+     (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()), \
+     current_setting('hot_standby_feedback') = 'on'";
 
-fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<String>> {
+fn check_source(source: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let row = source
         .query_one(SOURCE_SQL)
         .context("could not look at the settings of the source")?;
     let plugin = wanted.plugin;
     let mut problems = check_places(&row, wanted)?;
     if !row.bool(5)? {
-        problems.push(format!(
-            "role {user} has no right to replicate: ALTER ROLE {user} REPLICATION",
-            user = row.text(6)?
+        let user = row.text(6)?;
+        problems.push(Problem::on_source(
+            "replication-right",
+            format!("role {user} has no right to replicate"),
+            format!("ALTER ROLE {user} REPLICATION"),
         ));
     }
     // pg_settings hides it from roles without pg_read_all_settings: these are told by the server, when the slot is made.
     if let Some(allowed) = row.opt_text(7)? {
         problems.extend(check_plugin_list(allowed, plugin));
     }
-    if row.bool(8)? && source.server_version() < 16_00_00 {
-        problems.push("it is a standby: one can be followed from PostgreSQL 16 on".to_owned());
+    let version = source.server_version();
+    if row.bool(8)? {
+        problems.extend(check_standby(version, wanted));
     }
-    if row.bool(8)? && plugin == Plugin::Pgoutput && wanted.makes_slot {
-        problems.push(
-            "it is a standby, where no publication can be made: use --plugin test_decoding"
-                .to_owned(),
-        );
+    if wanted.makes_slot && problems.is_empty() {
+        warn_of_source(version, row.bool(8)? && !row.bool(10)?);
     }
     let encoding = row.text(9)?;
     if plugin != Plugin::Pgoutput && !matches!(encoding, "UTF8" | "SQL_ASCII") {
-        problems.push(format!(
-            "{plugin} sends text in the database's encoding, {encoding}: use --plugin pgoutput"
+        problems.push(Problem::on_source(
+            "plugin-encoding",
+            format!("{plugin} sends text in the database's encoding, {encoding}"),
+            "use --plugin pgoutput",
         ));
     }
     if plugin == Plugin::Pgoutput && wanted.makes_slot {
-        problems.extend(check_publication_rights(source)?);
+        problems.extend(check_publication_rights(source, wanted.filters)?);
     }
     if plugin != Plugin::TestDecoding {
-        problems.extend(check_identities(source, plugin)?);
+        problems.extend(check_identities(source, plugin, wanted.filters)?);
     }
     Ok(problems)
 }
 
+fn check_standby(version: u32, wanted: Wanted<'_>) -> Option<Problem> {
+    if version < 16_00_00 {
+        return Some(Problem::on_source(
+            "standby-follow",
+            "it is a standby, and one can be followed from PostgreSQL 16 on",
+            "follow its primary",
+        ));
+    }
+    (wanted.plugin == Plugin::Pgoutput && wanted.makes_slot).then(|| {
+        Problem::on_source(
+            "publication-right",
+            "it is a standby, where no publication can be made",
+            "use --plugin test_decoding",
+        )
+    })
+}
+
+/// What works, and not as one may expect.
+fn warn_of_source(version: u32, is_standby_without_feedback: bool) {
+    if version < 11_00_00 {
+        log::warn!(
+            "PostgreSQL 10 does not tell anybody of TRUNCATE: run it on the target too, or use DELETE until the cutover"
+        );
+    }
+    if is_standby_without_feedback {
+        log::warn!(
+            "the source is a standby with hot_standby_feedback off: a vacuum of its primary may cancel the copy, and take \
+             rows from the replication slot that it still needs, which ends the follow"
+        );
+    }
+}
+
 /// wal_level, and room for a slot and a WAL sender.
-fn check_places(row: &Row, wanted: Wanted) -> Result<Vec<String>> {
+fn check_places(row: &Row, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let wal_level = row.text(0)?;
     if wal_level != "logical" {
-        problems.push(format!(
-            "wal_level is \"{wal_level}\" and must be \"logical\": ALTER SYSTEM SET wal_level = logical, then restart the \
-             server"
+        problems.push(Problem::on_source(
+            "wal-level",
+            format!("wal_level is \"{wal_level}\" and must be \"logical\""),
+            "ALTER SYSTEM SET wal_level = logical, then restart the server",
         ));
     }
     let (slots, most_slots): (i64, i64) = (row.parse(1)?, row.parse(2)?);
     if wanted.makes_slot && slots >= most_slots {
-        problems.push(format!(
-            "no replication slot is free, of {most_slots}: drop one that nobody needs, or raise max_replication_slots"
+        problems.push(Problem::on_source(
+            "replication-slots",
+            format!("no replication slot is free, of {most_slots}"),
+            "drop one that nobody needs, or raise max_replication_slots",
         ));
     }
     let (senders, most_senders): (i64, i64) = (row.parse(3)?, row.parse(4)?);
     if senders >= most_senders {
-        problems.push(format!(
-            "no WAL sender is free, of {most_senders}: raise max_wal_senders, then restart the server"
+        problems.push(Problem::on_source(
+            "wal-senders",
+            format!("no WAL sender is free, of {most_senders}"),
+            "raise max_wal_senders, then restart the server",
         ));
     } else if wanted.makes_slot && senders + 1 == most_senders {
         // While the copy runs, one holds the snapshot and one sends the changes.
-        log::warn!(
-            "only one WAL sender of the source is free (max_wal_senders is {most_senders}): changes cannot be received \
-             during the base copy"
-        );
+        problems.push(Problem {
+            is_only_a_warning: true,
+            ..Problem::on_source(
+                "wal-senders",
+                format!(
+                    "only one WAL sender of the source is free (max_wal_senders is {most_senders}): changes cannot be \
+                     received during the base copy"
+                ),
+                "raise max_wal_senders, then restart the server",
+            )
+        });
     }
     Ok(problems)
 }
 
 /// Trap 56: since 15.19, 16.15, 17.11 and 18.6 the server has a list of the plugins that it loads.
-fn check_plugin_list(allowed: &str, plugin: Plugin) -> Option<String> {
+fn check_plugin_list(allowed: &str, plugin: Plugin) -> Option<Problem> {
     let is_allowed = allowed.split(',').any(|name| {
         let name = name.trim().trim_matches('"');
         name == "*" || name.rsplit('/').next() == Some(plugin.name())
     });
     (!is_allowed).then(|| {
-        format!(
-            "output_plugin_libraries is \"{allowed}\" and does not name {plugin}: ALTER SYSTEM SET \
-             output_plugin_libraries = {allowed}, {plugin}; then SELECT pg_reload_conf()"
+        Problem::on_source(
+            "output-plugin",
+            format!("output_plugin_libraries is \"{allowed}\" and does not name {plugin}"),
+            format!(
+                "ALTER SYSTEM SET output_plugin_libraries = {allowed}, {plugin}; then SELECT pg_reload_conf()"
+            ),
         )
     })
 }
 
 /// Whoever makes a publication must be allowed to, and own its tables.
-fn check_publication_rights(source: &mut Connection) -> Result<Vec<String>> {
+fn check_publication_rights(
+    source: &mut Connection,
+    filters: Option<&Filters>,
+) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let row = source.query_one(
         "SELECT has_database_privilege(current_database(), 'CREATE'), quote_ident(current_database()), \
              quote_ident(current_user)",
     )?;
     if !row.bool(0)? {
-        problems.push(format!(
-            "role {user} has no right to make a publication: GRANT CREATE ON DATABASE {} TO {user}",
-            row.text(1)?,
-            user = row.text(2)?
+        let user = row.text(2)?;
+        problems.push(Problem::on_source(
+            "publication-right",
+            format!("role {user} has no right to make a publication"),
+            format!("GRANT CREATE ON DATABASE {} TO {user}", row.text(1)?),
         ));
     }
-    let count = publication::count_not_owned(source)?;
+    let count = publication::count_not_owned(source, filters)?;
     if count > 0 {
-        problems.push(format!(
-            "{count} tables belong to others, and only owners can publish them: use --plugin test_decoding"
+        problems.push(Problem::on_source(
+            "publication-right",
+            format!("{count} tables belong to others, and only owners can publish them"),
+            "use --plugin test_decoding",
         ));
     }
     Ok(problems)
 }
 
 /// Tables of which these plugins would skip updates and deletes in silence, or whose updates a publication would refuse.
-fn check_identities(source: &mut Connection, plugin: Plugin) -> Result<Vec<String>> {
-    let found = identity::find(source)?;
+fn check_identities(
+    source: &mut Connection,
+    plugin: Plugin,
+    filters: Option<&Filters>,
+) -> Result<Vec<Problem>> {
+    let found = identity::find(source, filters)?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -196,16 +306,22 @@ fn check_identities(source: &mut Connection, plugin: Plugin) -> Result<Vec<Strin
         }
         _ => "wal2json skips their updates and deletes without a word",
     };
-    let mut lines = vec![format!(
-        "{} tables have no usable replica identity, and {why}: give them one as below, or use --plugin test_decoding, \
-         which is the way for tables that are only inserted into",
-        found.len()
-    )];
-    lines.extend(found.iter().map(identity::WithoutIdentity::alter_sql));
-    Ok(vec![lines.join("\n")])
+    let mut fix = vec![
+        "give them one as below, or use --plugin test_decoding, which is the way for tables that are only inserted into"
+            .to_owned(),
+    ];
+    fix.extend(found.iter().map(identity::WithoutIdentity::alter_sql));
+    Ok(vec![Problem::on_source(
+        "replica-identity",
+        format!(
+            "{} tables have no usable replica identity, and {why}",
+            found.len()
+        ),
+        fix.join("\n"),
+    )])
 }
 
-fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<String>> {
+fn check_target(target: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let row = target
         .query_one(
@@ -216,9 +332,11 @@ fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<String>> 
         .context("could not look at the settings of the target")?;
     let user = row.text(1)?;
     if row.bool(0)? {
-        return Ok(vec![
-            "it is a standby, which cannot be written to".to_owned(),
-        ]);
+        return Ok(vec![Problem::on_target(
+            "target-standby",
+            "it is a standby, which cannot be written to",
+            "",
+        )]);
     }
     if let Err(error) = target.execute("SET session_replication_role = replica") {
         if error.is_connection_lost() || error.is_interrupted() {
@@ -230,19 +348,25 @@ fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<String>> 
                 "connect as a superuser, as there is no such right before PostgreSQL 15".into()
             }
         };
-        problems.push(format!(
-            "role {user} may not set session_replication_role, so that triggers and foreign keys would fire for changes \
-             that did on the source already: {remedy}"
+        problems.push(Problem::on_target(
+            "replication-role",
+            format!(
+                "role {user} may not set session_replication_role, so that triggers and foreign keys would fire for \
+                 changes that did on the source already"
+            ),
+            remedy,
         ));
     }
     match origin::missing_rights(target)?.is_empty() {
         // The origin of an earlier run has its place already.
         true if wanted.makes_slot => problems.extend(check_origin_places(target)?),
         // A table takes the origin's place.
-        false if !row.bool(3)? => problems.push(format!(
-            "role {user} may neither use replication origins nor create a table for the position: GRANT CREATE ON \
-             DATABASE {} TO {user}",
-            row.text(2)?
+        false if !row.bool(3)? => problems.push(Problem::on_target(
+            "replication-origin",
+            format!(
+                "role {user} may neither use replication origins nor create a table for the position"
+            ),
+            format!("GRANT CREATE ON DATABASE {} TO {user}", row.text(2)?),
         )),
         _ => {}
     }
@@ -250,7 +374,7 @@ fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<String>> 
 }
 
 /// Sessions with an origin need a place, which is a setting of its own since 18.
-fn check_origin_places(target: &mut Connection) -> Result<Option<String>> {
+fn check_origin_places(target: &mut Connection) -> Result<Option<Problem>> {
     let setting = match target.server_version() >= 18_00_00 {
         true => "max_active_replication_origins",
         false => "max_replication_slots",
@@ -268,7 +392,11 @@ fn check_origin_places(target: &mut Connection) -> Result<Option<String>> {
         false => 0,
     };
     Ok((taken >= places).then(|| {
-        format!("no place for a replication origin is free, of {places}: raise {setting}, then restart the server")
+        Problem::on_target(
+            "replication-origin",
+            format!("no place for a replication origin is free, of {places}"),
+            format!("raise {setting}, then restart the server"),
+        )
     }))
 }
 
@@ -290,14 +418,16 @@ mod tests {
     #[test]
     fn several_problems_are_a_line_each() {
         assert!(refusal(&[]).is_none());
-        let one = problems_of(Side::Target, vec!["it is a standby".to_owned()]);
-        let error = refusal(&one).unwrap();
+        let one = Problem::on_target("x", "it is a standby", "");
+        let error = refusal(std::slice::from_ref(&one)).unwrap();
         assert_eq!((error.exit_code(), error.detail()), (7, None));
         assert!(error.message().ends_with("on the target, it is a standby"));
-        let mut two = problems_of(Side::Source, vec!["a".to_owned()]);
-        two.extend(one);
+        let two = [Problem::on_source("y", "a", "do b"), one];
         let error = refusal(&two).unwrap();
-        assert_eq!(error.detail(), Some("source: a\ntarget: it is a standby"));
+        assert_eq!(
+            error.detail(),
+            Some("source: a: do b\ntarget: it is a standby")
+        );
         assert!(error.message().ends_with("2 things are in the way"));
     }
 }

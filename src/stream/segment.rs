@@ -7,11 +7,11 @@
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::last_line::last_line;
 use super::message::LogicalMessage;
 use crate::error::{Context, Error, Result};
 use crate::lsn::{Lsn, WalSegments};
@@ -20,9 +20,6 @@ use crate::sys::signal::Shutdown;
 
 /// How much is gathered before it is written.
 const WRITE_BYTES: usize = 256 << 10;
-
-/// Lines that end a transaction or stand between two are short.
-const LAST_LINE_BYTES: u64 = 512;
 
 /// Make the directory for the files of a follow.
 pub fn make_directory(dir: &Path) -> Result<()> {
@@ -60,23 +57,9 @@ pub fn is_segment_name(name: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'))
 }
 
-/// The last commit or keepalive of a file that is complete; `None` when its last line is another one.
+/// The last commit or keepalive of a file that is complete; `None` when its last line is another one, or the file is gone.
 pub fn last_position(json: &Path) -> Result<Option<Lsn>> {
-    let what = || format!("could not read file \"{}\"", json.display());
-    let mut file = File::open(json).with_context(what)?;
-    let length = file.metadata().with_context(what)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LAST_LINE_BYTES)))
-        .with_context(what)?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail).with_context(what)?;
-    let Some(body) = tail.strip_suffix(b"\n") else {
-        return Ok(None);
-    };
-    let start = body
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
-    Ok(position_of(&body[start..]))
+    Ok(last_line(json)?.and_then(|line| position_of(&line.bytes)))
 }
 
 /// A file that nothing has followed on yet ends where it begins.
@@ -359,6 +342,8 @@ impl SegmentWriter {
         }
         open.length += self.gathered.len() as u64;
         self.gathered.clear();
+        // The memory of a very long row goes with it.
+        self.gathered.shrink_to(4 * WRITE_BYTES);
         Ok(())
     }
 

@@ -5,11 +5,12 @@
 //! here needs to be flushed to disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::last_line::last_line;
 use super::message::LogicalMessage;
 use super::receive::TransformWork;
 use super::script::ScriptLine;
@@ -57,8 +58,11 @@ pub fn make_all(spec: &TransformSpec, with_newest: bool, shutdown: &Shutdown) ->
         files.pop();
     }
     for json in files {
-        if !is_complete(&json)? {
-            let length = file_length(&json)?;
+        // Gone since the directory was read: the target has passed it.
+        let Some(length) = file_length(&json)? else {
+            continue;
+        };
+        if covered_bytes(&script_of(&json))? != Some(length) {
             make(spec, &json, length, shutdown)?;
             failpoint("transform.after_file")?;
         }
@@ -71,60 +75,47 @@ pub fn script_of(json: &Path) -> PathBuf {
     json.with_extension("sql")
 }
 
-/// Whether the script beside a JSON file has all that the JSON file has now.
-pub fn is_complete(json: &Path) -> Result<bool> {
-    Ok(covered_bytes(&script_of(json))? == Some(file_length(json)?))
+/// Whether the script beside a JSON file has all that the JSON file has now; `None` when the JSON file is gone.
+pub fn is_complete(json: &Path) -> Result<Option<bool>> {
+    let covered = covered_bytes(&script_of(json))?;
+    Ok(file_length(json)?.map(|length| covered == Some(length)))
 }
 
-fn file_length(path: &Path) -> Result<u64> {
-    std::fs::metadata(path)
-        .map(|data| data.len())
-        .with_context(|| format!("could not inspect file \"{}\"", path.display()))
+/// `None` when the file is gone.
+fn file_length(path: &Path) -> Result<Option<u64>> {
+    match std::fs::metadata(path) {
+        Ok(data) => Ok(Some(data.len())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io(
+            format!("could not inspect file \"{}\"", path.display()),
+            error,
+        )),
+    }
 }
 
 /// How many bytes of JSON a finished script was made from; `None` when it is not there or not finished.
 fn covered_bytes(script: &Path) -> Result<Option<u64>> {
     Ok(
-        last_line(script)?.and_then(|(_, line)| match ScriptLine::parse(&line) {
+        last_line(script)?.and_then(|line| match ScriptLine::parse(&line.bytes) {
             Ok(ScriptLine::Switch { json_bytes, .. }) => Some(json_bytes),
             _ => None,
         }),
     )
 }
 
-/// The last line of a file, with where it begins. SWITCH is short, so the file's end is enough to look at.
-fn last_line(path: &Path) -> Result<Option<(u64, Vec<u8>)>> {
-    const LONGEST: u64 = 512;
-    let what = || format!("could not read file \"{}\"", path.display());
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(what(), error)),
-    };
-    let length = file.metadata().with_context(what)?.len();
-    let from = length.saturating_sub(LONGEST);
-    file.seek(SeekFrom::Start(from)).with_context(what)?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail).with_context(what)?;
-    let Some(body) = tail.strip_suffix(b"\n") else {
-        return Ok(None);
-    };
-    let start = body
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
-    Ok(Some((from + start as u64, body[start..].to_vec())))
-}
-
-/// Make the script of the first `length` bytes of a JSON file, all or nothing.
+/// Make the script of the first `length` bytes of a JSON file, all or nothing; nothing when the parent has removed the JSON
+/// file, which the target has passed then.
 fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> Result<()> {
     let what = || format!("could not read file \"{}\"", json.display());
     let script = script_of(json);
     let unfinished = json.with_extension("sql.tmp");
+    let file = match File::open(json) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => file.with_context(what)?,
+    };
     let mut out = ScriptFile::create(&unfinished)?;
     let mut transform = Transform::new(spec.replay_no_op_updates);
     transform.begin_script();
-    let file = File::open(json).with_context(what)?;
     let mut lines = LineReader::new(file);
     let (mut seen, mut number) = (0, 0u64);
     while seen < length {
@@ -146,7 +137,12 @@ fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> 
     transform.end_script(length);
     out.write(transform.output())?;
     std::fs::rename(&unfinished, &script)
-        .with_context(|| format!("could not rename file \"{}\"", unfinished.display()))
+        .with_context(|| format!("could not rename file \"{}\"", unfinished.display()))?;
+    if file_length(json)?.is_none() {
+        // It was removed meanwhile, its script before it: this one would stay for ever.
+        let _ = std::fs::remove_file(&script);
+    }
+    Ok(())
 }
 
 fn in_line(error: Error, json: &Path, number: u64) -> Error {
@@ -172,7 +168,7 @@ impl ScriptFile {
 
     /// Go on behind what a finished script has, in place of its last line.
     fn go_on(path: &Path) -> Result<ScriptFile> {
-        let end = last_line(path)?.map_or(0, |(start, _)| start);
+        let end = last_line(path)?.map_or(0, |line| line.start);
         let file = OpenOptions::new().write(true).open(path);
         let mut it = ScriptFile::opened(path, file)?;
         let what = || format!("could not write file \"{}\"", path.display());

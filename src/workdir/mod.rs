@@ -2,6 +2,7 @@
 //! it; workers inherit it and write done-files. Knows no server.
 
 pub mod done;
+pub mod live;
 mod ours;
 pub mod paths;
 pub mod state;
@@ -440,9 +441,32 @@ impl WorkDir {
         )
     }
 
+    pub fn forget_roles(&self) -> Result<()> {
+        remove_file(&self.paths.roles())
+    }
+
     pub fn forget_snapshot(&self) -> Result<()> {
         remove_file(&self.paths.snapshot())
     }
+}
+
+/// The process that uses a directory, as far as can be seen without asking for its lock: whoever is named in the pid file
+/// and holds a lock. A pid alone may have been given to somebody else since.
+pub fn holder(dir: &Path, service: Service) -> Option<u32> {
+    let text = std::fs::read_to_string(dir.join(service.pid_file())).ok()?;
+    let pid: u32 = text.trim().parse().ok()?;
+    if HeldBy(Some(pid)).is_orphaned() {
+        return None;
+    }
+    // "1: FLOCK  ADVISORY  WRITE 4711 00:2f:1234 0 EOF", see proc(5). Without that file the pid has to do.
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else {
+        return Some(pid);
+    };
+    let is_held = locks.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        words.next() == Some("FLOCK") && words.nth(2) == Some(text.trim())
+    });
+    is_held.then_some(pid)
 }
 
 /// After kill -9 of the parent its workers hold the lock until they have noticed and cleaned up, which takes seconds: a

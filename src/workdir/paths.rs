@@ -57,6 +57,11 @@ impl Paths {
         self.schema().join("schema.dump")
     }
 
+    /// What the filters leave out of it.
+    pub fn omitted(&self) -> PathBuf {
+        self.schema().join("filtered.json")
+    }
+
     /// The dump as the target gets it.
     pub fn restored_dump(&self) -> PathBuf {
         self.schema().join("restore.dump")
@@ -65,6 +70,11 @@ impl Paths {
     /// Entries of a section in pg_restore's list format: `pre.list`, `post.list`.
     pub fn list(&self, name: &str) -> PathBuf {
         self.schema().join(format!("{name}.list"))
+    }
+
+    /// The roles of the source instance, as SQL.
+    pub fn roles(&self) -> PathBuf {
+        self.schema().join("roles.sql")
     }
 
     pub fn run(&self) -> PathBuf {
@@ -84,6 +94,11 @@ impl Paths {
     /// How tables and large objects were cut into pieces.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")
+    }
+
+    /// How far each worker is.
+    pub fn workers(&self) -> PathBuf {
+        self.run().join("workers.json")
     }
 
     pub fn queues(&self) -> PathBuf {

@@ -59,6 +59,32 @@ pub struct Cluster {
 impl Cluster {
     /// Make and start one. `settings` come last in postgresql.conf, so they override ours (`("fsync", "on")`).
     pub fn start(version: Version, settings: &[(&str, &str)]) -> Cluster {
+        Cluster::start_with(version, settings, Cluster::make_data_dir)
+    }
+
+    /// A hot standby of `primary`, which streams from it.
+    pub fn standby_of(primary: &Cluster, settings: &[(&str, &str)]) -> Cluster {
+        Cluster::start_with(primary.version, settings, |standby| {
+            let output = standby
+                .server_command("pg_basebackup")
+                .args(["-R", "-c", "fast", "--no-sync", "-U", "postgres", "-p"])
+                .arg(primary.port.to_string())
+                .arg("-h")
+                .arg(&primary.dir)
+                .arg("-D")
+                .arg(standby.data_dir())
+                .output()
+                .unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "pg_basebackup: {errors}");
+        })
+    }
+
+    fn start_with(
+        version: Version,
+        settings: &[(&str, &str)],
+        make_data_dir: impl FnOnce(&Cluster),
+    ) -> Cluster {
         let dir = tempfile::Builder::new()
             .prefix("pgcopydb-test-")
             .tempdir()
@@ -82,7 +108,7 @@ impl Cluster {
             server: Mutex::new(None),
             watchdog,
         };
-        cluster.make_data_dir();
+        make_data_dir(&cluster);
         // Somebody else may take the port between our probe and the server's bind.
         for attempt in 0.. {
             cluster.port = free_port();

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::follow_options::{ApplyArgs, SlotArgs};
-use crate::cli::options::{ConnectionArgs, DirArgs};
-use crate::error::{Context, Error, Result, Side};
+use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
+use crate::error::{Context, Error, Result};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
 use crate::stream::transform_process;
@@ -23,27 +23,27 @@ pub struct PartArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go on with files that are there; it is done anyway
     #[arg(long)]
     resume: bool,
 }
 
 impl PartArgs {
-    fn spec(self) -> Result<FollowSpec> {
-        Ok(FollowSpec {
-            source: self.connections.required(Side::Source)?,
-            target: self.connections.required(Side::Target)?,
-            dir: self.dir.dir,
-            plugin: self.slot.plugin,
-            slot_name: self.slot.slot_name,
-            origin: self.slot.origin,
-            endpos: self.apply.endpos,
-            apply_mode: self.apply.apply_mode,
-            replay_no_op_updates: self.apply.replay_no_op_updates,
-            keep_files: self.apply.keep_cdc_files,
+    fn spec(&self) -> Result<FollowSpec> {
+        let again = Again {
             restart: false,
             resume: true,
-        })
+        };
+        follow_spec(
+            &self.connections,
+            &self.dir,
+            &self.slot,
+            &self.apply,
+            self.filters.read()?,
+            again,
+        )
     }
 }
 

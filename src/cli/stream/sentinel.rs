@@ -146,7 +146,7 @@ fn create(args: &CreateArgs) -> Result<()> {
     };
     let mut sentinel = Sentinel::create(connection, &dir, startpos)?;
     match args.endpos {
-        Some(endpos) => sentinel.set_endpos(endpos),
+        Some(endpos) => sentinel.set_endpos(endpos).map(|_| ()),
         None => Ok(()),
     }
 }
@@ -162,7 +162,7 @@ fn set(what: SetWhat) -> Result<()> {
         SetWhat::Endpos(args) => {
             let mut sentinel = args.place.open()?;
             let lsn = args.position(&mut sentinel)?;
-            sentinel.set_endpos(lsn)?;
+            let lsn = sentinel.set_endpos(lsn)?;
             stdout::print_line(&lsn.to_string())
         }
         SetWhat::Apply(place) => place.open()?.set_apply(true),

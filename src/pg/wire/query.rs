@@ -135,7 +135,7 @@ impl Connection {
         if self.is_broken {
             return Err(self.lost("connection is closed"));
         }
-        log::trace!("{}: {sql}", self.side);
+        log::trace!("{}: {}", self.side, loggable(sql));
         if frontend::query(sql, &mut self.output).is_err() {
             return Err(Error::internal("a statement holds a zero byte"));
         }
@@ -345,6 +345,14 @@ pub(super) fn command_rows(body: &[u8]) -> u64 {
         .next()
         .and_then(|count| count.parse().ok())
         .unwrap_or(0)
+}
+
+/// A role's or a user mapping's password does not belong into any log.
+fn loggable(sql: &str) -> &str {
+    match sql.to_ascii_lowercase().contains("password") {
+        true => "(a statement with a password)",
+        false => sql,
+    }
 }
 
 #[cfg(test)]

@@ -535,16 +535,23 @@ impl Applier {
 /// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
 /// is refused for good, such as a password, is not waited for.
 pub fn may_pass(error: &Error) -> bool {
-    let class = error
-        .sqlstate()
-        .map_or("", |state| state.get(..2).unwrap_or(""));
-    match class {
-        // Insufficient resources: a full disk, too many connections.
-        "53" => true,
+    match class_of(error) {
         // Authorization; a database that is gone.
         "28" | "3D" => false,
-        _ => error.is_connection_lost() || is_conflict(error),
+        _ => has_no_room(error) || error.is_connection_lost() || is_conflict(error),
     }
+}
+
+/// Insufficient resources: a full disk, too many connections, no memory.
+pub fn has_no_room(error: &Error) -> bool {
+    class_of(error) == "53"
+}
+
+/// The class of the SQLSTATE.
+fn class_of(error: &Error) -> &str {
+    error
+        .sqlstate()
+        .map_or("", |state| state.get(..2).unwrap_or(""))
 }
 
 fn is_conflict(error: &Error) -> bool {

@@ -12,6 +12,7 @@
 //! | DELETE of a table without replica identity | an old tuple of nothing | not sent | refused to the application |
 //! | TRUNCATE of a partitioned table | it and its partitions | it and its partitions | its partitions |
 //! | TRUNCATE .. RESTART IDENTITY | sent | not sent | sent |
+//! | TRUNCATE on PostgreSQL 10, whose log has no record of it to decode | not sent | not sent | not sent |
 //! | NaN and infinities in real, double precision, numeric | sent | sent from 2.6 on; before, a null there is an error | sent |
 //! | tables that are not in the publication | sent | sent | not sent |
 
@@ -26,7 +27,7 @@ pub mod wal2json;
 use std::fmt;
 use std::str::FromStr;
 
-use super::message::LogicalMessage;
+use super::message::{LogicalMessage, RelationId};
 use super::relations::Relations;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
@@ -91,13 +92,31 @@ pub trait Decoder {
     ) -> Result<()>;
 }
 
-/// The decoder of a plugin; `publication` is for pgoutput.
-pub fn decoder(plugin: Plugin, publication: &str) -> Box<dyn Decoder> {
+/// The decoder of a plugin; `publication` is for pgoutput, which sends no other tables. `skipped` are tables that wal2json
+/// need not send; test_decoding sends everything.
+pub fn decoder(plugin: Plugin, publication: &str, skipped: &[(&str, &str)]) -> Box<dyn Decoder> {
     match plugin {
         Plugin::TestDecoding => Box::new(test_decoding::TestDecoding::default()),
-        Plugin::Wal2json => Box::new(wal2json::Wal2json::default()),
+        Plugin::Wal2json => Box::new(wal2json::Wal2json::new(skipped)),
         Plugin::Pgoutput => Box::new(pgoutput::Pgoutput::new(publication)),
     }
+}
+
+/// Pass a TRUNCATE on, less the tables that are not followed: with none left it concerns nobody.
+fn truncate(
+    tables: Vec<RelationId>,
+    restart_identity: bool,
+    relations: &Relations,
+    sink: &mut Sink<'_>,
+) -> Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let message = LogicalMessage::Truncate {
+        relations: tables,
+        restart_identity,
+    };
+    sink(&message, relations)
 }
 
 /// `what` must not hold values of rows: it ends in a log.

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use super::binary::Reader;
 use super::by_name::found_by;
 use super::timestamp::timestamptz_text;
-use super::{Decoder, Sink, malformed};
+use super::{Decoder, Sink, malformed, truncate};
 use crate::error::Result;
 use crate::ident::quote_ident;
 use crate::lsn::Lsn;
@@ -190,13 +190,8 @@ impl Pgoutput {
             }
         }
         message.end()?;
-        if relations.is_empty() {
-            return Ok(());
-        }
-        out.send(&LogicalMessage::Truncate {
-            relations,
-            restart_identity: flags & TRUNCATE_RESTART_IDENTITY != 0,
-        })
+        let restart_identity = flags & TRUNCATE_RESTART_IDENTITY != 0;
+        truncate(relations, restart_identity, out.relations, out.sink)
     }
 
     fn commit(&mut self, mut message: Reader<'_>, out: Out<'_, '_>) -> Result<()> {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::by_name::{Pairs, found_by, tuple};
-use super::{Decoder, Sink};
+use super::{Decoder, Sink, truncate};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::stream::message::{LogicalMessage, Value};
@@ -248,7 +248,13 @@ fn quoted(text: &[u8]) -> Option<(Value<'_>, &[u8])> {
 fn pass_on(change: Change<'_>, relations: &mut Relations, sink: &mut Sink<'_>) -> Result<()> {
     let Change { tables, operation } = change;
     if let Operation::Truncate { restart_identity } = operation {
-        return truncate(&tables, restart_identity, relations, sink);
+        let mut found = Vec::with_capacity(tables.len());
+        for (schema, table) in &tables {
+            if let Known::Table(id) = relations.resolve(schema, table, &[])? {
+                found.push(id);
+            }
+        }
+        return truncate(found, restart_identity, relations, sink);
     }
     let Some((schema, table)) = tables.first() else {
         return Ok(());
@@ -288,28 +294,6 @@ fn pass_on(change: Change<'_>, relations: &mut Relations, sink: &mut Sink<'_>) -
         },
         (_, Some(old), _) => LogicalMessage::Delete { relation: id, old },
         _ => return Ok(()),
-    };
-    sink(&message, relations)
-}
-
-fn truncate(
-    tables: &[(Cow<'_, str>, Cow<'_, str>)],
-    restart_identity: bool,
-    relations: &mut Relations,
-    sink: &mut Sink<'_>,
-) -> Result<()> {
-    let mut found = Vec::with_capacity(tables.len());
-    for (schema, table) in tables {
-        if let Known::Table(id) = relations.resolve(schema, table, &[])? {
-            found.push(id);
-        }
-    }
-    if found.is_empty() {
-        return Ok(());
-    }
-    let message = LogicalMessage::Truncate {
-        relations: found,
-        restart_identity,
     };
     sink(&message, relations)
 }

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{quote_ident, quote_literal};
 use crate::lsn::{Lsn, WalSegments};
 use crate::pg::connect::connect_once;
-use crate::pg::session::open_source;
+use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
 use crate::stream::relations::Relations;
@@ -59,8 +59,12 @@ impl Source<'_> {
     }
 
     /// A new one for each stream.
-    pub fn decoder(&self) -> Box<dyn Decoder> {
-        decoder(self.spec.plugin, &self.spec.publication)
+    pub fn decoder(&self, relations: &Relations) -> Box<dyn Decoder> {
+        decoder(
+            self.spec.plugin,
+            &self.spec.publication,
+            &relations.skipped(),
+        )
     }
 
     /// How the source cuts its log.
@@ -87,7 +91,7 @@ impl Source<'_> {
         let shutdown = self.shutdown;
         let open = move || open_source(&info, &name, &shutdown);
         let mut connection = open()?;
-        Relations::fetch(&mut connection, Box::new(open))
+        Relations::fetch(&mut connection, self.spec.filters.as_ref(), Box::new(open))
     }
 
     /// Start the stream again after it ended with `error`.
@@ -225,7 +229,7 @@ impl Source<'_> {
         );
         let options: Vec<String> = options
             .iter()
-            .map(|(name, value)| format!("{} {}", quote_ident(name), quote_literal(value)))
+            .map(|(name, value)| format!("{} {}", quote_ident(name), quoted(value)))
             .collect();
         if !options.is_empty() {
             sql.push_str(&format!(" ({})", options.join(", ")));
@@ -240,8 +244,18 @@ impl Source<'_> {
             .for_replication()
             .with_more_options(SETTINGS);
         let name = &self.spec.application_name;
-        connect_once(&info, name, &self.shutdown, ATTEMPT)
+        let mut connection = connect_once(&info, name, &self.shutdown, ATTEMPT)?;
+        // pgoutput converts to it; without it, names and values would come in the database's encoding.
+        connection
+            .execute(&client_encoding_sql(&connection))
+            .context("could not prepare a session on the source")?;
+        Ok(connection)
     }
+}
+
+/// A replication command knows no E'': a backslash is a backslash.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
 }
 
 /// Away, starting, full, or the slot is in use: tried again. A slot that is not there, or a wrong password, stays so. What

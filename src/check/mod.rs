@@ -1,0 +1,303 @@
+//! The preflight: what will work, what will not and why, with what mends it. Runs in the process of `pgcopydb check`, and
+//! at the start of `clone` and `follow`, which refuse what fails and log what is worth a warning. Facts are fetched in a
+//! few queries (`server`, `source_objects`, `target_objects`, `following`), and decided about by pure functions. Writes
+//! nothing on either server, and no file.
+
+mod capacity;
+mod finding;
+mod following;
+mod objects;
+mod report;
+mod rights;
+mod server;
+mod servers;
+mod source_objects;
+mod spec;
+mod target_objects;
+
+pub use finding::{Report, Verdict};
+pub use report::{json, text};
+pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
+pub use spec::{CheckSpec, Jobs, Scope};
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use crate::catalog::{self, Catalog, FetchOptions};
+use crate::dump::programs::{Programs, SearchPlaces};
+use crate::dump::select::LeftAlone;
+use crate::error::{Error, Result, Side};
+use crate::ident::shorten;
+use crate::pg::connect::connect_and_pin;
+use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
+use crate::workdir::{cdc_location, location};
+use capacity::{Disk, Needed};
+use finding::{Finding, Group};
+use server::Server;
+use source_objects::SourceObjects;
+use target_objects::TargetObjects;
+
+const NAME: &str = "pgcopydb check";
+
+/// Lower oids are given at initdb only. Source: FirstNormalObjectId in access/transam.h.
+const FIRST_USER_OID: u32 = 16_384;
+
+/// What is known of both servers before the source's objects are.
+pub struct Begun {
+    pub programs: Programs,
+    source: Server,
+    target: Server,
+    source_objects: SourceObjects,
+}
+
+/// `pgcopydb check`: everything, whether or not something fails.
+pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
+    let (mut source, source_info) = connect_and_pin(&spec.source, NAME, shutdown)?;
+    let (mut target, target_info) = connect_and_pin(&spec.target, NAME, shutdown)?;
+    let spec = CheckSpec {
+        source: source_info,
+        target: target_info,
+        ..spec.clone()
+    };
+    let both = (server::fetch(&mut source)?, server::fetch(&mut target)?);
+    let mut report = Report::default();
+    report.add(servers::decide(&both.0, &both.1));
+    // What a server of another age, or the same one twice, would say about the rest is of no use.
+    if report.refusal().is_some() {
+        return Ok(report);
+    }
+    report.add([programs(&both, shutdown)?.1]);
+    report.add(decide_before_objects(&spec, &both));
+    let source_objects = source_objects::fetch(&mut source)?;
+    let catalog = fetch_catalog(&spec, shutdown)?;
+    let there = target_objects::fetch(&mut target, &catalog)?;
+    report.add(decide_objects(
+        &spec,
+        &both,
+        &source_objects,
+        &catalog,
+        &there,
+    ));
+    if let Some(follow) = &spec.follow {
+        drop((source, target));
+        report.add(following::look(follow, &both.0, &catalog, shutdown)?);
+    }
+    Ok(report)
+}
+
+/// The beginning of a clone: everything that can be known before the snapshot is taken. A run that goes on has passed
+/// the rest before.
+pub fn begin(
+    spec: &CheckSpec,
+    is_resumed: bool,
+    (source, target): (&mut Connection, &mut Connection),
+    shutdown: &Shutdown,
+) -> Result<Begun> {
+    let both = (server::fetch(source)?, server::fetch(target)?);
+    let mut report = Report::default();
+    report.add(servers::decide(&both.0, &both.1));
+    refuse(&report)?;
+    let (programs, finding) = programs(&both, shutdown)?;
+    report.add([finding]);
+    if !is_resumed {
+        report.add(decide_before_objects(spec, &both));
+    }
+    report.log_warnings();
+    refuse(&report)?;
+    let source_objects = source_objects::fetch(source)?;
+    let (source, target) = both;
+    Ok(Begun {
+        programs: programs.ok_or_else(|| Error::internal("no programs were found, nor missed"))?,
+        source,
+        target,
+        source_objects,
+    })
+}
+
+/// The objects of a clone, before the first is made; what of them is left alone.
+pub fn objects(
+    spec: &CheckSpec,
+    begun: &Begun,
+    catalog: &Catalog,
+    target: &mut Connection,
+) -> Result<LeftAlone> {
+    let Begun {
+        source,
+        target: server,
+        source_objects,
+        ..
+    } = begun;
+    let there = target_objects::fetch(target, catalog)?;
+    let both = (source.clone(), server.clone());
+    let mut report = Report::default();
+    report.add(decide_objects(spec, &both, source_objects, catalog, &there));
+    report.log_warnings();
+    refuse(&report)?;
+    let left_alone = left_alone(spec, &both, source_objects, catalog, &there);
+    log_left_alone(&left_alone);
+    Ok(left_alone)
+}
+
+/// The same with the source's objects as they are now, for a clone whose snapshot comes with a slot that is not made yet.
+pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Result<()> {
+    let catalog = fetch_catalog(spec, shutdown)?;
+    let settings = TargetSettings {
+        maintenance_work_mem: "64MB".to_owned(),
+    };
+    let mut target = open_target(&spec.target, NAME, &settings, shutdown)?;
+    let there = target_objects::fetch(&mut target, &catalog)?;
+    let both = (begun.source.clone(), begun.target.clone());
+    let mut report = Report::default();
+    report.add(decide_objects(
+        spec,
+        &both,
+        &begun.source_objects,
+        &catalog,
+        &there,
+    ));
+    refuse(&report)
+}
+
+/// The beginning of a follow: versions and capacity; what following needs is looked at when it is set up.
+pub fn begin_follow(source: &mut Connection, target: &mut Connection) -> Result<()> {
+    let both = (server::fetch(source)?, server::fetch(target)?);
+    let mut report = Report::default();
+    report.add(servers::decide(&both.0, &both.1));
+    report.log_warnings();
+    refuse(&report)
+}
+
+fn refuse(report: &Report) -> Result<()> {
+    report.refusal().map_or(Ok(()), Err)
+}
+
+/// The programs, unless they are missing, and the finding about them.
+fn programs(both: &(Server, Server), shutdown: &Shutdown) -> Result<(Option<Programs>, Finding)> {
+    let (group, id) = (Group::Servers, "programs");
+    let places = SearchPlaces::from_environment();
+    match places.find(both.0.version, both.1.version, shutdown) {
+        Ok(programs) => {
+            let reason = format!(
+                "pg_dump and pg_restore {} are in \"{}\"",
+                programs.version,
+                programs
+                    .pg_dump
+                    .parent()
+                    .unwrap_or(&programs.pg_dump)
+                    .display()
+            );
+            let finding = Finding::pass(group, id, Side::Source, reason).of_no_side();
+            Ok((Some(programs), finding))
+        }
+        Err(error) if error.is_interrupted() => Err(error),
+        Err(error) => Ok((None, Finding::of_error(group, id, &error))),
+    }
+}
+
+fn decide_before_objects(spec: &CheckSpec, both: &(Server, Server)) -> Vec<Finding> {
+    let (source, target) = both;
+    let needed = Needed::of(&spec.jobs, spec.follow.is_some());
+    let mut findings = servers::decide_texts(source, target);
+    findings.extend(rights::on_target(target));
+    findings.extend(capacity::decide(source, target, needed));
+    for disk in disks(spec) {
+        findings.push(capacity::disk(&disk));
+    }
+    findings
+}
+
+fn disks(spec: &CheckSpec) -> Vec<Disk> {
+    let top: PathBuf = location(spec.dir.as_deref());
+    let mut disks = vec![Disk::look(&top, false)];
+    if spec.follow.is_some() {
+        disks.push(Disk::look(&cdc_location(spec.dir.as_deref()), true));
+    }
+    disks
+}
+
+fn decide_objects(
+    spec: &CheckSpec,
+    (source, target): &(Server, Server),
+    source_objects: &SourceObjects,
+    catalog: &Catalog,
+    there: &TargetObjects,
+) -> Vec<Finding> {
+    let scope = spec.scope;
+    let mut findings = rights::on_source(source, source_objects, catalog, scope);
+    findings.extend(objects::decide(
+        source,
+        source_objects,
+        catalog,
+        there,
+        scope,
+    ));
+    findings.extend(rights::to_make(
+        target,
+        source_objects,
+        catalog,
+        there,
+        scope,
+    ));
+    findings.push(capacity::locks(source, catalog.tables.len() as u64));
+    findings
+}
+
+/// What a role that is no superuser may not change on the target, and loses nothing by not changing.
+fn left_alone(
+    spec: &CheckSpec,
+    (_, target): &(Server, Server),
+    source_objects: &SourceObjects,
+    catalog: &Catalog,
+    there: &TargetObjects,
+) -> LeftAlone {
+    if target.is_superuser {
+        return LeftAlone::default();
+    }
+    let is_of_others = |name: &str| {
+        let offer = there.offer(name);
+        offer.is_some_and(|offer| offer.is_installed && !offer.is_ours)
+    };
+    LeftAlone {
+        extensions: catalog
+            .extensions
+            .iter()
+            // Those that every database has from the start are not in a dump.
+            .filter(|extension| extension.oid >= FIRST_USER_OID)
+            .filter(|extension| is_of_others(&extension.name))
+            .map(|extension| extension.name.to_string())
+            .collect(),
+        // For whoever restores to find out.
+        schemas: HashSet::new(),
+        public_schema: source_objects.is_public_of_the_cluster && !spec.scope.no_owner,
+    }
+}
+
+fn log_left_alone(left_alone: &LeftAlone) {
+    if !left_alone.extensions.is_empty() {
+        let mut names: Vec<String> = left_alone.extensions.iter().cloned().collect();
+        names.sort_unstable();
+        log::info!(
+            "extensions of another role are on the target already, and keep their comments: {}",
+            shorten(&names)
+        );
+    }
+    if left_alone.public_schema {
+        log::info!("schema \"public\" keeps the owner that it has on the target");
+    }
+}
+
+/// Of a moment of its own.
+fn fetch_catalog(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Catalog> {
+    let mut source = open_source(&spec.source, NAME, shutdown)?;
+    source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+    let options = FetchOptions {
+        // Sizes do not matter here.
+        estimate_sizes: true,
+        skip_extensions: spec.scope.skip_extensions,
+    };
+    let catalog = catalog::fetch(&mut source, &options)?;
+    source.execute("ROLLBACK")?;
+    Ok(catalog)
+}

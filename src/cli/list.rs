@@ -1,0 +1,125 @@
+//! `pgcopydb list ..`: what a clone would copy, read from the source in one transaction and printed, and how far a run
+//! is. Opens no work directory but for `list progress`, which only reads it; nothing is cached, so nothing can be stale.
+
+mod objects;
+mod parts;
+mod progress;
+mod progress_text;
+mod schema;
+mod server;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::options::SourceArgs;
+use super::stdout;
+use crate::catalog::{self, Catalog, Extension, FetchOptions};
+use crate::error::{Context, Error, Result};
+use crate::logging;
+use crate::pg::session::open_source;
+use crate::pg::wire::Connection;
+use crate::sys::signal::Shutdown;
+
+/// List what would be copied, and what is copied already
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(subcommand)]
+    command: ListCommand,
+}
+
+#[derive(Subcommand)]
+enum ListCommand {
+    Databases(server::DatabasesArgs),
+    Extensions(server::ExtensionsArgs),
+    Collations(server::CollationsArgs),
+    Tables(Box<objects::TablesArgs>),
+    TableParts(Box<parts::TablePartsArgs>),
+    Sequences(objects::SequencesArgs),
+    Indexes(objects::IndexesArgs),
+    Schema(Box<schema::SchemaArgs>),
+    Progress(progress::ProgressArgs),
+}
+
+pub fn run(args: ListArgs) -> Result<()> {
+    match args.command {
+        ListCommand::Databases(args) => server::databases(&args),
+        ListCommand::Extensions(args) => server::extensions(&args),
+        ListCommand::Collations(args) => server::collations(&args),
+        ListCommand::Tables(args) => objects::tables(&args),
+        ListCommand::TableParts(args) => parts::table_parts(&args),
+        ListCommand::Sequences(args) => objects::sequences(&args),
+        ListCommand::Indexes(args) => objects::indexes(&args),
+        ListCommand::Schema(args) => schema::run(&args),
+        ListCommand::Progress(args) => progress::run(&args),
+    }
+}
+
+/// What all but `list progress` take.
+#[derive(Args)]
+struct FromSource {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Read the source anew, which is always done: nothing is cached
+    #[arg(long)]
+    force: bool,
+}
+
+/// Objects of one schema or table only. A name is taken as it is, without quotes.
+#[derive(Args)]
+struct NameArgs {
+    /// Only in this schema
+    #[arg(long, value_name = "NAME")]
+    schema_name: Option<String>,
+    /// Only this table
+    #[arg(long, value_name = "NAME")]
+    table_name: Option<String>,
+}
+
+impl NameArgs {
+    fn matches(&self, schema: &str, table: &str) -> bool {
+        self.schema_name
+            .as_deref()
+            .is_none_or(|wanted| wanted == schema)
+            && self
+                .table_name
+                .as_deref()
+                .is_none_or(|wanted| wanted == table)
+    }
+}
+
+impl FromSource {
+    /// A connection that sees one moment of the source.
+    fn open(&self) -> Result<Connection> {
+        let info = self.source.required()?;
+        if self.force {
+            log::info!(target: logging::NOTICE, "nothing is cached: the source is always read");
+        }
+        let mut source = open_source(&info, "pgcopydb list", &Shutdown::install()?)?;
+        source
+            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .context("could not begin a transaction on the source")?;
+        Ok(source)
+    }
+}
+
+/// What `clone` would fetch.
+fn fetch_catalog(source: &mut Connection, estimate_sizes: bool) -> Result<Catalog> {
+    let options = FetchOptions {
+        estimate_sizes,
+        skip_extensions: false,
+    };
+    catalog::fetch(source, &options)
+}
+
+fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
+    catalog::fetch_extensions(source)
+}
+
+fn print_json<T: Serialize>(what: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(what)
+        .map_err(|error| Error::internal(format!("could not write JSON: {error}")))?;
+    stdout::print_line(&text)
+}

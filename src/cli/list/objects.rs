@@ -1,0 +1,356 @@
+//! `list tables`, `list sequences`, `list indexes`: what a clone would copy, set and build.
+
+use std::collections::HashMap;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::parts::{PartLine, SplitChoice, parts_by_table};
+use super::{FromSource, NameArgs, fetch_catalog, print_json};
+use crate::catalog::inventory::{
+    SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
+};
+use crate::catalog::{Catalog, ConstraintKind, FetchOptions, Index, Sequence, Table};
+use crate::cli::size::pretty_size;
+use crate::cli::stdout;
+use crate::cli::text_table::Align::{Left, Right};
+use crate::cli::text_table::TextTable;
+use crate::error::Result;
+use crate::ident::Oid;
+
+/// List the tables whose rows would be copied
+#[derive(Args)]
+#[command(after_help = "\
+Largest first. Partitions are listed, their parents hold no rows. On a standby unlogged tables cannot be read.
+
+JSON: an array of objects with the keys oid, schema, name, owner, reltuples (an estimate; null when the table was never \
+analyzed), bytes (heap and TOAST), bytes-pretty, exclude-data, restore-list-name, part-key (the integer key to split \
+by, or null), and with --split-tables-larger-than parts, an array as in list table-parts.
+
+Examples: pgcopydb list tables --source postgres://me@old/shop --without-pkey
+  pgcopydb list tables --source postgres://me@old/shop --split-tables-larger-than \"10 GB\" --json")]
+pub struct TablesArgs {
+    #[command(flatten)]
+    from: FromSource,
+    #[command(flatten)]
+    names: NameArgs,
+    #[command(flatten)]
+    split: SplitChoice,
+    /// Only tables without a primary key
+    #[arg(long)]
+    without_pkey: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct TableLine<'a> {
+    oid: Oid,
+    schema: &'a str,
+    name: &'a str,
+    owner: &'a str,
+    reltuples: Option<u64>,
+    bytes: u64,
+    bytes_pretty: String,
+    exclude_data: bool,
+    restore_list_name: String,
+    part_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<Vec<PartLine>>,
+}
+
+impl<'a> TableLine<'a> {
+    pub(super) fn new(table: &'a Table, parts: Option<Vec<PartLine>>) -> TableLine<'a> {
+        TableLine {
+            oid: table.oid,
+            schema: &table.schema,
+            name: &table.name,
+            owner: &table.owner,
+            reltuples: table.row_estimate,
+            bytes: table.bytes,
+            bytes_pretty: pretty_size(table.bytes),
+            exclude_data: false,
+            restore_list_name: format!("{} {} {}", table.schema, table.name, table.owner),
+            part_key: table.split_key.as_ref().map(|key| &*key.column),
+            parts,
+        }
+    }
+}
+
+pub fn tables(args: &TablesArgs) -> Result<()> {
+    let mut source = args.from.open()?;
+    let catalog = fetch_tables(&mut source, args)?;
+    let with_key = match args.without_pkey {
+        true => fetch_tables_with_primary_key(&mut source)?,
+        false => Default::default(),
+    };
+    let mut chosen: Vec<&Table> = catalog
+        .tables_to_copy()
+        .filter(|table| args.names.matches(&table.schema, &table.name))
+        .filter(|table| !with_key.contains(&table.oid))
+        .collect();
+    chosen.sort_by_key(|table| (std::cmp::Reverse(table.bytes), table.oid));
+    let mut parts = match args.split.is_asked() {
+        true => Some(parts_by_table(&mut source, &chosen, &args.split)?),
+        false => None,
+    };
+    if args.from.json {
+        let lines: Vec<TableLine<'_>> = chosen
+            .iter()
+            .map(|table| {
+                let own = |parts: &mut HashMap<Oid, Vec<PartLine>>| {
+                    parts.remove(&table.oid).unwrap_or_default()
+                };
+                TableLine::new(table, parts.as_mut().map(own))
+            })
+            .collect();
+        return print_json(&lines);
+    }
+    let mut columns = vec![
+        ("OID", Right),
+        ("Schema Name", Left),
+        ("Table Name", Left),
+        ("Est. Row Count", Right),
+        ("On-disk size", Right),
+    ];
+    columns.extend(parts.as_ref().map(|_| ("Parts", Right)));
+    let mut text = TextTable::new(&columns);
+    for table in chosen {
+        let mut cells = vec![
+            table.oid.to_string(),
+            table.schema.to_string(),
+            table.name.to_string(),
+            table
+                .row_estimate
+                .map_or_else(String::new, |rows| rows.to_string()),
+            pretty_size(table.bytes),
+        ];
+        cells.extend(parts.as_ref().map(|parts| {
+            let count = parts.get(&table.oid).map_or(1, |parts| parts.len().max(1));
+            count.to_string()
+        }));
+        text.row(cells);
+    }
+    stdout::print(&text.render())
+}
+
+/// Nothing but tables is asked for, and of a database with many of them that is most of what there is.
+fn fetch_tables(source: &mut crate::pg::wire::Connection, args: &TablesArgs) -> Result<Catalog> {
+    let options = FetchOptions {
+        estimate_sizes: args.split.estimates_sizes(),
+        skip_extensions: false,
+    };
+    crate::catalog::fetch_tables_only(source, &options)
+}
+
+/// List the sequences that would be set
+#[derive(Args)]
+#[command(after_help = "\
+JSON: an array of objects with the keys oid, schema, name, last-value (null before the first use, or when the role may \
+not know it), restore-list-name and owned-by: null, or an object with the keys schema, table and column.
+
+Example: pgcopydb list sequences --source postgres://me@old/shop")]
+pub struct SequencesArgs {
+    #[command(flatten)]
+    from: FromSource,
+    /// Only in this schema
+    #[arg(long, value_name = "NAME")]
+    schema_name: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct SequenceLine {
+    oid: Oid,
+    schema: Box<str>,
+    name: Box<str>,
+    last_value: Option<i64>,
+    restore_list_name: String,
+    owned_by: Option<SequenceOwner>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct SequenceOwner {
+    schema: Box<str>,
+    table: Box<str>,
+    column: Box<str>,
+}
+
+pub fn sequences(args: &SequencesArgs) -> Result<()> {
+    let mut source = args.from.open()?;
+    let found = crate::catalog::fetch_sequences(&mut source, &FetchOptions::default())?;
+    let states = fetch_sequence_states(&mut source)?;
+    let is_wanted = |sequence: &&Sequence| {
+        let wanted = args.schema_name.as_deref();
+        wanted.is_none_or(|wanted| wanted == &*sequence.schema)
+    };
+    let lines = sequence_lines(found.iter().filter(is_wanted), states);
+    if args.from.json {
+        return print_json(&lines);
+    }
+    let mut table = TextTable::new(&[
+        ("OID", Right),
+        ("Schema Name", Left),
+        ("Sequence Name", Left),
+        ("Last Value", Right),
+        ("Owned By", Left),
+    ]);
+    for line in lines {
+        let owner = line
+            .owned_by
+            .map(|owner| format!("{}.{}.{}", owner.schema, owner.table, owner.column));
+        table.row(vec![
+            line.oid.to_string(),
+            line.schema.into(),
+            line.name.into(),
+            line.last_value
+                .map_or_else(String::new, |value| value.to_string()),
+            owner.unwrap_or_default(),
+        ]);
+    }
+    stdout::print(&table.render())
+}
+
+pub(super) fn sequence_lines<'a>(
+    sequences: impl Iterator<Item = &'a Sequence>,
+    mut states: HashMap<Oid, SequenceState>,
+) -> Vec<SequenceLine> {
+    let mut lines: Vec<SequenceLine> = sequences
+        .map(|sequence| {
+            let (owned_by, last_value) = match states.remove(&sequence.oid) {
+                Some(state) => (state.owned_by, state.last_value),
+                None => (None, None),
+            };
+            SequenceLine {
+                oid: sequence.oid,
+                schema: sequence.schema.clone(),
+                name: sequence.name.clone(),
+                last_value,
+                restore_list_name: format!("{} {}", sequence.schema, sequence.name),
+                owned_by: owned_by.map(|(schema, table, column)| SequenceOwner {
+                    schema,
+                    table,
+                    column,
+                }),
+            }
+        })
+        .collect();
+    lines.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+    lines
+}
+
+/// List the indexes that would be built
+#[derive(Args)]
+#[command(after_help = "\
+Those that clone builds itself, with their constraints. Indexes of exclusion constraints and of partitioned tables are \
+part of the schema, which pg_restore makes.
+
+JSON: an array of objects with the keys oid, schema, name, is-primary, is-unique, sql, restore-list-name, table (an \
+object with the keys oid, schema and name) and constraint: null, or an object with the keys oid, name and kind \
+(primary-key or unique).
+
+Example: pgcopydb list indexes --source postgres://me@old/shop --schema-name public --table-name film")]
+pub struct IndexesArgs {
+    #[command(flatten)]
+    from: FromSource,
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct IndexLine<'a> {
+    oid: Oid,
+    schema: &'a str,
+    name: &'a str,
+    is_primary: bool,
+    is_unique: bool,
+    sql: &'a str,
+    restore_list_name: String,
+    table: TableName<'a>,
+    constraint: Option<ConstraintLine<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TableName<'a> {
+    oid: Oid,
+    schema: &'a str,
+    name: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct ConstraintLine<'a> {
+    oid: Oid,
+    name: &'a str,
+    kind: ConstraintKind,
+}
+
+impl<'a> IndexLine<'a> {
+    pub(super) fn new(table: &'a Table, index: &'a Index) -> IndexLine<'a> {
+        IndexLine {
+            oid: index.oid,
+            schema: &table.schema,
+            name: &index.name,
+            is_primary: index.is_primary,
+            is_unique: index.is_unique,
+            sql: &index.definition,
+            restore_list_name: format!("{} {} {}", table.schema, index.name, table.owner),
+            table: TableName {
+                oid: table.oid,
+                schema: &table.schema,
+                name: &table.name,
+            },
+            constraint: index
+                .constraint
+                .as_deref()
+                .map(|constraint| ConstraintLine {
+                    oid: constraint.oid,
+                    name: &constraint.name,
+                    kind: constraint.kind,
+                }),
+        }
+    }
+}
+
+pub fn indexes(args: &IndexesArgs) -> Result<()> {
+    let catalog = fetch_catalog(&mut args.from.open()?, true)?;
+    let lines: Vec<IndexLine<'_>> = catalog
+        .tables_to_copy()
+        .filter(|table| args.names.matches(&table.schema, &table.name))
+        .flat_map(|table| {
+            let indexes = catalog.indexes_of(table.oid).iter();
+            indexes.map(move |index| IndexLine::new(table, index))
+        })
+        .collect();
+    if args.from.json {
+        return print_json(&lines);
+    }
+    let mut text = TextTable::new(&[
+        ("OID", Right),
+        ("Schema", Left),
+        ("Index Name", Left),
+        ("Table Name", Left),
+        ("Constraint", Left),
+        ("DDL", Left),
+    ]);
+    for line in lines {
+        let constraint = line
+            .constraint
+            .as_ref()
+            .map(|constraint| match constraint.kind {
+                ConstraintKind::PrimaryKey => format!("{} (primary key)", constraint.name),
+                ConstraintKind::Unique => format!("{} (unique)", constraint.name),
+            });
+        text.row(vec![
+            line.oid.to_string(),
+            line.schema.to_owned(),
+            line.name.to_owned(),
+            line.table.name.to_owned(),
+            constraint.unwrap_or_default(),
+            line.sql.to_owned(),
+        ]);
+    }
+    stdout::print(&text.render())
+}
