@@ -150,6 +150,42 @@ fn each_difference_in_the_schema_is_named() {
     }
 }
 
+/// What the filters leave out, and what falls with it, is not missed; without them it is.
+#[test]
+fn what_is_filtered_is_not_compared() {
+    let migration = Migration::shared(TABLES);
+    let file = migration.scene.path("filters.ini");
+    std::fs::write(
+        &file,
+        format!(
+            "[exclude-table]\n{SCHEMA}.keyless\n[exclude-table-data]\n{SCHEMA}.untouched\n[exclude-index]\n{SCHEMA}.\"i \"\"1\"\"\"\n"
+        ),
+    )
+    .unwrap();
+    let filters = ["--filters", file.to_str().unwrap()];
+    migration.clone_with(&filters, &[]);
+    for what in ["schema", "data"] {
+        let outcome = compare(&migration, what, &filters);
+        assert!(
+            outcome.status.success(),
+            "{}{}",
+            outcome.stdout,
+            outcome.stderr
+        );
+    }
+    let outcome = compare(&migration, "data", &["--json"]);
+    let missing = ["keyless: missing-on-target", "untouched: differs"];
+    let found = tables(&outcome);
+    assert_eq!(found[..2], missing);
+    let found = differences(&compare(&migration, "schema", &["--json"]));
+    let expected = [
+        format!("table {SCHEMA}.\"keyless\": missing"),
+        format!("materialized view {SCHEMA}.\"kept\": missing"),
+        format!("index {SCHEMA}.\"i \"\"1\"\"\": missing"),
+    ];
+    assert_eq!(found, expected);
+}
+
 /// "table: status" of all that are not equal, and the rows that are named.
 fn tables(outcome: &Outcome) -> Vec<String> {
     let report: Value = serde_json::from_str(&outcome.stdout).unwrap();

@@ -1,6 +1,6 @@
 //! Which table is compared with which, and by which columns. Pure: two catalogs in, pairs out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Table, TableKind};
 use crate::ident::{Oid, QualifiedName};
@@ -62,8 +62,13 @@ pub struct Pair {
 /// TID range scans exist since 14.
 const CTID_RANGES_SINCE: u32 = 140_000;
 
-/// Every table of the source with its counterpart, and what only the target has.
-pub fn pair(source: &Catalog, target: &Catalog) -> Vec<Pair> {
+/// Every table of the source with its counterpart, and what only the target has. What the filters leave out may be there or
+/// not.
+pub fn pair(
+    source: &Catalog,
+    target: &Catalog,
+    filtered_out: &HashSet<QualifiedName>,
+) -> Vec<Pair> {
     let mut theirs: HashMap<(&str, &str), &Table> = target
         .tables
         .iter()
@@ -82,7 +87,8 @@ pub fn pair(source: &Catalog, target: &Catalog) -> Vec<Pair> {
         }
     }
     for table in theirs.into_values() {
-        if table.kind == TableKind::Ordinary && table.extension_config.is_none() {
+        let is_comparable = table.kind == TableKind::Ordinary && table.extension_config.is_none();
+        if is_comparable && !filtered_out.contains(&table.qualified_name()) {
             pairs.push(Pair {
                 obstacle: Some(Obstacle::OnlyOnTarget),
                 ..pair_of((table, target), None)
