@@ -14,6 +14,7 @@ mod clone_options;
 mod clone_rows;
 mod clone_schema;
 mod clone_split;
+mod compare;
 mod connections;
 mod decoding;
 mod durability;
