@@ -17,6 +17,7 @@ mod connections;
 mod decoding;
 mod durability;
 mod encodings;
+mod extensions;
 mod failed_objects;
 mod faults;
 mod follow;

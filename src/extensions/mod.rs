@@ -123,6 +123,7 @@ impl One<'_> {
             source,
             target,
         )?;
+        failpoint("extensions.before_commit")?;
         target.commit()
     }
 }

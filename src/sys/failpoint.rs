@@ -43,8 +43,17 @@ pub const FOLLOW: &[&str] = &[
     "apply.after_file",
 ];
 
+/// The names that `copy extensions` and `copy roles` pass, which are no steps of a clone.
+pub const BEFORE: &[&str] = &[
+    "extensions.before_commit",
+    "extensions.after_one",
+    "roles.before_commit",
+];
+
 fn is_listed(name: &str) -> bool {
-    ALL.contains(&name) || FOLLOW.contains(&name)
+    [ALL, FOLLOW, BEFORE]
+        .iter()
+        .any(|names| names.contains(&name))
 }
 
 #[cfg(not(feature = "failpoint"))]
