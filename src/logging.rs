@@ -8,8 +8,9 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -76,6 +77,32 @@ impl Severity {
             Severity::Error => 6,
         }
     }
+}
+
+/// To the start of the line, and clear the screen from there on.
+pub const CLEAR_BELOW: &str = "\r\x1b[J";
+
+/// Whether progress bars may stand below the cursor; inherited across fork.
+static SHARES_TERMINAL: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process and its children share the terminal with progress bars, if stderr is one that can show them
+/// and the log is for people to read.
+pub fn share_terminal() {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    let is_json = boolean(&std::env::var("PGCOPYDB_LOG_JSON").unwrap_or_default()) == Some(true);
+    let is_quiet = log::max_level() < LevelFilter::Info;
+    let is_shared = std::io::stderr().is_terminal() && !is_dumb && !is_json && !is_quiet;
+    SHARES_TERMINAL.store(is_shared, Ordering::Relaxed);
+}
+
+pub fn shares_terminal() -> bool {
+    SHARES_TERMINAL.load(Ordering::Relaxed)
+}
+
+/// Columns and rows of the terminal that stderr is.
+pub fn terminal_size() -> (u16, u16) {
+    terminal_size::terminal_size_of(std::io::stderr())
+        .map_or((80, 24), |(width, height)| (width.0, height.0))
 }
 
 /// Where lines go and how they look.
@@ -185,7 +212,9 @@ impl Log for Logger {
         if self.is_stderr_json {
             let _ = stderr.write_all(json().as_bytes());
         } else {
-            text().for_each(|line| drop(stderr.write_all(line.as_bytes())));
+            let clear = if shares_terminal() { CLEAR_BELOW } else { "" };
+            // Still one write(2) a line.
+            text().for_each(|line| drop(stderr.write_all(format!("{clear}{line}").as_bytes())));
         }
     }
 

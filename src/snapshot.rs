@@ -103,6 +103,18 @@ impl Snapshot {
         })
     }
 
+    /// The same snapshot under a name of our own transaction's: the connection that made the slot can go, and with it a slot
+    /// that was only made for the snapshot.
+    pub fn on_its_own(mut self) -> Result<Snapshot> {
+        let row = self
+            .holder
+            .query_one("SELECT pg_catalog.pg_export_snapshot()")
+            .context("could not export a snapshot")?;
+        self.id = row.text(0)?.to_string();
+        drop(self.exporter.take());
+        Ok(self)
+    }
+
     pub fn id(&self) -> &str {
         &self.id
     }

@@ -218,7 +218,12 @@ fn the_position_may_be_a_row_of_a_table() {
     let second = std::thread::spawn(move || {
         Applier::connect(&spec, &positions, &Shutdown::deaf()).map(drop)
     });
-    std::thread::sleep(Duration::from_millis(500));
+    let waiting = "select count(*) from pg_stat_activity where application_name like '% apply' and state = 'idle'
+        and datname = current_database() and query like '%pg_try_advisory_lock%' and xact_start is null
+        and query_start > backend_start + interval '250 ms'";
+    wait_until(Duration::from_secs(10), "the second to ask again", || {
+        place.cluster.value(&place.db, waiting) == "1"
+    });
     assert!(!second.is_finished(), "two must not apply at a time");
     drop(first);
     second.join().unwrap().unwrap();

@@ -83,7 +83,7 @@ fn connect(cluster: &Cluster, db: &str) -> Connection {
 fn fetch_relations(cluster: &Cluster, db: &str) -> Relations {
     let info = ConnInfo::parse(Side::Source, &cluster.uri(db)).unwrap();
     let open = move || open_source(&info, "test decoding", &Shutdown::deaf());
-    Relations::fetch(&mut open().unwrap(), Box::new(open)).unwrap()
+    Relations::fetch(&mut open().unwrap(), None, Box::new(open)).unwrap()
 }
 
 fn create_slots(cluster: &Cluster, db: &str) {
@@ -288,7 +288,7 @@ fn three_plugins_say_the_same() {
         run_each(&cluster, &db, &case.sql);
         let mut read = Vec::new();
         for (index, plugin) in PLUGINS.into_iter().enumerate() {
-            let mut reader = decoder(plugin, "decoding");
+            let mut reader = decoder(plugin, "decoding", &[]);
             let sent = take(&mut connection, plugin, reader.as_mut());
             if case.name == "not_a_number" && plugin == Plugin::Wal2json {
                 assert_nan_is_seen(reader.as_mut(), &mut live[index], &sent);
@@ -322,7 +322,7 @@ fn write_golden(plugin: Plugin, case: &str, sent: &[Sent], lines: &str) {
 fn assert_golden(plugin: Plugin, case: &str, relations: &mut Relations) {
     let read = |ending| fs::read_to_string(golden(plugin, case, ending)).unwrap();
     let sent = read_input(plugin, &read("in"));
-    let found = json(decoder(plugin, "decoding").as_mut(), relations, &sent);
+    let found = json(decoder(plugin, "decoding", &[]).as_mut(), relations, &sent);
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
     let what = format!("golden file of {plugin}, case {case}");
     assert_same_lines(&lines(&found), &lines(&read("json")), &what);
@@ -363,7 +363,7 @@ fn an_old_wal2json_is_asked_for_what_it_knows() {
     let error = supports_numeric_as_string(&mut connection, "no such slot").unwrap_err();
     assert!(error.to_string().contains("no such slot"), "{error}");
     assert!(!is_unknown_option(&error));
-    let mut reader = decoder(Plugin::Wal2json, "");
+    let mut reader = decoder(Plugin::Wal2json, "", &[]);
     take(&mut connection, Plugin::Wal2json, reader.as_mut());
     let asks = reader
         .options()

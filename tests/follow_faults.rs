@@ -256,3 +256,44 @@ fn a_blocked_target_does_not_cost_the_connection_to_the_source() {
     following.wait_for_mark(&mut run);
     following.cut_over(run, TOLD);
 }
+
+/// Trap 53: what the server says of a full disk comes from a constraint here, in the same words and with the same SQLSTATE;
+/// a file system of our own would take root.
+const ROOM: &str = "
+    create table public.marks (mark int primary key); create table public.no_room (since timestamptz primary key);
+    create function public.has_room() returns bool volatile language plpgsql as $$ begin
+        if exists (select from public.no_room) then
+            raise exception 'could not extend file \"base/1/2\": No space left on device'
+                using errcode = 'disk_full', hint = 'Check free disk space.';
+        end if;
+        return true; end $$;
+    create table t (id int primary key, v text, check (public.has_room()))";
+
+/// Receiving goes on, so that the source can recycle its WAL; applying goes on by itself when there is room again.
+#[test]
+fn a_target_without_room_is_waited_for() {
+    let following = Following::of(shared(Version::Pg17), "pgoutput", ROOM);
+    let mut run = following.clone_and_apply(&[]);
+    following.wait_for_mark(&mut run);
+    following
+        .target
+        .psql(&following.copy, "insert into public.no_room values (now())");
+    for first in 0..5 {
+        let sql = format!(
+            "insert into t select {first}00 + g, 'v' from generate_series(1, 50) g; update t set v = 'w' where id % 7 = 0"
+        );
+        following.source.psql(&following.db, &sql);
+    }
+    following.wait_for_slot(&following.current_lsn());
+    wait_until(SOON, "a word about it", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr()
+            .contains("trying again until the target has room")
+    });
+    assert_eq!(following.on_target("select count(*) from t"), "0");
+    following
+        .target
+        .psql(&following.copy, "truncate public.no_room");
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, &["No space left on device"]);
+}

@@ -56,8 +56,9 @@ fn receive_process() {
         publication: "pub".to_owned(),
         dir: PathBuf::from(text("dir")),
         startpos: text("startpos").parse().unwrap(),
+        filters: None,
     };
-    let (pipe, _kept) = make_pipe(task["pipe"].as_str());
+    let (pipe, reader) = make_pipe(task["pipe"].as_str());
     let code = match receive::run(&spec, &positions, pipe, None, &shutdown) {
         Ok(ReceiveEnd::EndPos) => 0,
         Ok(end) => panic!("{end:?}"),
@@ -66,24 +67,26 @@ fn receive_process() {
             i32::from(error.exit_code())
         }
     };
-    // The thread that copies the pipe ends after its last byte.
-    std::thread::sleep(Duration::from_millis(200));
+    // Receive has closed its end: the copy ends with the last byte.
+    if let Some(Reader::Copies(thread)) = reader {
+        thread.join().unwrap();
+    }
     std::process::exit(code);
 }
 
 /// A pipe that nobody reads ("full"), or one that is copied to a file of that name, slowly if it is called so.
-fn make_pipe(kind: Option<&str>) -> (Option<OwnedFd>, Option<OwnedFd>) {
+fn make_pipe(kind: Option<&str>) -> (Option<OwnedFd>, Option<Reader>) {
     let Some(kind) = kind else {
         return (None, None);
     };
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
     nix::fcntl::fcntl(&write, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     if kind == "full" {
-        return (Some(write), Some(read));
+        return (Some(write), Some(Reader::Nobody(read)));
     }
     let mut copy = File::create(kind).unwrap();
     let is_slow = kind.ends_with("slow");
-    std::thread::spawn(move || {
+    let thread = std::thread::spawn(move || {
         let mut pipe = File::from(read);
         let mut bytes = vec![0; 20_000];
         while let Ok(count @ 1..) = pipe.read(&mut bytes) {
@@ -93,7 +96,14 @@ fn make_pipe(kind: Option<&str>) -> (Option<OwnedFd>, Option<OwnedFd>) {
             }
         }
     });
-    (Some(write), None)
+    (Some(write), Some(Reader::Copies(thread)))
+}
+
+/// Who has the other end of the pipe.
+enum Reader {
+    /// It is kept open and not read.
+    Nobody(#[expect(dead_code, reason = "the descriptor only has to stay open")] OwnedFd),
+    Copies(JoinHandle<()>),
 }
 
 /// A source with a slot, and where its changes go.

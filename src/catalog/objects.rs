@@ -3,6 +3,8 @@
 //! A database may have 50,000 tables and 100,000 indexes, and every worker inherits this: names are `Box<str>`, and
 //! nothing is stored twice (an index is always in the schema of its table, so it has no schema of its own).
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{Oid, QualifiedName};
@@ -57,6 +59,31 @@ impl Catalog {
         self.tables
             .iter()
             .filter(|table| table.holds_rows(self.is_standby))
+    }
+
+    /// Take out what a filter leaves out, and the indexes of tables that stay without rows: post-data makes those.
+    pub fn leave_out(
+        &mut self,
+        is_relation: &dyn Fn(Oid) -> bool,
+        is_constraint: &dyn Fn(Oid) -> bool,
+        without_rows: &HashSet<Oid>,
+    ) {
+        self.tables.retain(|table| !is_relation(table.oid));
+        for table in &mut self.tables {
+            table.rows_left_out = without_rows.contains(&table.oid);
+        }
+        let builds = |table: Oid| {
+            let at = self.tables.binary_search_by_key(&table, |table| table.oid);
+            at.is_ok_and(|at| !self.tables[at].rows_left_out)
+        };
+        self.indexes.retain(|index| {
+            let constraint = index.constraint.as_ref();
+            builds(index.table)
+                && !is_relation(index.oid)
+                && !constraint.is_some_and(|constraint| is_constraint(constraint.oid))
+        });
+        self.sequences.retain(|sequence| !is_relation(sequence.oid));
+        self.put_in_order();
     }
 
     /// Establish the orders that the look-ups rely on.
@@ -116,6 +143,9 @@ pub struct Table {
     /// A configuration table of an extension: the `WHERE ..` (or nothing) that chooses the user's rows in it. Its
     /// other rows come from CREATE EXTENSION, so the target's table is never truncated.
     pub extension_config: Option<Box<str>>,
+    /// A filter keeps the table and not its rows.
+    #[serde(default)]
+    pub rows_left_out: bool,
 }
 
 impl Table {
@@ -125,6 +155,9 @@ impl Table {
 
     /// Whether there are rows to read.
     pub fn holds_rows(&self, is_standby: bool) -> bool {
+        if self.rows_left_out {
+            return false;
+        }
         match (self.kind, self.persistence) {
             (TableKind::Partitioned, _) => false,
             (TableKind::Ordinary, Persistence::Permanent) => true,
@@ -275,6 +308,7 @@ pub(crate) mod tests {
             owner: "postgres".into(),
             tablespace: None,
             extension_config: None,
+            rows_left_out: false,
         }
     }
 

@@ -31,9 +31,10 @@ pub(super) fn tables(version: u32, options: &FetchOptions) -> String {
     let extension_config = extension_config(options);
     // A table that was dropped since the snapshot has no size any more; the COPY will say so by its name.
     let (bytes, pages) = if options.estimate_sizes {
+        // An analyzed partitioned table has -1 pages.
         (
-            "(c.relpages::int8 + coalesce(toast.relpages, 0)) * current_setting('block_size')::int8",
-            "c.relpages::int8",
+            "(greatest(c.relpages::int8, 0) + coalesce(toast.relpages, 0)) * current_setting('block_size')::int8",
+            "greatest(c.relpages::int8, 0)",
         )
     } else {
         (

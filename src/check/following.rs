@@ -278,6 +278,7 @@ mod tests {
             origin: "o".to_owned(),
             dir: "/nowhere".into(),
             application_name: "x".to_owned(),
+            filters: None,
         }
     }
 

@@ -41,6 +41,9 @@ use target_objects::TargetObjects;
 
 const NAME: &str = "pgcopydb check";
 
+/// Lower oids are given at initdb only. Source: FirstNormalObjectId in access/transam.h.
+const FIRST_USER_OID: u32 = 16_384;
+
 /// What is known of both servers before the source's objects are.
 pub struct Begun {
     pub programs: Programs,
@@ -130,8 +133,8 @@ pub fn objects(
     let both = (source.clone(), server.clone());
     let mut report = Report::default();
     report.add(decide_objects(spec, &both, source_objects, catalog, &there));
-    refuse(&report)?;
     report.log_warnings();
+    refuse(&report)?;
     let left_alone = left_alone(spec, &both, source_objects, catalog, &there);
     log_left_alone(&left_alone);
     Ok(left_alone)
@@ -260,6 +263,8 @@ fn left_alone(
         extensions: catalog
             .extensions
             .iter()
+            // Those that every database has from the start are not in a dump.
+            .filter(|extension| extension.oid >= FIRST_USER_OID)
             .filter(|extension| is_of_others(&extension.name))
             .map(|extension| extension.name.to_string())
             .collect(),

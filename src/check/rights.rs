@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::finding::{Finding, Group};
 use super::server::Server;
-use super::source_objects::{Closed, Obstacle, SourceObjects, SuperuserOnly};
+use super::source_objects::{Closed, FOREIGN_GRANT, Obstacle, SourceObjects, SuperuserOnly};
 use super::spec::Scope;
 use super::target_objects::TargetObjects;
 use crate::catalog::Catalog;
@@ -222,7 +222,7 @@ pub fn to_make(
     if !scope.skip_extensions {
         findings.push(extensions(target, catalog, there));
     }
-    findings.extend(superuser_only(target, &source.superuser_only));
+    findings.extend(superuser_only(target, &source.superuser_only, scope));
     findings
 }
 
@@ -342,13 +342,15 @@ fn extensions(target: &Server, catalog: &Catalog, there: &TargetObjects) -> Find
 }
 
 /// The copy names each of them as failed at its end; everything else will be there.
-fn superuser_only(target: &Server, objects: &[SuperuserOnly]) -> Option<Finding> {
-    if objects.is_empty() || target.is_unlimited() {
-        return None;
-    }
+fn superuser_only(target: &Server, objects: &[SuperuserOnly], scope: Scope) -> Option<Finding> {
     let mut by_kind: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for object in objects {
-        by_kind.entry(&object.kind).or_default().push(&object.name);
+        if !(scope.no_acl && object.kind == FOREIGN_GRANT) {
+            by_kind.entry(&object.kind).or_default().push(&object.name);
+        }
+    }
+    if by_kind.is_empty() || target.is_unlimited() {
+        return None;
     }
     let names = by_kind.iter().flat_map(|(kind, names)| {
         names
@@ -364,7 +366,7 @@ fn superuser_only(target: &Server, objects: &[SuperuserOnly]) -> Option<Finding>
              exit code 4",
         )
         .with_objects(names.collect())
-        .with_fix("Connect to the target as a superuser, or leave these objects out with --filters."),
+        .with_fix("Connect to the target as a superuser, or make these objects there as one after the clone."),
     )
 }
 

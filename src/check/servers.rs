@@ -9,6 +9,8 @@ use crate::ident::{quote_ident, quote_literal};
 /// The majors that the tests run against, as source or as target.
 pub const OLDEST_MAJOR: u32 = 10;
 pub const NEWEST_MAJOR: u32 = 18;
+/// Older ones may work as a target, and nobody has looked.
+const OLDEST_TARGET: u32 = 14;
 
 const GROUP: Group = Group::Servers;
 
@@ -72,6 +74,10 @@ fn target_version(source: &Server, target: &Server) -> Finding {
         .with_fix(
             "A dump of a newer server cannot be restored into an older one; use a newer target.",
         )
+    } else if to < OLDEST_TARGET {
+        let reason =
+            format!("the target is PostgreSQL {to}: {OLDEST_TARGET} is the oldest that was tested");
+        Finding::warn(GROUP, id, side, reason)
     } else {
         known_version(id, side, to)
     }
@@ -294,6 +300,7 @@ mod tests {
         assert_eq!(of(9, 15), [("source-version", Verdict::Fail)]);
         assert_eq!(of(16, 15), [("target-version", Verdict::Fail)]);
         assert_eq!(of(15, 19), [("target-version", Verdict::Warn)]);
+        assert_eq!(of(12, 13), [("target-version", Verdict::Warn)]);
         assert_eq!(
             of(19, 19),
             [

@@ -21,6 +21,9 @@ pub enum Obstacle {
     RowSecurity { is_owner: bool },
 }
 
+/// The kind of privileges that pg_restore grants as the role that did.
+pub const FOREIGN_GRANT: &str = "grant by another role than the owner on";
+
 /// An object that only a superuser may make.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuperuserOnly {
@@ -208,6 +211,12 @@ fn superuser_only_sql(version: u32) -> String {
     UNION ALL SELECT 'access method', 'pg_am'::regclass, a.oid, a.amname FROM pg_am a
     UNION ALL SELECT 'text search parser', 'pg_ts_parser'::regclass, x.oid, x.prsname FROM pg_ts_parser x
     UNION ALL SELECT 'text search template', 'pg_ts_template'::regclass, x.oid, x.tmplname FROM pg_ts_template x
+    UNION ALL SELECT '{FOREIGN_GRANT}', 'pg_class'::regclass, c.oid, c.relname FROM pg_class c
+        WHERE EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantor <> c.relowner)
+    UNION ALL SELECT '{FOREIGN_GRANT}', 'pg_namespace'::regclass, n.oid, n.nspname FROM pg_namespace n
+        WHERE EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.grantor <> n.nspowner)
+    UNION ALL SELECT '{FOREIGN_GRANT}', 'pg_proc'::regclass, f.oid, f.proname FROM pg_proc f
+        WHERE EXISTS (SELECT FROM aclexplode(f.proacl) a WHERE a.grantor <> f.proowner)
 ) o
 WHERE o.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend d
     WHERE d.classid = o.classid AND d.objid = o.oid AND d.deptype = 'e')

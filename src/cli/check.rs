@@ -24,6 +24,12 @@ reason and fix.
 
 Example: pgcopydb check --source postgres://me@old/shop --target postgres://me@new/shop --follow --jobs 8")]
 pub struct CheckArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Also check what replaying the source's changes needs
+    #[arg(short = 'f', long)]
+    follow: bool,
     #[command(flatten)]
     connections: ConnectionArgs,
     #[command(flatten)]
@@ -32,14 +38,8 @@ pub struct CheckArgs {
     jobs: JobArgs,
     #[command(flatten)]
     scope: CheckScopeArgs,
-    /// Also check what replaying the source's changes needs
-    #[arg(short = 'f', long)]
-    follow: bool,
     #[command(flatten)]
     slot: SlotArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What the clone will be told to leave out or replace: it need not be possible then.
@@ -106,6 +106,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         origin: args.slot.origin,
         dir: cdc_location(args.dir.dir.as_deref()),
         application_name: "pgcopydb check".to_owned(),
+        filters: None,
     });
     Ok(CheckSpec {
         source,

@@ -6,11 +6,12 @@ use clap::Args;
 use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
@@ -52,6 +53,8 @@ pub struct CloneArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Scope")]
 struct ScopeArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Drop each object on the target before creating it
     #[arg(short = 'c', long, env = "PGCOPYDB_DROP_IF_EXISTS", hide_env_values = true, value_parser = parse_flag)]
     drop_if_exists: bool,
@@ -139,6 +142,8 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
     let follow = follow_spec(&args, given)?;
     let mut spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
+    // Before the first fork: the lines of every process must make room for the bars.
+    logging::share_terminal();
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -175,8 +180,15 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)
-        .map(Some)
+    follow_options::follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.scope.filters.read()?,
+        again,
+    )
+    .map(Some)
 }
 
 fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -209,6 +221,7 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
         },
         use_copy_binary: work.use_copy_binary,
         maintenance_work_mem: work.maintenance_work_mem,
+        filters: scope.filters.read()?,
         drop_if_exists: scope.drop_if_exists,
         no_owner: scope.no_owner,
         no_acl: scope.no_acl,

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -22,6 +22,8 @@ pub struct FollowArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
     restart: bool,
@@ -35,7 +37,14 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = follow_spec(&args.connections, &args.dir, &args.slot, &args.apply, again)?;
+    let spec = follow_spec(
+        &args.connections,
+        &args.dir,
+        &args.slot,
+        &args.apply,
+        args.filters.read()?,
+        again,
+    )?;
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, parse_flag};
 use crate::error::{Result, Side};
+use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::stream::apply::ApplyMode;
@@ -70,6 +71,7 @@ pub fn follow_spec(
     dir: &DirArgs,
     slot: &SlotArgs,
     apply: &ApplyArgs,
+    filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
     Ok(FollowSpec {
@@ -83,6 +85,7 @@ pub fn follow_spec(
         apply_mode: apply.apply_mode,
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
+        filters,
         restart: again.restart,
         resume: again.resume,
     })

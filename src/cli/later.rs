@@ -1,12 +1,9 @@
 //! Commands and options of the contract that are not built yet. They are known by name, so that a script that calls
-//! one gets an error that says so: parsing and ignoring `--filters` would end with a copy of too much. Each is
+//! one gets an error that says so: parsing and ignoring `--all-databases` would end with a copy of too much. Each is
 //! removed from here by the change that builds it. Pure.
 
 /// `(long names, short letter)`, as clap reports them.
-const OPTIONS: &[(&[&str], Option<&str>)] = &[
-    (&["--all-databases"], None),
-    (&["--filters", "--filter"], Some("-F")),
-];
+const OPTIONS: &[(&[&str], Option<&str>)] = &[(&["--all-databases"], None)];
 
 /// Each command and, after it, what may follow it.
 const COMMANDS: &[(&str, &[&str])] = &[
@@ -28,7 +25,6 @@ const COMMANDS: &[(&str, &[&str])] = &[
         &["schema", "pre-data", "post-data", "parse-list"],
     ),
     ("list", &["depends"]),
-    ("compare", &["schema", "data"]),
 ];
 
 /// The message for an option that clap does not know, if the contract does.
@@ -71,8 +67,8 @@ mod tests {
     fn later_names_are_known() {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
-            option("--filter=x").as_deref(),
-            Some("option --filters is not built yet")
+            option("--all-databases").as_deref(),
+            Some("option --all-databases is not built yet")
         );
         assert_eq!(option("--follows"), None);
         assert_eq!(

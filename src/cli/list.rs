@@ -3,8 +3,8 @@
 
 mod objects;
 mod parts;
-//mod progress;
-//mod progress_text;
+mod progress;
+mod progress_text;
 mod schema;
 mod server;
 
@@ -37,7 +37,7 @@ enum ListCommand {
     Sequences(objects::SequencesArgs),
     Indexes(objects::IndexesArgs),
     Schema(Box<schema::SchemaArgs>),
-    //Progress(progress::ProgressArgs),
+    Progress(progress::ProgressArgs),
 }
 
 pub fn run(args: ListArgs) -> Result<()> {
@@ -50,7 +50,7 @@ pub fn run(args: ListArgs) -> Result<()> {
         ListCommand::Sequences(args) => objects::sequences(&args),
         ListCommand::Indexes(args) => objects::indexes(&args),
         ListCommand::Schema(args) => schema::run(&args),
-        //ListCommand::Progress(args) => progress::run(&args),
+        ListCommand::Progress(args) => progress::run(&args),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod clone;
+mod compare;
 mod completion;
 mod copy;
 mod dump;
@@ -68,6 +69,7 @@ struct Cli {
 enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
+    Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
     Dump(Box<dump::DumpArgs>),
     Restore(Box<restore::RestoreArgs>),
@@ -144,6 +146,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
+        Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Dump(args)) => dump::run(*args),
         Some(Command::Restore(args)) => restore::run(*args),

@@ -9,6 +9,7 @@ use super::given::Given;
 use super::size::parse_size;
 use crate::check::Jobs;
 use crate::error::{Error, Result, Side};
+use crate::filter::Filters;
 use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
 
@@ -232,6 +233,23 @@ pub struct SplitArgs {
     /// Split by integer key only, never by CTID range
     #[arg(long, env = "PGCOPYDB_SKIP_CTID_SPLIT", hide_env_values = true, value_parser = parse_flag)]
     pub skip_split_by_ctid: bool,
+}
+
+/// Which objects are meant.
+#[derive(Args)]
+#[command(next_help_heading = "Scope")]
+pub struct FilterArgs {
+    /// Leave out what the sections of this file say, such as [exclude-table]
+    #[arg(short = 'F', long, visible_alias = "filter", value_name = "FILE")]
+    pub filters: Option<PathBuf>,
+}
+
+impl FilterArgs {
+    /// Errors: `Config`, with file, line and reason. A file without any rule is no filter.
+    pub fn read(&self) -> Result<Option<Filters>> {
+        let filters = self.filters.as_deref().map(Filters::read).transpose()?;
+        Ok(filters.filter(|filters| !filters.is_empty()))
+    }
 }
 
 pub fn parse_jobs(text: &str) -> std::result::Result<u32, String> {

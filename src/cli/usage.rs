@@ -197,7 +197,7 @@ mod tests {
                 &["copy", "blobs", "--source", "x"],
                 "command \"copy blobs\" is not built yet",
             ),
-            (&["compare"], "command \"compare\" is not built yet"),
+            (&["compare"], "no command given"),
             (&["klone"], "unknown command \"klone\""),
             (&["copy", "tables"], "unknown command \"tables\""),
             (&["clone", "--sideways"], "unknown option --sideways"),

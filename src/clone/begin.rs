@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::progress::forget_torn;
 use super::{Clone, CloneSpec, step};
 use crate::error::{Error, Result};
+use crate::filter::Filters;
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
@@ -60,6 +61,12 @@ fn options(spec: &CloneSpec) -> Vec<(String, String)> {
         ("--split-tables-larger-than", number(split.larger_than)),
         ("--split-max-parts", number(split.max_parts.map(u64::from))),
         ("--skip-split-by-ctid", flag(split.skip_ctid)),
+        (
+            "--filters",
+            spec.filters
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), Filters::words),
+        ),
         ("--drop-if-exists", flag(spec.drop_if_exists)),
         ("--no-owner", flag(spec.no_owner)),
         ("--no-acl", flag(spec.no_acl)),

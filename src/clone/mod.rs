@@ -5,6 +5,7 @@
 mod begin;
 mod data;
 mod drops;
+mod filters;
 mod prerequisites;
 mod progress;
 mod properties;
@@ -27,6 +28,7 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
+use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::Failure;
@@ -90,6 +92,9 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         (&mut source, &mut target),
         shutdown,
     )?;
+    if let Some(filters) = &spec.filters {
+        crate::filter::check(&mut source, filters)?;
+    }
     let target_version = target.server_version();
     // Nothing is asked on these two any more: what follows opens its own, with its own settings.
     drop((source, target));
@@ -120,16 +125,24 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         check::objects_now(&check_spec, &begun, shutdown)?;
     }
     let mut snapshot = begin::snapshot(&clone)?;
-    let catalog = clone.fetch_catalog(snapshot.as_mut())?;
+    let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
     let mut target = clone.open_target("clone")?;
+    let selection = filters::select(&clone, snapshot.as_mut())?;
+    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
+        // What falls with what is left out is in the dump; the target is asked for the rest only.
+        schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+        let archive = schema::read_archive(&workdir.paths.dump())?;
+        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
+        clone.write_catalog(&catalog)?;
+    }
     if !workdir.is_step_done(step::RESTORE_PRE)? {
         let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
         clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
     }
     clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
     prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
-    schema::dump(&clone, &catalog, snapshot.as_ref())?;
+    schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
     clock.lap("dump");
     failpoint("clone.after_dump")?;
     schema::restore_pre(&clone, &catalog, &mut target)?;
@@ -230,8 +243,7 @@ impl Clone<'_> {
             skip_extensions: self.spec.skip_extensions,
         };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
-        let sync = crate::sys::durable::Sync::Now;
-        crate::sys::durable::write_atomic(&path, &catalog.to_json()?, sync)?;
+        self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
             catalog.database.name,
@@ -242,6 +254,11 @@ impl Clone<'_> {
         );
         notice_unlogged(&catalog);
         Ok(catalog)
+    }
+
+    fn write_catalog(&self, catalog: &Catalog) -> Result<()> {
+        let path = self.workdir.paths.schema_json();
+        write_atomic(&path, &catalog.to_json()?, Sync::Now)
     }
 
     fn copy_spec(&self) -> CopySpec {

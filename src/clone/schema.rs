@@ -8,7 +8,7 @@ use std::time::Instant;
 use postgres::error::SqlState;
 
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, prerequisites, step};
+use super::{Clone, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -17,6 +17,7 @@ use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -25,10 +26,13 @@ use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
 
-static NOTHING: std::sync::LazyLock<HashSet<i32>> = std::sync::LazyLock::new(HashSet::new);
-
 /// Dump the schema as the snapshot sees it.
-pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -> Result<()> {
+pub fn dump(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    snapshot: Option<&Snapshot>,
+    selection: Option<&Selection>,
+) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::DUMP)? {
         return Ok(());
@@ -42,11 +46,11 @@ pub fn dump(clone: &Clone<'_>, catalog: &Catalog, snapshot: Option<&Snapshot>) -
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
+    let excluded = selection.map_or_else(Vec::new, Selection::unreadable_names);
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
-        excluded_tables: &[],
-        excluded_schemas: &[],
+        excluded_tables: &excluded,
         // Names are compared with those of our own sessions; and the target may know UTF-8 and its own encoding only.
         encoding: (&*catalog.database.encoding != "SQL_ASCII").then_some("UTF8"),
         file: &file,
@@ -77,11 +81,17 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection
     workdir.begin_step(step::RESTORE_PRE)?;
     failpoint("clone.before_restore_pre")?;
     let drops = clone.spec.drop_if_exists || is_half_made;
-    let none = HashSet::new();
-    let choices = select(&archive, &rules(clone, Section::PreData, &none));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     if clone.spec.drop_if_exists {
         // No post-data of this run is there yet: what stands of it is of an earlier clone.
-        let choices = select(&archive, &rules(clone, Section::PostData, &none));
+        let choices = select(
+            &archive,
+            &rules(clone, Section::PostData, &HashSet::new(), &omitted),
+        );
         drops::drop_post_data(target, &choices)?;
         if !clone.spec.no_acl {
             drops::reset_default_privileges(target, &choices)?;
@@ -139,7 +149,11 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         .with_hint("Use --restart --drop-if-exists to start over."));
     }
     let archive = read_archive(&clone.workdir.paths.restored_dump())?;
-    let mut choices = select(&archive, &rules(clone, Section::PreData, &HashSet::new()));
+    let omitted = filters::omitted(clone)?;
+    let mut choices = select(
+        &archive,
+        &rules(clone, Section::PreData, &HashSet::new(), &omitted),
+    );
     choices.retain(|choice| refused.contains(&choice.entry.dump_id));
     let again = restore(
         clone,
@@ -175,7 +189,9 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
     let mut built = HashSet::new();
-    for index in &catalog.indexes {
+    // Those of tables that were not copied, such as unlogged ones on a standby, are nobody's but pg_restore's.
+    let copied = catalog.tables_to_copy().map(|table| table.oid);
+    for index in copied.flat_map(|table| catalog.indexes_of(table)) {
         built.insert(CatalogId::relation(index.oid));
         built.extend(
             index
@@ -184,7 +200,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
                 .map(|constraint| CatalogId::constraint(constraint.oid)),
         );
     }
-    let choices = select(&archive, &rules(clone, Section::PostData, &built));
+    let omitted = filters::omitted(clone)?;
+    let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
     let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
@@ -219,6 +236,7 @@ fn rules<'a>(
     clone: &'a Clone<'_>,
     section: Section,
     built: &'a HashSet<CatalogId>,
+    omitted: &'a HashSet<i32>,
 ) -> SkipRules<'a> {
     SkipRules {
         section,
@@ -226,13 +244,13 @@ fn rules<'a>(
         skip_ext_comments: clone.spec.skip_ext_comments,
         left_alone: &clone.left_alone,
         built,
-        omitted: &NOTHING,
+        omitted,
         skip_collations: clone.spec.skip_collations,
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }
 
-fn read_archive(path: &Path) -> Result<Archive> {
+pub fn read_archive(path: &Path) -> Result<Archive> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("could not read file \"{}\"", path.display()))?;
     Archive::read(&bytes).with_context(|| format!("could not read archive \"{}\"", path.display()))

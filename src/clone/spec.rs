@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::prerequisites::RolesOptions;
 use crate::check::{CheckSpec, Jobs, Scope};
 use crate::extensions::Requirements;
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -28,6 +29,8 @@ pub struct CloneSpec {
     /// As PostgreSQL reads it in SET, with a unit: `524288kB`.
     pub maintenance_work_mem: String,
 
+    /// What is copied; `None`: everything.
+    pub filters: Option<Filters>,
     pub drop_if_exists: bool,
     pub no_owner: bool,
     pub no_acl: bool,

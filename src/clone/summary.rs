@@ -3,12 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::Clone;
 use crate::catalog::Catalog;
 use crate::error::Result;
-use crate::workdir::done::{self, BlobsDone, Failure, IndexDone, TableDone, VacuumDone};
+use crate::report::summary::{Phase, Summary};
+use crate::workdir::done::Failure;
 
 /// Tables that the log names; all of them are in `summary.json`.
 const TABLES_SHOWN: usize = 20;
@@ -38,36 +37,6 @@ impl Clock {
     }
 }
 
-#[derive(Serialize)]
-struct Phase {
-    name: &'static str,
-    duration_ms: u64,
-}
-
-#[derive(Serialize)]
-struct TableSummary {
-    name: String,
-    rows: u64,
-    bytes: u64,
-    copy_ms: u64,
-    indexes: usize,
-    index_ms: u64,
-    vacuum_ms: u64,
-}
-
-#[derive(Serialize)]
-struct Summary<'a> {
-    version: u32,
-    is_complete: bool,
-    duration_ms: u64,
-    phases: Vec<Phase>,
-    tables: Vec<TableSummary>,
-    large_objects: u64,
-    large_objects_bytes: u64,
-    sequences: usize,
-    failures: &'a [Failure],
-}
-
 /// Write `summary.json` and tell the main part of it; returns the time of this run.
 pub fn write(
     clone: &Clone<'_>,
@@ -78,65 +47,22 @@ pub fn write(
     clock.lap("rest");
     let elapsed = clock.started.elapsed();
     let paths = &clone.workdir.paths;
-    let mut tables = read_tables(clone, catalog)?;
-    tables.sort_by(|a, b| b.copy_ms.cmp(&a.copy_ms).then_with(|| a.name.cmp(&b.name)));
-    let blobs: Vec<BlobsDone> = done::read_directory(&paths.blobs(), ".done")?
-        .into_values()
+    let mut summary = Summary::gather(paths, catalog, failures, failures.is_empty())?;
+    summary.duration_ms = elapsed.as_millis() as u64;
+    summary.phases = clock
+        .laps
+        .iter()
+        .map(|(name, duration)| Phase {
+            name: (*name).to_owned(),
+            duration_ms: duration.as_millis() as u64,
+        })
         .collect();
-    let summary = Summary {
-        version: 1,
-        is_complete: failures.is_empty(),
-        duration_ms: elapsed.as_millis() as u64,
-        phases: clock
-            .laps
-            .iter()
-            .map(|(name, duration)| Phase {
-                name,
-                duration_ms: duration.as_millis() as u64,
-            })
-            .collect(),
-        large_objects: blobs.iter().map(|done| done.count).sum(),
-        large_objects_bytes: blobs.iter().map(|done| done.bytes).sum(),
-        sequences: catalog.sequences.len(),
-        tables,
-        failures,
-    };
     clone.workdir.write_json(&paths.summary_json(), &summary)?;
     tell(&summary);
     Ok(elapsed)
 }
 
-fn read_tables(clone: &Clone<'_>, catalog: &Catalog) -> Result<Vec<TableSummary>> {
-    let paths = &clone.workdir.paths;
-    let copied = done::read_directory::<TableDone>(&paths.tables(), ".done")?;
-    let built = done::read_directory::<IndexDone>(&paths.indexes(), ".done")?;
-    let vacuumed = done::read_directory::<VacuumDone>(&paths.vacuum(), ".done")?;
-    let summarise = |table: TableDone| {
-        let indexes: Vec<&IndexDone> = catalog
-            .indexes_of(table.oid)
-            .iter()
-            .filter_map(|index| built.get(&index.oid.to_string()))
-            .collect();
-        TableSummary {
-            rows: table.rows,
-            bytes: table.bytes,
-            copy_ms: table.duration_ms,
-            indexes: indexes.len(),
-            index_ms: indexes.iter().map(|index| index.duration_ms).sum(),
-            vacuum_ms: vacuumed
-                .get(&table.oid.to_string())
-                .map_or(0, |done| done.duration_ms),
-            name: table.name,
-        }
-    };
-    Ok(copied
-        .into_values()
-        .filter(|table| table.part.is_none())
-        .map(summarise)
-        .collect())
-}
-
-fn tell(summary: &Summary<'_>) {
+fn tell(summary: &Summary) {
     log::info!(
         "{:>12} {:>14} {:>10} {:>10} {:>10}  table",
         "rows",

@@ -20,6 +20,7 @@ use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::{ConstraintDone, IndexDone, now_ms};
+use crate::workdir::live::{Seat, Task};
 
 /// Queues an index worker touches.
 pub struct Queues<'a> {
@@ -34,27 +35,38 @@ struct Worker<'a> {
     shutdown: Shutdown,
     target: Option<Connection>,
     ledger: Ledger<'a>,
+    seat: Seat<'a>,
 }
 
-/// The body of index worker `number`.
+/// The body of an index worker.
 pub fn run(
     context: &CopyContext<'_>,
     queues: &Queues<'_>,
-    number: u32,
+    process: String,
+    seat: Seat<'_>,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let mut worker = Worker {
         context,
         queues,
-        process: format!("index worker {number}"),
+        process,
         shutdown: *shutdown,
         target: None,
         ledger: Ledger::new(),
+        seat,
     };
     loop {
         match worker.next()? {
-            Some(Work::BuildIndex(index)) => worker.build_one(index)?,
-            Some(Work::BuildIndexesOf(table)) => worker.build_all(table)?,
+            Some(Work::BuildIndex(index)) => {
+                worker.seat.begin(Task::Index, index, 0, 0);
+                worker.build_one(index)?;
+                worker.seat.over();
+            }
+            Some(Work::BuildIndexesOf(table)) => {
+                worker.seat.begin(Task::IndexesOf, table, 0, 0);
+                worker.build_all(table)?;
+                worker.seat.over();
+            }
             Some(Work::Stop) | None => return worker.settle(),
             Some(other) => {
                 return Err(Error::internal(format!(
@@ -270,6 +282,7 @@ impl Worker<'_> {
             finished_at_ms: now_ms(),
         };
         log::info!("built index {} in {} ms", done.name, done.duration_ms);
+        self.seat.items(1);
         let workdir = self.context.workdir;
         self.ledger
             .committed(move || workdir.write_index_done(&done));

@@ -17,6 +17,7 @@ use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::{BlobsDone, now_ms};
+use crate::workdir::live::{Seat, Task};
 
 /// Large objects of one batch: few enough to repeat after a crash, enough that round trips do not matter.
 const BATCH_OBJECTS: u32 = 1000;
@@ -64,26 +65,32 @@ struct Worker<'a> {
     source: Option<Connection>,
     target: Option<Connection>,
     ledger: Ledger<'a>,
+    seat: Seat<'a>,
 }
 
-/// The body of large-object worker `number`.
+/// The body of a large-object worker.
 pub fn run(
     context: &CopyContext<'_>,
     queue: &MessageQueue<Work>,
-    number: u32,
+    process: String,
+    seat: Seat<'_>,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let mut worker = Worker {
         context,
-        process: format!("large-object worker {number}"),
+        process,
         shutdown: *shutdown,
         source: None,
         target: None,
         ledger: Ledger::new(),
+        seat,
     };
     loop {
         match queue.recv(shutdown)? {
-            Received::Item(Work::CopyLargeObjects(batch)) => worker.copy(batch)?,
+            Received::Item(Work::CopyLargeObjects(batch)) => {
+                worker.copy(batch)?;
+                worker.seat.over();
+            }
             Received::Item(Work::Stop) | Received::Closed => return Ok(()),
             Received::Item(other) => {
                 return Err(Error::internal(format!(
@@ -110,6 +117,7 @@ impl Worker<'_> {
         let batch = &context.plan.batches[number as usize];
         let started = Instant::now();
         let name = format!("large objects {} to {}", batch.first, batch.last);
+        self.seat.begin(Task::LargeObjects, number, 0, 0);
         let result = with_retry(
             self,
             &name,
@@ -136,6 +144,7 @@ impl Worker<'_> {
                 return context.object_failed("large objects", &name, error);
             }
         };
+        self.seat.items(copied.objects);
         let done = BlobsDone {
             batch: number,
             snapshot: context.snapshot_content.to_string(),

@@ -2,6 +2,7 @@
 //! everything that takes time runs in forked workers that take work from System V queues. Knows nothing of change data
 //! capture, and never talks to pg_dump.
 
+mod bars;
 mod indexes;
 mod large_objects;
 mod ledger;
@@ -34,6 +35,12 @@ pub use plan::{CopyPlan, CopyProgress, plan};
 pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
 pub use supervise::run;
+
+/// The groups of workers, in the order in which a table passes through them; the names of their processes begin so.
+pub const COPY: &str = "copy worker";
+pub const LARGE_OBJECTS: &str = "large-object worker";
+pub const INDEX: &str = "index worker";
+pub const VACUUM: &str = "vacuum worker";
 
 /// What the data section was asked to do.
 #[derive(Debug, Clone)]

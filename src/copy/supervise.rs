@@ -4,18 +4,17 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::bars::Bars;
 use super::work::Work;
-use super::{CopyContext, indexes, large_objects, tables, vacuum};
+use super::{
+    COPY, CopyContext, INDEX, LARGE_OBJECTS, VACUUM, indexes, large_objects, tables, vacuum,
+};
 use crate::error::Result;
 use crate::sys::msgq::MessageQueue;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
-
-/// The groups of workers, in the order in which a table passes through them.
-const COPY: &str = "copy worker";
-const LARGE_OBJECTS: &str = "large-object worker";
-const INDEX: &str = "index worker";
-const VACUUM: &str = "vacuum worker";
+use crate::workdir::done::now_ms;
+use crate::workdir::live::{Live, LiveRun};
 
 /// How long a full queue is left alone; a child's end wakes the parent earlier.
 const TICK: Duration = Duration::from_millis(50);
@@ -90,14 +89,28 @@ pub fn run(
     copy.close();
     blobs.close();
 
+    let size_before = size_done_before(context);
+    let live = make_live(context, size_before, [&copy, &blobs, &index, &vacuum]);
     let mut workers = WorkerSet::new();
-    start(context, &mut workers, [&copy, &blobs, &index, &vacuum])?;
+    start(
+        context,
+        &live,
+        &mut workers,
+        [&copy, &blobs, &index, &vacuum],
+    )?;
+    let mut bars = Bars::new(context, size_before);
     let result = supervise(
         &mut workers,
         shutdown,
         [&mut copy, &mut blobs, &mut index, &mut vacuum],
         on_source_read,
+        &mut || {
+            if let Some(bars) = &mut bars {
+                bars.draw(&live);
+            }
+        },
     );
+    drop(bars);
     if result.is_err() {
         log_failures(&workers.stop());
     }
@@ -105,21 +118,58 @@ pub fn run(
     result
 }
 
-fn start(context: &CopyContext<'_>, workers: &mut WorkerSet, feeds: [&Feed; 4]) -> Result<()> {
+/// On the source's disk: what is copied already, of what was to be copied in all.
+fn size_done_before(context: &CopyContext<'_>) -> u64 {
+    let all: u64 = context
+        .catalog
+        .tables_to_copy()
+        .map(|table| table.bytes)
+        .sum();
+    let left: u64 = context.plan.items.iter().map(|item| item.bytes).sum();
+    all.saturating_sub(left)
+}
+
+/// Where the workers say how far they are.
+fn make_live(context: &CopyContext<'_>, size_done_before: u64, feeds: [&Feed; 4]) -> Live {
+    let run = LiveRun {
+        pid: std::process::id(),
+        started_at_ms: now_ms(),
+        table_jobs: context.spec.table_jobs,
+        index_jobs: context.spec.index_jobs,
+        size_done_before,
+    };
+    let workers = feeds.iter().map(|feed| feed.workers).sum();
+    Live::create(&context.workdir.paths.workers(), &run, workers)
+}
+
+fn start(
+    context: &CopyContext<'_>,
+    live: &Live,
+    workers: &mut WorkerSet,
+    feeds: [&Feed; 4],
+) -> Result<()> {
     let [copy, blobs, index, vacuum] = feeds;
+    let mut seats = 0;
+    let mut seat = |group: &str, number: u32| {
+        seats += 1;
+        let process = format!("{group} {number}");
+        (live.seat(seats, process.clone()), process)
+    };
     for number in 1..=copy.workers {
         let queues = tables::Queues {
             tables: &copy.queue,
             indexes: &index.queue,
             vacuum: &vacuum.queue,
         };
+        let (seat, process) = seat(COPY, number);
         workers.start(COPY, number, |shutdown| {
-            tables::run(context, &queues, number, &shutdown)
+            tables::run(context, &queues, process, seat, &shutdown)
         })?;
     }
     for number in 1..=blobs.workers {
+        let (seat, process) = seat(LARGE_OBJECTS, number);
         workers.start(LARGE_OBJECTS, number, |shutdown| {
-            large_objects::run(context, &blobs.queue, number, &shutdown)
+            large_objects::run(context, &blobs.queue, process, seat, &shutdown)
         })?;
     }
     for number in 1..=index.workers {
@@ -127,13 +177,15 @@ fn start(context: &CopyContext<'_>, workers: &mut WorkerSet, feeds: [&Feed; 4]) 
             indexes: &index.queue,
             vacuum: &vacuum.queue,
         };
+        let (seat, process) = seat(INDEX, number);
         workers.start(INDEX, number, |shutdown| {
-            indexes::run(context, &queues, number, &shutdown)
+            indexes::run(context, &queues, process, seat, &shutdown)
         })?;
     }
     for number in 1..=vacuum.workers {
+        let (seat, process) = seat(VACUUM, number);
         workers.start(VACUUM, number, |shutdown| {
-            vacuum::run(context, &vacuum.queue, number, &shutdown)
+            vacuum::run(context, &vacuum.queue, process, seat, &shutdown)
         })?;
     }
     Ok(())
@@ -145,6 +197,7 @@ fn supervise(
     shutdown: &Shutdown,
     feeds: [&mut Feed; 4],
     on_source_read: &mut dyn FnMut() -> Result<()>,
+    draw: &mut dyn FnMut(),
 ) -> Result<()> {
     let [copy, blobs, index, vacuum] = feeds;
     let mut is_source_read = false;
@@ -173,6 +226,7 @@ fn supervise(
         if workers.is_empty() {
             return Ok(());
         }
+        draw();
         shutdown.poll(&[], Some(Instant::now() + TICK))?;
     }
 }

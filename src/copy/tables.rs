@@ -17,6 +17,7 @@ use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::{PartDone, TableDone};
+use crate::workdir::live::{Seat, Task};
 
 /// Queues a copy worker touches: it takes from the first and feeds the others.
 pub struct Queues<'a> {
@@ -33,23 +34,26 @@ struct Worker<'a> {
     source: Option<Connection>,
     target: Option<Connection>,
     ledger: Ledger<'a>,
+    seat: Seat<'a>,
 }
 
-/// The body of copy worker `number`.
+/// The body of a copy worker.
 pub fn run(
     context: &CopyContext<'_>,
     queues: &Queues<'_>,
-    number: u32,
+    process: String,
+    seat: Seat<'_>,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let mut worker = Worker {
         context,
         queues,
-        process: format!("copy worker {number}"),
+        process,
         shutdown: *shutdown,
         source: None,
         target: None,
         ledger: Ledger::new(),
+        seat,
     };
     loop {
         match worker.next()? {
@@ -105,12 +109,20 @@ impl Worker<'_> {
         let result = with_retry(
             self,
             &name,
-            |worker| worker.relay(table, item.part.as_ref()),
+            |worker| {
+                let part = item.part.as_ref().map_or(0, |part| part.number);
+                worker.seat.begin(Task::Copy, table.oid, part, item.bytes);
+                worker.relay(table, item.part.as_ref())
+            },
             Worker::keep_what_works,
         );
         match result {
-            Ok(relayed) => self.copied(item, relayed, started),
+            Ok(relayed) => {
+                self.seat.done(relayed.rows, relayed.bytes);
+                self.copied(item, relayed, started)
+            }
             Err(error) => {
+                self.seat.over();
                 let error = context.explain(error, self.source.as_mut());
                 let error = error.context(format!("could not copy {name}"));
                 let name = name.strip_prefix("table ").unwrap_or(&name);
@@ -167,7 +179,7 @@ impl Worker<'_> {
         let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
         failpoint("copy.started")?;
         let to = target.copy_in(&copy_in)?;
-        let relayed = relay(from, to)?;
+        let relayed = relay(from, to, Some(&mut self.seat))?;
         failpoint("copy.before_commit")?;
         let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
         target.commit().map_err(|error| match error {

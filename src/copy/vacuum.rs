@@ -13,6 +13,7 @@ use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::{VacuumDone, now_ms};
+use crate::workdir::live::{Seat, Task};
 
 /// Tables of one statement at most.
 const BATCH_TABLES: usize = 64;
@@ -29,26 +30,32 @@ struct Worker<'a> {
     shutdown: Shutdown,
     target: Option<Connection>,
     ledger: Ledger<'a>,
+    seat: Seat<'a>,
 }
 
-/// The body of vacuum worker `number`.
+/// The body of a vacuum worker.
 pub fn run(
     context: &CopyContext<'_>,
     queue: &MessageQueue<Work>,
-    number: u32,
+    process: String,
+    seat: Seat<'_>,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let mut worker = Worker {
         context,
-        process: format!("vacuum worker {number}"),
+        process,
         shutdown: *shutdown,
         target: None,
         ledger: Ledger::new(),
+        seat,
     };
     loop {
         let (batch, is_last) = worker.gather(queue)?;
-        if !batch.is_empty() {
+        if let Some(first) = batch.first() {
+            worker.seat.begin(Task::Vacuum, *first, 0, 0);
             worker.vacuum(&batch)?;
+            worker.seat.items(batch.len() as u64);
+            worker.seat.over();
         }
         if is_last {
             return worker.settle();

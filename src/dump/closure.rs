@@ -136,6 +136,14 @@ impl<'a> Closure<'a> {
         if !is_used {
             self.reasons
                 .insert(sequence.dump_id, (left.reason.clone(), true));
+            return;
+        }
+        // It stays, and belongs to nobody: this entry does not say that it needs the table too.
+        for entry in &self.archive.entries {
+            if entry.desc == "SEQUENCE OWNED BY" && entry.deps.contains(&sequence.dump_id) {
+                self.reasons
+                    .insert(entry.dump_id, (left.reason.clone(), false));
+            }
         }
     }
 }

@@ -14,9 +14,8 @@ pub struct DumpSpec<'a> {
     /// Without password.
     pub conninfo: &'a str,
     pub snapshot: &'a str,
-    /// Tables and schemas that are filtered out and may not be read by this role.
+    /// Tables that are filtered out and may not be read by this role.
     pub excluded_tables: &'a [QualifiedName],
-    pub excluded_schemas: &'a [String],
     /// Of the archive; `None` is that of the database.
     pub encoding: Option<&'a str>,
     pub file: &'a Path,
@@ -39,9 +38,6 @@ impl DumpSpec<'_> {
         arguments.push(format!("--exclude-schema={OWN_SCHEMA}").into());
         arguments.push(format!("--snapshot={}", self.snapshot).into());
         // Quoted, nothing in a pattern has a meaning but the quote.
-        for schema in self.excluded_schemas {
-            arguments.push(format!("--exclude-schema={}", always_quoted(schema)).into());
-        }
         for table in self.excluded_tables {
             let (schema, name) = (always_quoted(&table.schema), always_quoted(&table.name));
             arguments.push(format!("--exclude-table={schema}.{name}").into());
@@ -79,7 +75,6 @@ mod tests {
             conninfo: "postgres://u@h/d",
             snapshot: "00000003-1",
             excluded_tables: &[QualifiedName::new("s", "a\"b")],
-            excluded_schemas: &["x.y".to_owned()],
             encoding: Some("UTF8"),
             file: Path::new("/tmp/a b/schema.dump"),
         };
@@ -94,7 +89,6 @@ mod tests {
                 "--no-password",
                 "--exclude-schema=pgcopydb",
                 "--snapshot=00000003-1",
-                "--exclude-schema=\"x.y\"",
                 "--exclude-table=\"s\".\"a\"\"b\"",
                 "--encoding=UTF8",
                 "--file=/tmp/a b/schema.dump",

@@ -116,7 +116,7 @@ fn copy_rows(table: &Table, source: &mut Connection, target: &mut Connection) ->
     };
     let from = source.copy_out(&table.copy_out_sql(None, format), &mut |_| Ok(()))?;
     let to = target.copy_in(&table.copy_in_sql(false, format))?;
-    let relayed = relay(from, to)?;
+    let relayed = relay(from, to, None)?;
     log::info!(
         "copied configuration table {}: {} rows",
         table.qualified_name(),

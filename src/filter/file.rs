@@ -73,10 +73,16 @@ pub enum Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Pattern::Name(name) if is_plain(name) => f.write_str(name),
             Pattern::Name(name) => f.write_str(&quote_ident(name)),
             Pattern::Regex(regex) => write!(f, "~/{}/", regex.replace('/', "\\/")),
         }
     }
+}
+
+fn is_plain(name: &str) -> bool {
+    name.chars()
+        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// One line.
@@ -195,7 +201,8 @@ fn parse_names(line: &str, section: Section) -> Result<(Option<Pattern>, Pattern
         None => (None, rest),
     };
     let after = rest.trim();
-    if !after.is_empty() && !(is_comment(after) && rest.starts_with(char::is_whitespace)) {
+    let is_remark = is_comment(after) && rest.starts_with(char::is_whitespace);
+    if !after.is_empty() && !is_remark {
         return Err(format!("\"{after}\" stands behind the name"));
     }
     match (section.is_qualified(), second) {

@@ -61,6 +61,11 @@ impl Filters {
         }
     }
 
+    /// Whether only tables that are named are meant.
+    pub fn names_tables(&self) -> bool {
+        self.has(Section::IncludeOnlyTable)
+    }
+
     fn of(&self, section: Section) -> impl Iterator<Item = &Rule> {
         self.rules
             .iter()

@@ -36,8 +36,16 @@ pub struct Selection {
     /// Tables that are kept, without their rows.
     pub without_rows: HashSet<Oid>,
     /// What is left out and may not even be locked by this role, so that pg_dump must not look at it.
-    pub unreadable_tables: Vec<QualifiedName>,
-    pub unreadable_schemas: Vec<String>,
+    pub unreadable_tables: Vec<(Oid, QualifiedName)>,
+}
+
+impl Selection {
+    pub fn unreadable_names(&self) -> Vec<QualifiedName> {
+        self.unreadable_tables
+            .iter()
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
 }
 
 /// Refuse expressions that the server does not understand, and warn about rules that match nothing. Outside a transaction.
@@ -125,7 +133,8 @@ pub fn resolve(source: &mut Connection, filters: &Filters) -> Result<Selection> 
         sequences(source, filters, &mut selection)?;
         indexes(source, filters, &mut selection)?;
         extensions(source, filters, &mut selection)?;
-        foreign_keys(source, &mut selection)
+        foreign_keys(source, &mut selection)?;
+        need_unreadable(source, &mut selection)
     };
     gather().context("could not apply the filters to the source")?;
     Ok(selection)
@@ -134,8 +143,7 @@ pub fn resolve(source: &mut Connection, filters: &Filters) -> Result<Selection> 
 fn schemas(source: &mut Connection, filters: &Filters, selection: &mut Selection) -> Result<()> {
     let rows = source.query(&format!(
         "SELECT 'pg_namespace'::regclass::oid, n.oid, n.nspname,
-    EXISTS (SELECT FROM pg_extension x WHERE x.extnamespace = n.oid AND NOT {}),
-    has_schema_privilege(n.oid, 'USAGE')
+    EXISTS (SELECT FROM pg_extension x WHERE x.extnamespace = n.oid AND NOT {})
 FROM pg_namespace n WHERE {IN_USER_SCHEMA} AND {}",
         filters.extension_left_out(),
         filters.schema_left_out()
@@ -143,9 +151,6 @@ FROM pg_namespace n WHERE {IN_USER_SCHEMA} AND {}",
     for row in &rows {
         let name = row.text(2)?.to_owned();
         let holds_extension = row.bool(3)?;
-        if !row.bool(4)? && !holds_extension {
-            selection.unreadable_schemas.push(name.clone());
-        }
         if !holds_extension {
             selection.left_out.push(LeftOut {
                 catalog: row.parse(0)?,
@@ -173,7 +178,9 @@ fn relations(source: &mut Connection, filters: &Filters, selection: &mut Selecti
         "SELECT 'pg_class'::regclass::oid, c.oid, c.relkind, n.nspname, c.relname, left_out,
     has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
 FROM (SELECT c.*, {} AS left_out, {} AS rows_out FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-      WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't' AND {IN_USER_SCHEMA}) c
+      WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND c.relpersistence <> 't' AND {IN_USER_SCHEMA}
+        AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid
+            AND e.refclassid = 'pg_extension'::regclass AND e.deptype = 'e')) c
     JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE left_out OR rows_out ORDER BY c.oid",
         filters.relation_left_out(),
@@ -187,13 +194,9 @@ WHERE left_out OR rows_out ORDER BY c.oid",
         let schema = row.text(3)?;
         let name = QualifiedName::new(schema, row.text(4)?);
         let is_by_schema = selection.schemas.contains(schema);
-        if !row.bool(6)?
-            && !selection
-                .unreadable_schemas
-                .iter()
-                .any(|left| left == schema)
-        {
-            selection.unreadable_tables.push(name.clone());
+        if !row.bool(6)? {
+            let oid = row.parse(1)?;
+            selection.unreadable_tables.push((oid, name.clone()));
         }
         let reason = match is_by_schema {
             true => format!("schema {} is left out", quote_ident(schema)),
@@ -226,7 +229,8 @@ fn relation_kind(relkind: &str) -> &'static str {
 /// Those of schemas, and those that belong to a column of a table that is left out.
 fn sequences(source: &mut Connection, filters: &Filters, selection: &mut Selection) -> Result<()> {
     let rows = source.query(&format!(
-        "SELECT 'pg_class'::regclass::oid, s.oid, sn.nspname, s.relname, n.nspname, c.relname
+        "SELECT 'pg_class'::regclass::oid, s.oid, sn.nspname, s.relname, n.nspname, c.relname,
+    has_schema_privilege(sn.oid, 'USAGE') AND has_sequence_privilege(s.oid, 'SELECT')
 FROM pg_class s
     JOIN pg_namespace sn ON sn.oid = s.relnamespace
     LEFT JOIN (pg_depend d
@@ -250,11 +254,16 @@ ORDER BY s.oid",
             }
             _ => format!("schema {} is left out", quote_ident(schema)),
         };
+        let name = QualifiedName::new(schema, row.text(3)?);
+        if !row.bool(6)? {
+            let oid = row.parse(1)?;
+            selection.unreadable_tables.push((oid, name.clone()));
+        }
         selection.left_out.push(LeftOut {
             catalog: row.parse(0)?,
             oid: row.parse(1)?,
             kind: "SEQUENCE".to_owned(),
-            name: QualifiedName::new(schema, row.text(3)?).to_string(),
+            name: name.to_string(),
             reason,
             may_be_needed: !is_by_schema,
         });
@@ -300,22 +309,35 @@ WHERE c.relkind IN ('i', 'I') AND {IN_USER_SCHEMA} AND {} ORDER BY c.oid",
     Ok(())
 }
 
+/// With the tables of theirs that would hold rows of the user.
 fn extensions(source: &mut Connection, filters: &Filters, selection: &mut Selection) -> Result<()> {
     let reason = match filters.has(Section::IncludeOnlyExtension) {
         true => "not in [include-only-extension]",
         false => "in [exclude-extension]",
     };
     let rows = source.query(&format!(
-        "SELECT 'pg_extension'::regclass::oid, x.oid, x.extname FROM pg_extension x WHERE {} ORDER BY x.oid",
-        filters.extension_left_out()
+        "SELECT 'pg_extension'::regclass::oid, x.oid, x.extname, NULL FROM pg_extension x WHERE {left_out}
+UNION ALL
+SELECT 'pg_class'::regclass::oid, u.oid, x.extname, u.oid::regclass::text
+FROM pg_extension x, unnest(x.extconfig) AS u(oid) WHERE {left_out}",
+        left_out = filters.extension_left_out()
     ))?;
     for row in &rows {
+        let extension = quote_ident(row.text(2)?);
+        let (kind, name, reason) = match row.opt_text(3)? {
+            None => ("EXTENSION", extension, reason.to_owned()),
+            Some(table) => (
+                "TABLE",
+                table.to_owned(),
+                format!("belongs to extension {extension}"),
+            ),
+        };
         selection.left_out.push(LeftOut {
             catalog: row.parse(0)?,
             oid: row.parse(1)?,
-            kind: "EXTENSION".to_owned(),
-            name: quote_ident(row.text(2)?),
-            reason: reason.to_owned(),
+            kind: kind.to_owned(),
+            name,
+            reason,
             may_be_needed: false,
         });
     }
@@ -354,6 +376,43 @@ WHERE k.contype = 'f' AND k.confrelid IN ({}) ORDER BY k.oid",
                 "the rows of {} are left out",
                 QualifiedName::new(row.text(6)?, row.text(7)?)
             ),
+            may_be_needed: false,
+        });
+    }
+    Ok(())
+}
+
+/// pg_dump does not know that these need a table that it was not shown.
+fn need_unreadable(source: &mut Connection, selection: &mut Selection) -> Result<()> {
+    if selection.unreadable_tables.is_empty() {
+        return Ok(());
+    }
+    let oids: Vec<String> = selection
+        .unreadable_tables
+        .iter()
+        .map(|(oid, _)| oid.to_string())
+        .collect();
+    let rows = source.query(&format!(
+        "SELECT 'pg_constraint'::regclass::oid, k.oid, 'FK CONSTRAINT', k.conname, n.nspname, f.relname
+FROM pg_constraint k JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace n ON n.oid = f.relnamespace
+WHERE k.contype = 'f' AND k.confrelid IN ({oids})
+UNION
+SELECT 'pg_class'::regclass::oid, v.oid, CASE v.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, v.relname,
+    n.nspname, f.relname
+FROM pg_depend d
+    JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
+    JOIN pg_class f ON f.oid = d.refobjid JOIN pg_namespace n ON n.oid = f.relnamespace
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN ({oids})",
+        oids = oids.join(", ")
+    ))?;
+    for row in &rows {
+        let needed = QualifiedName::new(row.text(4)?, row.text(5)?);
+        selection.left_out.push(LeftOut {
+            catalog: row.parse(0)?,
+            oid: row.parse(1)?,
+            kind: row.text(2)?.to_owned(),
+            name: quote_ident(row.text(3)?),
+            reason: format!("needs table {needed}"),
             may_be_needed: false,
         });
     }

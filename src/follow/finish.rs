@@ -1,12 +1,15 @@
 //! The end of a follow: everything up to the end position is on the target. Sequences and triggers, and whether there is
 //! anything that makes this no success. Runs in the follow parent.
 
+use std::collections::HashSet;
+
 use super::Follow;
 use super::remote::Remote;
-use crate::catalog::{FetchOptions, Persistence, fetch_large_objects, fetch_sequences};
+use crate::catalog::{FetchOptions, Persistence, Sequence, fetch_large_objects, fetch_sequences};
 use crate::copy::copy_sequences;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::session::flush_commits;
+use crate::pg::wire::Connection;
 use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
 use crate::stream::setup::publication_of;
@@ -17,12 +20,19 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     let mut source = follow.open_source()?;
     let mut target = follow.open_target()?;
     if follow.set_up.plugin == Plugin::Pgoutput {
-        publication::check(&mut source, publication_of(&follow.set_up.slot_name))?;
+        publication::check(
+            &mut source,
+            publication_of(&follow.set_up.slot_name),
+            follow.spec.filters.as_ref(),
+        )?;
     }
     let mut sequences = fetch_sequences(&mut source, &FetchOptions::default())?;
     if source.query_one("SELECT pg_is_in_recovery()")?.bool(0)? {
         // Unlogged ones cannot be read on a standby.
         sequences.retain(|sequence| sequence.persistence == Persistence::Permanent);
+    }
+    if follow.spec.filters.is_some() {
+        leave_out_missing(&mut target, &mut sequences)?;
     }
     let failures = copy_sequences(&mut source, &mut target, &sequences)?;
     log::info!("set {} sequences", sequences.len() - failures.len());
@@ -39,6 +49,23 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     }
     check_missed(positions)?;
     log::info!("the end position is reached: everything up to it is on the target");
+    Ok(())
+}
+
+/// What the filters left out of the copy, a sequence may be because of its table, is not there to be set.
+fn leave_out_missing(target: &mut Connection, sequences: &mut Vec<Sequence>) -> Result<()> {
+    let there = fetch_sequences(target, &FetchOptions::default())?;
+    let names: HashSet<(&str, &str)> = there.iter().map(|it| (&*it.schema, &*it.name)).collect();
+    sequences.retain(|sequence| {
+        let is_there = names.contains(&(&*sequence.schema, &*sequence.name));
+        if !is_there {
+            log::info!(
+                "sequence {} is not on the target: left out",
+                sequence.qualified_name()
+            );
+        }
+        is_there
+    });
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub use spec::FollowSpec;
 
 use std::path::PathBuf;
 
+use crate::check;
 use crate::error::{Context, Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
@@ -63,8 +64,13 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
 fn begin<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<Follow<'a>> {
     let dir = cdc_location(spec.dir.as_deref());
     let run = RunName::new(&run_id(&spec.slot_name));
-    let (_, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
-    let (_, target) = connect_and_pin(&spec.target, &run.of("follow"), shutdown)?;
+    let (mut on_source, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
+    let (mut on_target, target) = connect_and_pin(&spec.target, &run.of("follow"), shutdown)?;
+    // Once it is set up, somebody has looked; a resume goes on whatever a look would say.
+    if setup::noted(&dir)?.is_none() {
+        check::begin_follow(&mut on_source, &mut on_target)?;
+    }
+    drop((on_source, on_target));
     let setup_spec = SetupSpec {
         application_name: run.of("follow"),
         ..spec.setup(&dir)
@@ -149,6 +155,7 @@ impl Follow<'_> {
                 slot_name: self.set_up.slot_name.clone(),
                 plugin: self.set_up.plugin,
                 publication: publication_of(&self.set_up.slot_name).to_owned(),
+                filters: self.spec.filters.clone(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },
@@ -198,7 +205,7 @@ impl Follow<'_> {
         let publication = (self.set_up.plugin == Plugin::Pgoutput)
             .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
-        remote.watch_publication(publication);
+        remote.watch_publication(publication, self.spec.filters.clone());
         remote.exchange_now(positions)?;
         Ok(remote)
     }

@@ -7,10 +7,12 @@
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::sentinel::{Reached, Sentinel, Wishes};
+use crate::stream::pause::Carrier;
 use crate::stream::positions::Positions;
 use crate::stream::publication;
 use crate::sys::signal::Shutdown;
@@ -50,8 +52,11 @@ pub struct Remote {
     /// Where the sentinel is when the source cannot be written to.
     dir: std::path::PathBuf,
     sentinel: Option<Sentinel>,
+    /// A comparison on the same work directory may ask for a pause.
+    pauses: Carrier,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
+    filters: Option<Filters>,
     next_comparison: Instant,
     written: Reached,
     /// As the sentinel has it.
@@ -73,7 +78,9 @@ impl Remote {
             application_name: application_name.to_owned(),
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
+            pauses: Carrier::new(dir),
             publication: None,
+            filters: None,
             next_comparison: Instant::now(),
             written: Reached::default(),
             wished_endpos: None,
@@ -83,8 +90,14 @@ impl Remote {
     }
 
     /// A table that appears on the source is not published, and its changes would be missed in silence.
-    pub fn watch_publication(&mut self, publication: Option<String>) {
+    pub fn watch_publication(&mut self, publication: Option<String>, filters: Option<Filters>) {
         self.publication = publication;
+        self.filters = filters;
+    }
+
+    /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
+    pub fn carry_pause(&mut self, positions: &Positions, applies: bool) -> Result<()> {
+        self.pauses.carry(positions, applies)
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
@@ -138,7 +151,7 @@ impl Remote {
             && Instant::now() >= self.next_comparison
         {
             self.next_comparison = Instant::now() + COMPARISON;
-            publication::check(sentinel.connection(), name)?;
+            publication::check(sentinel.connection(), name, self.filters.as_ref())?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::apply::ApplyMode;
@@ -23,6 +24,8 @@ pub struct FollowSpec {
     pub replay_no_op_updates: bool,
     /// Keep the files of what the target has passed.
     pub keep_files: bool,
+    /// What is not followed.
+    pub filters: Option<Filters>,
     pub restart: bool,
     pub resume: bool,
 }
@@ -38,6 +41,7 @@ impl FollowSpec {
             origin: self.origin.clone(),
             dir: dir.to_path_buf(),
             application_name: "pgcopydb stream".to_owned(),
+            filters: self.filters.clone(),
         }
     }
 }

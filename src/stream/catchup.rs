@@ -2,13 +2,13 @@
 //! apply process of the modes that work with files.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::apply::{Applied, Applier, ApplySpec, may_pass};
+use super::apply::{Applied, Applier, ApplySpec, has_no_room, may_pass};
 use super::positions::{ApplyEnd, Positions};
 use super::segment;
 use super::transform_process::{is_complete, script_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
@@ -16,6 +16,9 @@ use crate::sys::signal::Shutdown;
 /// Between attempts to reach a target that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often it is said that the target is still away, or still full.
+const REPEAT: Duration = Duration::from_secs(30);
 
 /// Apply until the end position, or until there is no finished script left. A target that goes away is waited for, as
 /// long as it takes, if `waits`; its origin then says where to go on. While nothing is received it is not: changes must not
@@ -28,6 +31,7 @@ pub fn run(
     shutdown: &Shutdown,
 ) -> Result<ApplyEnd> {
     let mut pause = FIRST_PAUSE;
+    let mut told: Option<Instant> = None;
     loop {
         let committed = positions.committed();
         let error = match run_connected(spec, dir, positions, shutdown) {
@@ -38,12 +42,26 @@ pub fn run(
             log::warn!("{error}; receiving meanwhile");
             return Ok(ApplyEnd::LostTarget);
         }
-        if positions.committed() > committed {
+        let has_gone_on = positions.committed() > committed;
+        if has_gone_on {
             pause = FIRST_PAUSE;
         }
-        log::warn!("{error}; connecting to the target again");
+        if has_gone_on || told.is_none_or(|told| told.elapsed() > REPEAT) {
+            log::warn!("{error}; {}", what_next(&error));
+            told = Some(Instant::now());
+        }
         shutdown.sleep(pause)?;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What is done about an error that may pass.
+fn what_next(error: &Error) -> &'static str {
+    match has_no_room(error) {
+        true => {
+            "trying again until the target has room: nothing is lost, and changes are collected meanwhile"
+        }
+        false => "connecting to the target again",
     }
 }
 

@@ -2,8 +2,9 @@
 //! a publication would make the application's own statements fail, so with these plugins they are refused before anything
 //! is made. Reads the source's catalog; changes nothing.
 
-use super::publication::IS_FOLLOWED;
+use super::publication::followed;
 use crate::error::{Context, Result};
+use crate::filter::Filters;
 use crate::ident::{QualifiedName, quote_ident};
 use crate::pg::wire::Connection;
 
@@ -28,7 +29,7 @@ impl WithoutIdentity {
 
 /// All of them, in the order of their names. What the server takes for an identity: RelationGetIndexList in relcache.c
 /// (a deferrable primary key is none).
-pub fn find(source: &mut Connection) -> Result<Vec<WithoutIdentity>> {
+pub fn find(source: &mut Connection, filters: Option<&Filters>) -> Result<Vec<WithoutIdentity>> {
     let rows = source
         .query(&format!(
             "SELECT n.nspname, c.relname, \
@@ -38,11 +39,12 @@ pub fn find(source: &mut Connection) -> Result<Vec<WithoutIdentity>> {
                     AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid \
                         AND a.attnum = ANY (i.indkey::int2[]) AND NOT a.attnotnull)) \
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'r' AND {IS_FOLLOWED} \
+             WHERE c.relkind = 'r' AND {} \
                AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indimmediate \
                    AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)) \
                AND c.relreplident <> 'f' \
-             ORDER BY 1, 2"
+             ORDER BY 1, 2",
+            followed(filters)
         ))
         .context("could not look at the replica identities of the source")?;
     rows.iter()

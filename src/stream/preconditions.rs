@@ -6,14 +6,17 @@ use std::fmt;
 use super::decode::Plugin;
 use super::{identity, origin, publication};
 use crate::error::{Context, Error, Result, Side};
+use crate::filter::Filters;
 use crate::pg::wire::{Connection, Row};
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     pub plugin: Plugin,
     /// The slot is not there yet.
     pub makes_slot: bool,
+    /// What is not followed is not asked about.
+    pub filters: Option<&'a Filters>,
 }
 
 /// One thing that is missing, with what to do about it.
@@ -66,7 +69,7 @@ impl fmt::Display for Problem {
 pub fn check(
     source: &mut Connection,
     target: Option<&mut Connection>,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
 ) -> Result<()> {
     let (warnings, problems): (Vec<_>, Vec<_>) = find(source, target, wanted)?
         .into_iter()
@@ -84,7 +87,7 @@ pub fn check(
 pub fn find(
     source: &mut Connection,
     target: Option<&mut Connection>,
-    wanted: Wanted,
+    wanted: Wanted<'_>,
 ) -> Result<Vec<Problem>> {
     let mut problems = check_source(source, wanted)?;
     if let Some(target) = target {
@@ -124,7 +127,7 @@ const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
      (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()), \
      current_setting('hot_standby_feedback') = 'on'";
 
-fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>> {
+fn check_source(source: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let row = source
         .query_one(SOURCE_SQL)
         .context("could not look at the settings of the source")?;
@@ -158,15 +161,15 @@ fn check_source(source: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>>
         ));
     }
     if plugin == Plugin::Pgoutput && wanted.makes_slot {
-        problems.extend(check_publication_rights(source)?);
+        problems.extend(check_publication_rights(source, wanted.filters)?);
     }
     if plugin != Plugin::TestDecoding {
-        problems.extend(check_identities(source, plugin)?);
+        problems.extend(check_identities(source, plugin, wanted.filters)?);
     }
     Ok(problems)
 }
 
-fn check_standby(version: u32, wanted: Wanted) -> Option<Problem> {
+fn check_standby(version: u32, wanted: Wanted<'_>) -> Option<Problem> {
     if version < 16_00_00 {
         return Some(Problem::on_source(
             "standby-follow",
@@ -199,7 +202,7 @@ fn warn_of_source(version: u32, is_standby_without_feedback: bool) {
 }
 
 /// wal_level, and room for a slot and a WAL sender.
-fn check_places(row: &Row, wanted: Wanted) -> Result<Vec<Problem>> {
+fn check_places(row: &Row, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let wal_level = row.text(0)?;
     if wal_level != "logical" {
@@ -259,7 +262,10 @@ fn check_plugin_list(allowed: &str, plugin: Plugin) -> Option<Problem> {
 }
 
 /// Whoever makes a publication must be allowed to, and own its tables.
-fn check_publication_rights(source: &mut Connection) -> Result<Vec<Problem>> {
+fn check_publication_rights(
+    source: &mut Connection,
+    filters: Option<&Filters>,
+) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let row = source.query_one(
         "SELECT has_database_privilege(current_database(), 'CREATE'), quote_ident(current_database()), \
@@ -273,7 +279,7 @@ fn check_publication_rights(source: &mut Connection) -> Result<Vec<Problem>> {
             format!("GRANT CREATE ON DATABASE {} TO {user}", row.text(1)?),
         ));
     }
-    let count = publication::count_not_owned(source)?;
+    let count = publication::count_not_owned(source, filters)?;
     if count > 0 {
         problems.push(Problem::on_source(
             "publication-right",
@@ -285,8 +291,12 @@ fn check_publication_rights(source: &mut Connection) -> Result<Vec<Problem>> {
 }
 
 /// Tables of which these plugins would skip updates and deletes in silence, or whose updates a publication would refuse.
-fn check_identities(source: &mut Connection, plugin: Plugin) -> Result<Vec<Problem>> {
-    let found = identity::find(source)?;
+fn check_identities(
+    source: &mut Connection,
+    plugin: Plugin,
+    filters: Option<&Filters>,
+) -> Result<Vec<Problem>> {
+    let found = identity::find(source, filters)?;
     if found.is_empty() {
         return Ok(Vec::new());
     }
@@ -311,7 +321,7 @@ fn check_identities(source: &mut Connection, plugin: Plugin) -> Result<Vec<Probl
     )])
 }
 
-fn check_target(target: &mut Connection, wanted: Wanted) -> Result<Vec<Problem>> {
+fn check_target(target: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
     let row = target
         .query_one(

@@ -2,6 +2,7 @@
 //! make the application's own UPDATEs fail on a new table without a replica identity.
 
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::filter::Filters;
 use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
 
@@ -23,20 +24,31 @@ pub enum Found {
 }
 
 /// Tables whose changes are to be sent; from 13 on a partitioned table stands for its partitions, also those to come.
-fn tables_sql(version: u32) -> String {
-    let (kinds, partitions) = match version >= 13_00_00 {
+fn tables_sql(version: u32, filters: Option<&Filters>) -> String {
+    // A partition may be left out of a table that is followed: then each one stands for itself.
+    let by_root = version >= 13_00_00 && filters.is_none();
+    let (kinds, partitions) = match by_root {
         true => ("'r', 'p'", "AND NOT c.relispartition"),
         false => ("'r'", ""),
     };
     format!(
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         WHERE c.relkind IN ({kinds}) {partitions} AND {IS_FOLLOWED} ORDER BY 1, 2"
+         WHERE c.relkind IN ({kinds}) {partitions} AND {} ORDER BY 1, 2",
+        followed(filters)
     )
 }
 
+/// `IS_FOLLOWED`, less what the filters leave out.
+pub fn followed(filters: Option<&Filters>) -> String {
+    match filters {
+        Some(filters) => format!("{IS_FOLLOWED} AND NOT {}", filters.changes_left_out()),
+        None => IS_FOLLOWED.to_owned(),
+    }
+}
+
 /// How many of these tables belong to others: only an owner can publish a table.
-pub fn count_not_owned(source: &mut Connection) -> Result<u64> {
-    let tables = tables_sql(source.server_version());
+pub fn count_not_owned(source: &mut Connection, filters: Option<&Filters>) -> Result<u64> {
+    let tables = tables_sql(source.server_version(), filters);
     source
         .query_one(&format!(
             "SELECT count(*) FROM ({tables}) t (schema, name) JOIN pg_namespace n ON n.nspname = t.schema \
@@ -79,10 +91,10 @@ pub fn exists(source: &mut Connection, name: &str) -> Result<bool> {
 }
 
 /// Make it; committed and flushed when this returns, which must be before the slot is made.
-pub fn create(source: &mut Connection, name: &str) -> Result<()> {
+pub fn create(source: &mut Connection, name: &str, filters: Option<&Filters>) -> Result<()> {
     let version = source.server_version();
-    let tables =
-        names(source, &tables_sql(version)).context("could not list tables of the source")?;
+    let tables = names(source, &tables_sql(version, filters))
+        .context("could not list tables of the source")?;
     let list = match tables.is_empty() {
         true => String::new(),
         false => {
@@ -106,10 +118,14 @@ pub fn create(source: &mut Connection, name: &str) -> Result<()> {
 }
 
 /// Tables of the source whose changes the publication does not send.
-pub fn missing_tables(source: &mut Connection, name: &str) -> Result<Vec<QualifiedName>> {
+pub fn missing_tables(
+    source: &mut Connection,
+    name: &str,
+    filters: Option<&Filters>,
+) -> Result<Vec<QualifiedName>> {
     let version = source.server_version();
-    let wanted =
-        names(source, &tables_sql(version)).context("could not list tables of the source")?;
+    let wanted = names(source, &tables_sql(version, filters))
+        .context("could not list tables of the source")?;
     let published = names(
         source,
         &format!(
@@ -127,8 +143,8 @@ pub fn missing_tables(source: &mut Connection, name: &str) -> Result<Vec<Qualifi
 }
 
 /// The error for tables that appeared since: their changes were never sent.
-pub fn check(source: &mut Connection, name: &str) -> Result<()> {
-    let missing = missing_tables(source, name)?;
+pub fn check(source: &mut Connection, name: &str, filters: Option<&Filters>) -> Result<()> {
+    let missing = missing_tables(source, name, filters)?;
     if missing.is_empty() {
         return Ok(());
     }

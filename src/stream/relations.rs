@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use super::message::{Column, Equality, Relation, RelationId};
 use crate::error::{Context, Result};
+use crate::filter::Filters;
 use crate::ident::Oid;
 use crate::pg::wire::{Connection, Row};
 
@@ -39,11 +40,17 @@ pub struct Relations {
     variants: HashMap<RelationId, Vec<(Vec<usize>, RelationId)>>,
     last: usize,
     reload: Option<Reload>,
+    /// A condition on `pg_class c` and `pg_namespace n`: what the filters leave out.
+    left_out: String,
 }
 
 impl Relations {
     /// One query for all tables. `reload` opens a connection for when they have to be fetched again.
-    pub fn fetch(connection: &mut Connection, reload: Reload) -> Result<Relations> {
+    pub fn fetch(
+        connection: &mut Connection,
+        filters: Option<&Filters>,
+        reload: Reload,
+    ) -> Result<Relations> {
         let mut relations = Relations {
             tables: Vec::new(),
             by_name: HashMap::new(),
@@ -51,6 +58,7 @@ impl Relations {
             variants: HashMap::new(),
             last: 0,
             reload: Some(reload),
+            left_out: filters.map_or_else(|| "false".to_owned(), Filters::changes_left_out),
         };
         relations.read(connection)?;
         Ok(relations)
@@ -65,6 +73,7 @@ impl Relations {
             variants: HashMap::new(),
             last: 0,
             reload: None,
+            left_out: String::new(),
         };
         for relation in tables {
             relations.put(Table {
@@ -77,12 +86,21 @@ impl Relations {
         relations
     }
 
+    /// The tables whose changes need not even be sent.
+    pub fn skipped(&self) -> Vec<(&str, &str)> {
+        let skipped = self.tables.iter().filter(|table| table.is_skipped);
+        skipped
+            .map(|table| (&*table.relation.schema, &*table.relation.table))
+            .collect()
+    }
+
     fn read(&mut self, connection: &mut Connection) -> Result<()> {
         let mut fetched: Vec<Fetched> = Vec::new();
         connection
-            .query_each(&query(connection.server_version()), &mut |row| {
-                add_row(&mut fetched, row)
-            })
+            .query_each(
+                &query(connection.server_version(), &self.left_out),
+                &mut |row| add_row(&mut fetched, row),
+            )
             .context("could not list the tables of the source")?;
         // WITH OIDS, which 12 has ended: test_decoding sends what is no column of the table.
         let has_oids = connection.server_version() < 12_00_00;
@@ -350,7 +368,7 @@ fn add_row(fetched: &mut Vec<Fetched>, row: &Row) -> Result<()> {
 }
 
 /// One row for each column of each table that may have changes; one row for a table without columns.
-fn query(version: u32) -> String {
+fn query(version: u32, left_out: &str) -> String {
     let generated = match version >= 12_00_00 {
         true => "a.attgenerated <> ''",
         false => "false",
@@ -375,7 +393,7 @@ fn query(version: u32) -> String {
     // Types whose `=` holds exactly when their text is the same; text itself if its collation is deterministic.
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' AND c.relhassubclass, c.relreplident,
-    n.nspname = '{OWN_SCHEMA}' OR c.relkind = 'm' OR EXISTS (SELECT FROM pg_depend d
+    n.nspname = '{OWN_SCHEMA}' OR c.relkind = 'm' OR {left_out} OR EXISTS (SELECT FROM pg_depend d
         WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'),
     a.attname, format_type(a.atttypid, -1),
     CASE WHEN t.typtype = 'e' OR b.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype,

@@ -342,6 +342,8 @@ impl SegmentWriter {
         }
         open.length += self.gathered.len() as u64;
         self.gathered.clear();
+        // The memory of a very long row goes with it.
+        self.gathered.shrink_to(4 * WRITE_BYTES);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::preconditions::{self, Wanted};
 use super::slot::{self, NewSlot};
 use super::{cleanup, origin, ownership, publication, segment};
 use crate::error::{Error, Result, Side};
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
@@ -40,9 +41,18 @@ pub struct SetupSpec {
     /// Where the files of the follow are.
     pub dir: PathBuf,
     pub application_name: String,
+    /// What is not followed.
+    pub filters: Option<Filters>,
 }
 
 impl SetupSpec {
+    /// What the filters say, for comparing; `none` without any.
+    pub fn filter_words(&self) -> String {
+        self.filters
+            .as_ref()
+            .map_or_else(no_filters, Filters::words)
+    }
+
     /// The publication that pgoutput needs.
     pub fn publication(&self) -> &str {
         publication_of(&self.slot_name)
@@ -61,6 +71,12 @@ pub struct SetUp {
     pub startpos: Lsn,
     pub source: String,
     pub target: String,
+    #[serde(default = "no_filters")]
+    pub filters: String,
+}
+
+fn no_filters() -> String {
+    "none".to_owned()
 }
 
 impl SetUp {
@@ -99,6 +115,7 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
     let wanted = Wanted {
         plugin: spec.plugin,
         makes_slot: beginning == Beginning::New,
+        filters: spec.filters.as_ref(),
     };
     preconditions::check(&mut servers.source, Some(&mut servers.target), wanted)?;
     match beginning {
@@ -164,6 +181,7 @@ pub fn preview(
     let wanted = Wanted {
         plugin: spec.plugin,
         makes_slot: !matches!(beginning, Ok(Beginning::Again)),
+        filters: spec.filters.as_ref(),
     };
     let problems = preconditions::find(&mut servers.source, Some(&mut servers.target), wanted)?;
     Ok((beginning, problems))
@@ -201,31 +219,45 @@ fn make(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<
     if Sentinel::marked_slot(source)?.is_some() {
         Sentinel::drop(source, &spec.dir)?;
     }
-    make_slot(
-        source,
-        &spec.source,
-        &spec.application_name,
-        &spec.slot_name,
-        spec.plugin,
-        shutdown,
-    )
+    let new = NewSlotSpec {
+        source: &spec.source,
+        application_name: &spec.application_name,
+        slot_name: &spec.slot_name,
+        plugin: spec.plugin,
+        filters: spec.filters.as_ref(),
+    };
+    make_slot(source, &new, shutdown)
+}
+
+/// A slot to make.
+#[derive(Clone, Copy)]
+pub struct NewSlotSpec<'a> {
+    pub source: &'a ConnInfo,
+    pub application_name: &'a str,
+    pub slot_name: &'a str,
+    pub plugin: Plugin,
+    pub filters: Option<&'a Filters>,
 }
 
 /// The publication, where the plugin needs one, and then the slot: the server looks a publication up as of each change.
 pub fn make_slot(
     source: &mut Connection,
-    info: &ConnInfo,
-    application_name: &str,
-    slot_name: &str,
-    plugin: Plugin,
+    spec: &NewSlotSpec<'_>,
     shutdown: &Shutdown,
 ) -> Result<NewSlot> {
+    let (slot_name, plugin) = (spec.slot_name, spec.plugin);
     if plugin == Plugin::Pgoutput {
         // One that an interrupted setup left may lack tables.
         publication::drop(source, publication_of(slot_name))?;
-        publication::create(source, publication_of(slot_name))?;
+        publication::create(source, publication_of(slot_name), spec.filters)?;
     }
-    let new = slot::create(info, application_name, slot_name, plugin, shutdown)?;
+    let new = slot::create(
+        spec.source,
+        spec.application_name,
+        slot_name,
+        plugin,
+        shutdown,
+    )?;
     log::info!(
         "created replication slot \"{slot_name}\" with plugin {plugin}: changes come from {} on",
         new.consistent_point
@@ -261,6 +293,7 @@ fn complete(
         startpos,
         source: spec.source.identity(),
         target: spec.target.identity(),
+        filters: spec.filter_words(),
     };
     let mut sentinel = Sentinel::create(servers.source, &spec.dir, startpos)?;
     sentinel.mark(&spec.slot_name)?;
@@ -342,6 +375,7 @@ fn check_noted(spec: &SetupSpec, noted: &SetUp) -> Result<()> {
         ),
         ("--source", &noted.source, &spec.source.identity()),
         ("--target", &noted.target, &spec.target.identity()),
+        ("--filters", &noted.filters, &spec.filter_words()),
     ]
     .map(|(option, was, is)| {
         (was != is).then(|| format!("{option} was \"{was}\" and is now \"{is}\""))

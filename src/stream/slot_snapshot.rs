@@ -3,12 +3,10 @@
 
 use std::path::Path;
 
-use super::decode::Plugin;
 use super::preconditions::{self, Wanted};
-use super::setup::{make_slot, publication_of};
+use super::setup::{NewSlotSpec, make_slot, publication_of};
 use super::{publication, slot};
 use crate::error::{Error, Result, Side};
-use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::snapshot::{Snapshot, hold_until_signal};
 use crate::sys::signal::Shutdown;
@@ -18,13 +16,16 @@ const NAME: &str = "pgcopydb snapshot";
 
 /// Make the slot, tell `announce` the snapshot's id and hold it. The slot stays.
 pub fn hold_slot_snapshot(
-    info: &ConnInfo,
+    new: NewSlotSpec<'_>,
     dir: Option<&Path>,
-    slot_name: &str,
-    plugin: Plugin,
     shutdown: &Shutdown,
     announce: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
+    let new = NewSlotSpec {
+        application_name: NAME,
+        ..new
+    };
+    let (info, slot_name) = (new.source, new.slot_name);
     let workdir = WorkDir::open(&location(dir), Service::Snapshot)?;
     let mut source = open_source(info, NAME, shutdown)?;
     if slot::find(&mut source, slot_name)?.is_some() {
@@ -37,11 +38,12 @@ pub fn hold_slot_snapshot(
         .with_hint("Run \"pgcopydb stream cleanup\", or choose another --slot-name."));
     }
     let wanted = Wanted {
-        plugin,
+        plugin: new.plugin,
         makes_slot: true,
+        filters: new.filters,
     };
     preconditions::check(&mut source, None, wanted)?;
-    let new = make_slot(&mut source, info, NAME, slot_name, plugin, shutdown)?;
+    let new = make_slot(&mut source, &new, shutdown)?;
     let lsn = new.consistent_point;
     let noted = Snapshot::of_slot(info, &new.snapshot, lsn, Some(new.exporter), NAME, shutdown)
         .and_then(|snapshot| {

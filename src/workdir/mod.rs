@@ -2,6 +2,7 @@
 //! it; workers inherit it and write done-files. Knows no server.
 
 pub mod done;
+pub mod live;
 mod ours;
 pub mod paths;
 pub mod state;
@@ -36,6 +37,7 @@ pub enum Service {
     Follow,
     /// The parent of a clone and a follow.
     Online,
+    Compare,
 }
 
 impl Service {
@@ -45,6 +47,7 @@ impl Service {
             Service::Snapshot => "pgcopydb.snapshot.pid",
             Service::Follow => "pgcopydb.service.pid",
             Service::Online => "pgcopydb.aux.pid",
+            Service::Compare => "pgcopydb.compare.pid",
         }
     }
 }
@@ -354,6 +357,35 @@ impl WorkDir {
         self.forget_follow_queue()
     }
 
+    /// The same for the queue of a comparison.
+    pub fn note_compare_queue(&self, note: &QueueNote) -> Result<()> {
+        done::write(&self.paths.compare_queues(), &vec![note], Sync::Now)
+    }
+
+    pub fn forget_compare_queue(&self) -> Result<()> {
+        remove_file(&self.paths.compare_queues())
+    }
+
+    pub fn remove_noted_compare_queue(&self) -> Result<()> {
+        let notes: Vec<QueueNote> = done::read(&self.paths.compare_queues())?.unwrap_or_default();
+        for note in notes {
+            if remove_noted(&note)? {
+                log::info!("removed message queue {} of an earlier run", note.id);
+            }
+        }
+        self.forget_compare_queue()
+    }
+
+    /// Make the directory of a comparison.
+    pub fn prepare_compare(&self) -> Result<()> {
+        let directory = self.paths.compare();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("could not create directory \"{}\"", directory.display()))
+    }
+
     /// The id of the snapshot that some process exported for this directory.
     pub fn noted_snapshot(&self) -> Result<Option<String>> {
         match std::fs::read_to_string(self.paths.snapshot()) {
@@ -416,6 +448,25 @@ impl WorkDir {
     pub fn forget_snapshot(&self) -> Result<()> {
         remove_file(&self.paths.snapshot())
     }
+}
+
+/// The process that uses a directory, as far as can be seen without asking for its lock: whoever is named in the pid file
+/// and holds a lock. A pid alone may have been given to somebody else since.
+pub fn holder(dir: &Path, service: Service) -> Option<u32> {
+    let text = std::fs::read_to_string(dir.join(service.pid_file())).ok()?;
+    let pid: u32 = text.trim().parse().ok()?;
+    if HeldBy(Some(pid)).is_orphaned() {
+        return None;
+    }
+    // "1: FLOCK  ADVISORY  WRITE 4711 00:2f:1234 0 EOF", see proc(5). Without that file the pid has to do.
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else {
+        return Some(pid);
+    };
+    let is_held = locks.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        words.next() == Some("FLOCK") && words.nth(2) == Some(text.trim())
+    });
+    is_held.then_some(pid)
 }
 
 /// After kill -9 of the parent its workers hold the lock until they have noticed and cleaned up, which takes seconds: a

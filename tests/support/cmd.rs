@@ -156,6 +156,11 @@ impl Invocation {
         }
     }
 
+    /// For a test that has its own idea of where the output goes.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Run it to its end.
     #[track_caller]
     pub fn run(self) -> Outcome {

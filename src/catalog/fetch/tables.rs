@@ -62,6 +62,7 @@ fn read_table(row: &Row) -> Result<Table> {
         owner: boxed(row, 12)?,
         tablespace: opt_boxed(row, 13)?,
         extension_config,
+        rows_left_out: false,
     })
 }
 

@@ -3,12 +3,12 @@
 use clap::{Args, Subcommand};
 
 use crate::cli::follow_options::SlotArgs;
-use crate::cli::options::{ConnectionArgs, DirArgs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::error::{Error, Result, Side};
 use crate::lsn::Lsn;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::stream::preconditions::{self, Wanted};
-use crate::stream::setup::{self, SetupSpec};
+use crate::stream::setup::{self, NewSlotSpec, SetupSpec};
 use crate::stream::{origin, publication, slot};
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
@@ -41,6 +41,7 @@ impl BothArgs {
             origin: self.slot.origin.clone(),
             dir: cdc_location(self.dir.dir.as_deref()),
             application_name: NAME.to_owned(),
+            filters: None,
         })
     }
 }
@@ -50,10 +51,15 @@ impl BothArgs {
 pub struct SetupArgs {
     #[command(flatten)]
     both: BothArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
 pub fn setup(args: SetupArgs) -> Result<()> {
-    let spec = args.both.spec()?;
+    let spec = SetupSpec {
+        filters: args.filters.read()?,
+        ..args.both.spec()?
+    };
     let shutdown = Shutdown::install()?;
     let _workdir = args.both.open()?;
     let (set_up, new) = setup::run(&spec, &shutdown)?;
@@ -123,9 +129,17 @@ pub fn create(args: CreateArgs) -> Result<()> {
             let wanted = Wanted {
                 plugin,
                 makes_slot: true,
+                filters: None,
             };
             preconditions::check(&mut connection, None, wanted)?;
-            setup::make_slot(&mut connection, &source, NAME, name, plugin, &shutdown).map(|_| ())
+            let new = NewSlotSpec {
+                source: &source,
+                application_name: NAME,
+                slot_name: name,
+                plugin,
+                filters: None,
+            };
+            setup::make_slot(&mut connection, &new, &shutdown).map(|_| ())
         }
         CreateWhat::Origin(args) => {
             let mut target = open(&args.both, &shutdown)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use crate::cli::options::{ConnectionArgs, DirArgs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::error::{Context, Error, Result};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
@@ -23,6 +23,8 @@ pub struct PartArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go on with files that are there; it is done anyway
     #[arg(long)]
     resume: bool,
@@ -34,7 +36,14 @@ impl PartArgs {
             restart: false,
             resume: true,
         };
-        follow_spec(&self.connections, &self.dir, &self.slot, &self.apply, again)
+        follow_spec(
+            &self.connections,
+            &self.dir,
+            &self.slot,
+            &self.apply,
+            self.filters.read()?,
+            again,
+        )
     }
 }
 

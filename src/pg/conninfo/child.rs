@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::options::{OPTIONS, OTHER_VARIABLES};
 use super::{ConnInfo, keyword};
 use crate::error::{Context, Error, Result};
+use crate::pg::tls::Negotiation;
 
 /// The name of the only service in the file, and of the file.
 const SERVICE: &str = "pgcopydb";
@@ -72,10 +73,17 @@ impl ConnInfo {
         if let Some(name) = &self.application_name {
             keyword::append(&mut argument, "application_name", name);
         }
-        // Clients before 16 do not know it, and with one host there is nothing to balance.
-        let is_moot = |keyword: &str| keyword == "load_balance_hosts" && self.hosts.len() == 1;
-        for (keyword, value) in self.passed.iter().filter(|(keyword, _)| !is_moot(keyword)) {
-            keyword::append(&mut argument, keyword, value);
+        for (keyword, value) in &self.passed {
+            // Clients before 16 do not know the first, and with one host there is nothing to balance; those before 17 do
+            // not know the second, and always ask before they begin with TLS.
+            let is_moot = match *keyword {
+                "load_balance_hosts" => self.hosts.len() == 1,
+                "sslnegotiation" => self.tls.negotiation == Negotiation::Postgres,
+                _ => false,
+            };
+            if !is_moot {
+                keyword::append(&mut argument, keyword, value);
+            }
         }
         Ok(ChildConnection {
             dbname_argument: argument,

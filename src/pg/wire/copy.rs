@@ -30,6 +30,8 @@ pub struct CopyOut<'a> {
     missing: usize,
     /// Bytes handed out by the last `next_chunk`.
     handed_out: usize,
+    /// Frames that began in what was handed out.
+    frames: u64,
     is_finished: bool,
 }
 
@@ -54,6 +56,7 @@ impl Connection {
                 connection: self,
                 missing: 0,
                 handed_out: 0,
+                frames: 0,
                 is_finished: false,
             }),
             Err(error) => {
@@ -138,16 +141,23 @@ impl CopyOut<'_> {
         }
     }
 
+    /// About how many rows were handed out: a server sends each in a frame of its own. For people to look at; what counts
+    /// is what `finish` returns.
+    pub fn rows_so_far(&self) -> u64 {
+        self.frames
+    }
+
     /// How many bytes at the start of the buffer are COPY data; 0 at the end of the copy.
     fn prepare_chunk(&mut self) -> Result<usize> {
         self.connection.input.consume(self.handed_out);
         self.handed_out = 0;
         loop {
-            let (count, missing) = data_prefix(self.connection.input.available(), self.missing)?;
-            if count > 0 {
-                self.handed_out = count;
-                self.missing = missing;
-                return Ok(count);
+            let prefix = data_prefix(self.connection.input.available(), self.missing)?;
+            if prefix.count > 0 {
+                self.handed_out = prefix.count;
+                self.missing = prefix.missing;
+                self.frames += prefix.frames;
+                return Ok(prefix.count);
             }
             // Not data, or a header that is not complete yet.
             let Some(frame) = self.connection.input.next_frame()? else {
@@ -227,23 +237,41 @@ impl Drop for CopyOut<'_> {
     }
 }
 
-/// How many bytes at the front belong to CopyData frames, when `missing` bytes of a frame are still to come; and how
-/// many will be missing after them. Pure. A header is only handed out whole.
-fn data_prefix(bytes: &[u8], missing: usize) -> Result<(usize, usize)> {
+/// The front of a buffer that belongs to CopyData frames.
+#[derive(Debug, PartialEq, Eq)]
+struct Prefix {
+    count: usize,
+    /// Bytes of the last frame that come after it.
+    missing: usize,
+    /// How many frames begin in it.
+    frames: u64,
+}
+
+/// How many bytes at the front belong to CopyData frames, when `missing` bytes of a frame are still to come. Pure. A
+/// header is only handed out whole.
+fn data_prefix(bytes: &[u8], missing: usize) -> Result<Prefix> {
+    let mut frames = 0;
+    let prefix = |count, missing, frames| Prefix {
+        count,
+        missing,
+        frames,
+    };
     let mut count = missing.min(bytes.len());
     if count < missing {
-        return Ok((count, missing - count));
+        return Ok(prefix(count, missing - count, frames));
     }
     while count < bytes.len() && bytes[count] == b'd' {
         let Some(length) = frame_length(&bytes[count..])? else {
             break;
         };
+        frames += 1;
         if count + length > bytes.len() {
-            return Ok((bytes.len(), count + length - bytes.len()));
+            let missing = count + length - bytes.len();
+            return Ok(prefix(bytes.len(), missing, frames));
         }
         count += length;
     }
-    Ok((count, 0))
+    Ok(prefix(count, 0, frames))
 }
 
 /// COPY FROM STDIN under way on the target. Dropped before `finish`, it is taken back, or the connection is broken so
@@ -272,7 +300,7 @@ impl CopyIn<'_> {
             self.unchecked = 0;
             self.check_target()?;
         }
-        let missing = data_prefix(bytes, self.missing)?.1;
+        let missing = data_prefix(bytes, self.missing)?.missing;
         // Written in full or the connection is broken, so that `missing` is always true of what was sent.
         self.connection
             .write_all(bytes)
@@ -408,12 +436,16 @@ mod tests {
 
     #[test]
     fn finds_copy_data_at_the_front() {
-        assert_eq!(data_prefix(b"d\0\0\0\x06ab", 0).unwrap(), (7, 0));
-        assert_eq!(data_prefix(b"d\0\0\0\x06a", 0).unwrap(), (6, 1));
-        assert_eq!(data_prefix(b"b", 1).unwrap(), (1, 0));
-        assert_eq!(data_prefix(b"bc\0\0\0\x04", 1).unwrap(), (1, 0));
-        assert_eq!(data_prefix(b"d\0\0", 0).unwrap(), (0, 0));
-        assert_eq!(data_prefix(b"xyz", 5).unwrap(), (3, 2));
+        let data_prefix = |bytes: &[u8], missing| {
+            super::data_prefix(bytes, missing)
+                .map(|found| (found.count, found.missing, found.frames))
+        };
+        assert_eq!(data_prefix(b"d\0\0\0\x06ab", 0).unwrap(), (7, 0, 1));
+        assert_eq!(data_prefix(b"d\0\0\0\x06a", 0).unwrap(), (6, 1, 1));
+        assert_eq!(data_prefix(b"b", 1).unwrap(), (1, 0, 0));
+        assert_eq!(data_prefix(b"bc\0\0\0\x04", 1).unwrap(), (1, 0, 0));
+        assert_eq!(data_prefix(b"d\0\0", 0).unwrap(), (0, 0, 0));
+        assert_eq!(data_prefix(b"xyz", 5).unwrap(), (3, 2, 0));
         assert!(data_prefix(b"d\0\0\0\x01ab", 0).is_err());
     }
 
@@ -429,17 +461,19 @@ mod tests {
                 stream.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
                 stream.extend_from_slice(body);
             }
-            let (mut missing, mut out, mut pending) = (0, Vec::new(), Vec::new());
+            let (mut missing, mut frames, mut out, mut pending) = (0, 0, Vec::new(), Vec::new());
             for part in stream.chunks(cut) {
                 pending.extend_from_slice(part);
-                let (count, left) = data_prefix(&pending, missing).unwrap();
-                out.extend_from_slice(&pending[..count]);
-                pending.drain(..count);
-                missing = left;
+                let found = data_prefix(&pending, missing).unwrap();
+                out.extend_from_slice(&pending[..found.count]);
+                pending.drain(..found.count);
+                missing = found.missing;
+                frames += found.frames;
             }
-            let (count, missing) = data_prefix(&pending, missing).unwrap();
-            out.extend_from_slice(&pending[..count]);
-            prop_assert_eq!((out, missing), (stream, 0));
+            let last = data_prefix(&pending, missing).unwrap();
+            out.extend_from_slice(&pending[..last.count]);
+            prop_assert_eq!((out, last.missing), (stream, 0));
+            prop_assert_eq!(frames + last.frames, bodies.len() as u64);
         }
     }
 }

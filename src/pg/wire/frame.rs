@@ -3,7 +3,7 @@
 
 use crate::error::{Error, ErrorKind, Result, ServerError};
 
-/// Ordinary room; a longer message makes it grow and is given back afterwards.
+/// Ordinary room; a longer message makes it grow, which is given back afterwards.
 const ROOM_BYTES: usize = 64 * 1024;
 
 /// The server itself cannot make a message of more than a gigabyte and a header.
@@ -40,7 +40,7 @@ impl FrameBuffer {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if self.bytes.len() > 16 * ROOM_BYTES && wanted <= ROOM_BYTES {
+            if self.bytes.len() > 16 * ROOM_BYTES.max(wanted) {
                 self.bytes = Vec::new();
             }
         }
@@ -53,9 +53,13 @@ impl FrameBuffer {
                 self.start = 0;
             }
             if self.bytes.len() - self.end < wanted / 2 {
-                // Doubling keeps a message of a gigabyte linear.
-                let length = (self.end + wanted).max(self.bytes.len() * 2);
-                self.bytes.resize(length, 0);
+                // Doubling keeps a message of a gigabyte linear; where it ends is known, and more would be memory for nothing.
+                let doubled = self.bytes.len() * 2;
+                let enough = match frame_length(self.available()) {
+                    Ok(Some(length)) => doubled.min(length + wanted),
+                    _ => doubled,
+                };
+                self.bytes.resize(enough.max(self.end + wanted), 0);
             }
         }
         &mut self.bytes[self.end..]
@@ -219,6 +223,30 @@ mod tests {
         let frame = buffer.next_frame().unwrap().unwrap();
         assert_eq!((frame.tag, buffer.body(frame).len()), (b'C', 0));
         assert_eq!(buffer.next_frame().unwrap(), None);
+    }
+
+    /// Trap 13: a long message takes its own length, and leaves nothing behind.
+    #[test]
+    fn a_long_message_takes_no_more_than_it_needs() {
+        const WANTED: usize = 256 << 10;
+        const BODY: usize = 9 << 20;
+        let mut buffer = FrameBuffer::new();
+        let mut message = vec![b'd'];
+        message.extend_from_slice(&(BODY as u32 + 4).to_be_bytes());
+        message.resize(5 + BODY, b'x');
+        let mut rest = &message[..];
+        while !rest.is_empty() {
+            let room = buffer.room(WANTED);
+            let count = rest.len().min(room.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            buffer.filled(count);
+            rest = &rest[count..];
+        }
+        let frame = buffer.next_frame().unwrap().unwrap();
+        assert_eq!(buffer.body(frame).len(), BODY);
+        assert!(buffer.bytes.len() <= BODY + 2 * WANTED);
+        buffer.room(WANTED);
+        assert!(buffer.bytes.len() <= WANTED);
     }
 
     #[test]

@@ -92,11 +92,12 @@ pub trait Decoder {
     ) -> Result<()>;
 }
 
-/// The decoder of a plugin; `publication` is for pgoutput.
-pub fn decoder(plugin: Plugin, publication: &str) -> Box<dyn Decoder> {
+/// The decoder of a plugin; `publication` is for pgoutput, which sends no other tables. `skipped` are tables that wal2json
+/// need not send; test_decoding sends everything.
+pub fn decoder(plugin: Plugin, publication: &str, skipped: &[(&str, &str)]) -> Box<dyn Decoder> {
     match plugin {
         Plugin::TestDecoding => Box::new(test_decoding::TestDecoding::default()),
-        Plugin::Wal2json => Box::new(wal2json::Wal2json::default()),
+        Plugin::Wal2json => Box::new(wal2json::Wal2json::new(skipped)),
         Plugin::Pgoutput => Box::new(pgoutput::Pgoutput::new(publication)),
     }
 }

@@ -66,7 +66,12 @@ pub struct Wal2json {
     is_numeric_as_string: bool,
     /// Tables of a TRUNCATE whose last message may not have come yet, and its position.
     truncated: Option<(Lsn, Vec<RelationId>)>,
+    /// For the option filter-tables.
+    left_out: String,
 }
+
+/// More than this is not told to the plugin, which compares each change with each name; it is skipped here all the same.
+const MOST_LEFT_OUT: usize = 1000;
 
 /// One message as it came.
 #[derive(Default)]
@@ -87,11 +92,36 @@ impl Default for Wal2json {
         Wal2json {
             is_numeric_as_string: true,
             truncated: None,
+            left_out: "pgcopydb.*".to_owned(),
         }
     }
 }
 
+/// What the plugin's list syntax would read as something else has a backslash before it.
+fn escaped(name: &str) -> String {
+    let mut text = String::new();
+    for character in name.chars() {
+        if matches!(character, ' ' | '\'' | ',' | '.' | '*' | '\\') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
+
 impl Wal2json {
+    /// `skipped` tables, by schema and name, need not be sent.
+    pub fn new(skipped: &[(&str, &str)]) -> Wal2json {
+        let mut decoder = Wal2json::default();
+        if skipped.len() <= MOST_LEFT_OUT {
+            for (schema, table) in skipped {
+                let name = format!(",{}.{}", escaped(schema), escaped(table));
+                decoder.left_out.push_str(&name);
+            }
+        }
+        decoder
+    }
+
     fn pass_on(
         &mut self,
         sent: Sent<'_>,
@@ -248,7 +278,7 @@ impl Decoder for Wal2json {
             // Only types tell bytea, which has to be completed, from text.
             ("include-types", "1"),
             ("include-typmod", "0"),
-            ("filter-tables", "pgcopydb.*"),
+            ("filter-tables", &*self.left_out),
         ];
         if self.is_numeric_as_string {
             options.push((NUMERIC_AS_STRING, "1"));

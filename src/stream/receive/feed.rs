@@ -170,6 +170,8 @@ impl Feed {
             }
         }
         self.waiting.clear();
+        // The memory of a very long row goes with it.
+        self.waiting.shrink_to(4 * READ_BYTES);
         self.written = 0;
         self.last_progress = Instant::now();
         Ok(Fed::All)

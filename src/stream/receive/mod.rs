@@ -20,6 +20,7 @@ use super::positions::{Positions, ReceiveEnd};
 use super::relations::Relations;
 use super::segment::SegmentWriter;
 use crate::error::{Error, ErrorKind, Result};
+use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::wire::{ReplicationStream, StreamMessage};
@@ -59,6 +60,8 @@ pub struct ReceiveSpec {
     pub plugin: Plugin,
     /// For pgoutput.
     pub publication: String,
+    /// Whose changes are left out.
+    pub filters: Option<Filters>,
     /// Where the segment files are.
     pub dir: PathBuf,
     /// Where they begin when there are none yet.
@@ -116,6 +119,7 @@ pub fn run(
     let position = writer.recorded();
     positions.advance_written(position);
     positions.advance_flushed(position);
+    let relations = source.relations()?;
     let mut receive = Receive {
         files: Files {
             begun: None,
@@ -126,8 +130,8 @@ pub fn run(
             flusher: Flusher::start(*positions)?,
             writer,
         },
-        relations: source.relations()?,
-        decoder: source.decoder(),
+        decoder: source.decoder(&relations),
+        relations,
         feed,
         requested: Lsn::INVALID,
         last_flush: Instant::now(),
@@ -205,7 +209,7 @@ impl Receive<'_> {
                     drop(stream);
                     self.forget_transaction()?;
                     // It may be in the middle of a transaction too.
-                    self.decoder = source.decoder();
+                    self.decoder = source.decoder(&self.relations);
                     let position = self.files.position;
                     stream = source.start_again(position, error, self.decoder.as_mut())?;
                 }
@@ -322,13 +326,16 @@ impl Receive<'_> {
 
     /// Tell the server where we are: at once if it asks, soon if something is new, now and then if not.
     fn report(&mut self, stream: &mut ReplicationStream, must_reply: bool) -> Result<()> {
-        // With an end position that lies ahead on an idle source, a keepalive is what tells that it has passed.
-        let is_waiting_for_end = self
-            .files
-            .positions
+        // With a position to stop or to pause at that lies ahead on an idle source, a keepalive is what tells that it has
+        // passed.
+        let positions = &self.files.positions;
+        let pause = positions.pause().map(|(_, at)| at);
+        let is_waited_for = positions
             .endpos()
-            .is_some_and(|endpos| self.files.position < endpos);
-        let must_ask = is_waiting_for_end && self.last_asked.elapsed() >= INTERVAL;
+            .into_iter()
+            .chain(pause)
+            .any(|lsn| self.files.position < lsn);
+        let must_ask = is_waited_for && self.last_asked.elapsed() >= INTERVAL;
         let limit = match self.files.positions.flushed() >= self.files.position {
             true => ALIVE,
             false => INTERVAL,

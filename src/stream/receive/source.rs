@@ -59,8 +59,12 @@ impl Source<'_> {
     }
 
     /// A new one for each stream.
-    pub fn decoder(&self) -> Box<dyn Decoder> {
-        decoder(self.spec.plugin, &self.spec.publication)
+    pub fn decoder(&self, relations: &Relations) -> Box<dyn Decoder> {
+        decoder(
+            self.spec.plugin,
+            &self.spec.publication,
+            &relations.skipped(),
+        )
     }
 
     /// How the source cuts its log.
@@ -87,7 +91,7 @@ impl Source<'_> {
         let shutdown = self.shutdown;
         let open = move || open_source(&info, &name, &shutdown);
         let mut connection = open()?;
-        Relations::fetch(&mut connection, Box::new(open))
+        Relations::fetch(&mut connection, self.spec.filters.as_ref(), Box::new(open))
     }
 
     /// Start the stream again after it ended with `error`.
@@ -225,7 +229,7 @@ impl Source<'_> {
         );
         let options: Vec<String> = options
             .iter()
-            .map(|(name, value)| format!("{} {}", quote_ident(name), quote_literal(value)))
+            .map(|(name, value)| format!("{} {}", quote_ident(name), quoted(value)))
             .collect();
         if !options.is_empty() {
             sql.push_str(&format!(" ({})", options.join(", ")));
@@ -247,6 +251,11 @@ impl Source<'_> {
             .context("could not prepare a session on the source")?;
         Ok(connection)
     }
+}
+
+/// A replication command knows no E'': a backslash is a backslash.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
 }
 
 /// Away, starting, full, or the slot is in use: tried again. A slot that is not there, or a wrong password, stays so. What

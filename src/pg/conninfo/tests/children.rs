@@ -16,6 +16,19 @@ fn pins_the_host_that_answered() {
     assert_eq!(info.pinned(9).hosts()[0].name(), "b");
 }
 
+/// pg_dump of 15 knows neither of the two, and needs neither.
+#[test]
+fn says_only_what_an_older_child_can_understand() {
+    let argument = |text: &str| parse(text).unwrap().child().unwrap().dbname_argument;
+    let asked = argument("host=a sslnegotiation=postgres load_balance_hosts=random");
+    assert!(!asked.contains("sslnegotiation") && !asked.contains("load_balance_hosts"));
+    let both = "host=a,b sslmode=require sslnegotiation=direct load_balance_hosts=random";
+    let asked = argument(both);
+    for word in ["sslnegotiation=direct", "load_balance_hosts=random"] {
+        assert!(asked.contains(word), "{asked}");
+    }
+}
+
 #[test]
 fn never_prints_a_password() {
     let text =

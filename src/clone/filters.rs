@@ -1,0 +1,101 @@
+//! The filters, as clone applies them: what they match, what the dump says falls with it, and the catalog without all of
+//! that. Runs in the parent, around pg_dump. What is left out is noted in the work directory, where a resume and
+//! `list depends` find it.
+
+use std::collections::HashSet;
+
+use super::Clone;
+use crate::catalog::Catalog;
+use crate::dump::archive::Archive;
+use crate::dump::closure::Omitted;
+use crate::dump::filtered;
+use crate::error::{Error, Result};
+use crate::filter::{self, Filters, Selection};
+use crate::snapshot::Snapshot;
+use crate::sys::durable::Sync;
+use crate::workdir::done;
+
+/// As many as a log should show.
+const MOST_SHOWN: usize = 20;
+
+/// What the rules match, as the snapshot sees it; `None` without filters, and when everything was read before.
+pub fn select(clone: &Clone<'_>, snapshot: Option<&mut Snapshot>) -> Result<Option<Selection>> {
+    match (&clone.spec.filters, snapshot) {
+        (Some(filters), Some(snapshot)) => {
+            filter::resolve(snapshot.connection(), filters).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Take what falls out of the catalog, and note it. `catalog` is what the snapshot has, all of it.
+pub fn apply(
+    clone: &Clone<'_>,
+    filters: &Filters,
+    catalog: &mut Catalog,
+    archive: &Archive,
+    selection: &Selection,
+) -> Result<()> {
+    let omitted = filtered::apply(catalog, archive, selection, filters)?;
+    done::write(&clone.workdir.paths.omitted(), &omitted, Sync::Now)?;
+    tell(&omitted, selection);
+    Ok(())
+}
+
+/// What falls because of what it needs is worth a line each: nobody has named it.
+fn tell(omitted: &[Omitted], selection: &Selection) {
+    log::info!(
+        "the filters leave out {} objects, and the rows of {} tables; \"pgcopydb list depends\" lists them",
+        omitted.len(),
+        selection.without_rows.len()
+    );
+    let fallen = || {
+        omitted
+            .iter()
+            .filter(|it| !it.is_by_rule && !is_rider(&it.kind))
+    };
+    for omitted in fallen().take(MOST_SHOWN) {
+        log::info!("left out: {}, which {}", omitted.object, omitted.reason);
+    }
+    let count = fallen().count();
+    if count > MOST_SHOWN {
+        log::info!("and {} more", count - MOST_SHOWN);
+    }
+}
+
+/// What nobody would miss without its object.
+fn is_rider(kind: &str) -> bool {
+    matches!(
+        kind,
+        "ACL"
+            | "COMMENT"
+            | "SECURITY LABEL"
+            | "DEFAULT"
+            | "SEQUENCE OWNED BY"
+            | "INDEX"
+            | "CONSTRAINT"
+            | "TRIGGER"
+            | "INDEX ATTACH"
+            | "RULE"
+            | "POLICY"
+            | "ROW SECURITY"
+            | "STATISTICS"
+            | "TABLE ATTACH"
+            | "DEFAULT ACL"
+            | "PUBLICATION TABLE"
+            | "TABLE DATA"
+            | "SEQUENCE SET"
+    )
+}
+
+/// What an earlier phase left out, by dump id.
+pub fn omitted(clone: &Clone<'_>) -> Result<HashSet<i32>> {
+    if clone.spec.filters.is_none() {
+        return Ok(HashSet::new());
+    }
+    let omitted: Vec<Omitted> = done::read(&clone.workdir.paths.omitted())?.ok_or_else(|| {
+        Error::state("it is not known what the filters leave out")
+            .with_hint("Use --restart to start over.")
+    })?;
+    Ok(omitted.into_iter().map(|omitted| omitted.dump_id).collect())
+}
