@@ -322,7 +322,7 @@ fn check_tutorial(source: &Cluster, target: &Cluster) {
          join pg_roles m on m.oid = a.member where m.rolname !~ '^pg_' order by 1",
         "select extname, extnamespace::regnamespace, obj_description(oid, 'pg_extension') from pg_extension order by 1",
         "select nspname, pg_get_userbyid(nspowner), nspacl from pg_namespace where nspname in ('app', 'ext') order by 1",
-        "select c.relname, pg_get_userbyid(c.relowner), c.relacl, obj_description(c.oid, 'pg_class') from pg_class c \
+        "select c.relname, pg_get_userbyid(c.relowner), has_table_privilege('clerk', c.oid, 'select'), obj_description(c.oid, 'pg_class') from pg_class c \
          where c.relnamespace = 'app'::regnamespace order by 1",
         "select * from app.customer order by 1",
         "select conname, pg_get_constraintdef(oid) from pg_constraint where connamespace = 'app'::regnamespace \

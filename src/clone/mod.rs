@@ -140,7 +140,7 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
         clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
     }
-    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
     prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
     schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
     clock.lap("dump");

@@ -91,13 +91,6 @@ pub fn create_extensions(
     extensions::create(&catalog.extensions, &clone.spec.requirements, target)
 }
 
-/// The schemas that the target has from another role: ours may not change them, and need not.
-pub fn schemas_of_others(target: &mut Connection) -> Result<HashSet<String>> {
-    let sql = "SELECT nspname FROM pg_catalog.pg_namespace \
-               WHERE nspname !~ '^pg_' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')";
-    names(target, sql).context("could not list the schemas of the target")
-}
-
 fn names(server: &mut Connection, sql: &str) -> Result<HashSet<String>> {
     let mut names = HashSet::new();
     server.query_each(sql, &mut |row| {

@@ -75,7 +75,7 @@ mod plan {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
-    use super::ALL;
+    use super::is_listed;
     use crate::error::{Error, Result};
 
     /// What the environment asks for.
@@ -162,7 +162,7 @@ mod plan {
                 Some((name, role)) => (name, Some(role.to_string())),
                 None => (point, None),
             };
-            if !ALL.contains(&name) {
+            if !is_listed(name) {
                 return Err(invalid("there is no such fault point"));
             }
             let (verb, number) = match action.split_once(':') {
