@@ -28,6 +28,7 @@ mod follow_live;
 mod follow_rows;
 mod follow_sources;
 mod follow_versions;
+mod instance;
 mod large_objects;
 mod layering;
 mod list;

@@ -32,6 +32,7 @@ use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::Failure;
+use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use begin::Run;
 use summary::Clock;
@@ -156,6 +157,11 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     clock.lap("post-data");
     properties::copy(&clone, &catalog)?;
     finish(&clone, &catalog, clock)
+}
+
+/// Whether the clone in this work directory has copied everything.
+pub fn is_complete(dir: &std::path::Path) -> bool {
+    Paths::new(dir).step_done(step::CLONE).exists()
 }
 
 /// Everything was tried: say what was done, and whether that was everything.
