@@ -9,7 +9,6 @@ const SUPPORT: &[&str] = &[
     "extensions",
     "follow_options",
     "given",
-    "later",
     "man",
     "mod",
     "options",
