@@ -25,7 +25,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
-//! | stories | [`clone`]: the phases, top to bottom; [`follow`]: the modes, and both together; [`check`]: whether they can work; [`report`]: how far they are |
+//! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`check`]: whether they can work; [`report`]: how far they are; [`compare`]: source against target |
 //! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
 //! | knowledge | [`catalog`]: what exists; [`filter`]: what is meant; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
@@ -36,9 +36,11 @@ pub mod catalog;
 pub mod check;
 pub mod cli;
 pub mod clone;
+pub mod compare;
 pub mod copy;
 pub mod dump;
 pub mod error;
+pub mod extensions;
 pub mod filter;
 pub mod follow;
 pub mod ident;
@@ -46,6 +48,7 @@ pub mod logging;
 pub mod lsn;
 pub mod pg;
 pub mod report;
+pub mod roles;
 pub mod sentinel;
 pub mod snapshot;
 pub mod stream;

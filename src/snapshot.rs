@@ -103,6 +103,18 @@ impl Snapshot {
         })
     }
 
+    /// The same snapshot under a name of our own transaction's: the connection that made the slot can go, and with it a slot
+    /// that was only made for the snapshot.
+    pub fn on_its_own(mut self) -> Result<Snapshot> {
+        let row = self
+            .holder
+            .query_one("SELECT pg_catalog.pg_export_snapshot()")
+            .context("could not export a snapshot")?;
+        self.id = row.text(0)?.to_string();
+        drop(self.exporter.take());
+        Ok(self)
+    }
+
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -159,6 +171,28 @@ pub fn is_alive(
         Err(error) if is_gone(&error) => Ok(false),
         Err(error) => Err(error.context(format!("could not look for snapshot \"{id}\""))),
     }
+}
+
+/// The snapshot that the commands of a work directory share: the one that is asked for, else the one that a process holds
+/// for the directory, else a new one for this command alone.
+pub fn shared(
+    info: &ConnInfo,
+    workdir: &WorkDir,
+    wanted: Option<&str>,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<Snapshot> {
+    if let Some(id) = wanted {
+        return Snapshot::import(info, id, application_name, shutdown);
+    }
+    if let Some(id) = workdir.noted_snapshot()? {
+        if is_alive(info, &id, application_name, shutdown)? {
+            log::info!("using snapshot {id}, which another process holds for this work directory");
+            return Snapshot::import(info, &id, application_name, shutdown);
+        }
+        log::info!("snapshot {id} of this work directory is gone: reading the source as it is now");
+    }
+    Snapshot::export(info, application_name, shutdown)
 }
 
 /// The server's words, from BEGIN on a snapshot, for a snapshot whose transaction has ended: 22023 before 16 (and for a malformed name), 42704

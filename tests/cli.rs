@@ -103,8 +103,8 @@ fn mistakes_end_with_code_1_and_one_cause() {
         (&["follow"], "no source database given"),
         (&["stream", "sentinel", "get"], "no source database given"),
         (
-            &["stream", "prune"],
-            "command \"stream prune\" is not built yet",
+            &["stream", "prune", "-S", "dbname=a"],
+            "no target database given",
         ),
         (
             &["clone", "-S", "dbname=a", "--follow"],
@@ -123,7 +123,10 @@ fn mistakes_end_with_code_1_and_one_cause() {
             "--slot-name",
         ),
         (&["clone", "--follow", "--endpos", "soon"], "--endpos"),
-        (&["clone", "--roles"], "option --roles is not built yet"),
+        (
+            &["clone", "--all-databases"],
+            "option --all-databases is not built yet",
+        ),
         (&["clone", "--sideways"], "unknown option --sideways"),
         (&["clone", "--table-jobs", "0"], "--table-jobs"),
         (&["clone", "--table-jobs", "-3"], "--table-jobs"),

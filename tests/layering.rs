@@ -7,7 +7,15 @@ use std::path::{Path, PathBuf};
 /// other, unless it is the last.
 const LAYERS: [&[&str]; 9] = [
     &["cli"],
-    &["clone", "follow", "compare", "report", "check"],
+    &[
+        "clone",
+        "follow",
+        "compare",
+        "report",
+        "check",
+        "roles",
+        "extensions",
+    ],
     &["copy", "stream"],
     &["dump"],
     &["catalog", "filter", "snapshot", "sentinel", "workdir"],
@@ -19,12 +27,15 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.
-const WITHIN_LAYER: [(&str, &str); 6] = [
+const WITHIN_LAYER: [(&str, &str); 8] = [
     // The online migration is both stories.
     ("follow", "clone"),
     // Both begin with the checks.
     ("clone", "check"),
     ("follow", "check"),
+    // They come first in a clone, and are commands of their own.
+    ("clone", "roles"),
+    ("clone", "extensions"),
     ("clone", "report"),
     ("follow", "report"),
     ("snapshot", "workdir"),

@@ -33,6 +33,7 @@ mod list;
 mod list_progress;
 mod receive;
 mod resume;
+mod roles;
 mod run_rules;
 mod sections;
 mod server_faults;

@@ -174,10 +174,26 @@ pub fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
                 name: boxed(row, 1)?,
                 schema: boxed(row, 2)?,
                 version: boxed(row, 3)?,
+                requires: Box::default(),
+                makes_schema: row.bool(4)?,
             });
             Ok(())
         })
         .context("could not list the extensions of the source")?;
+    let mut requirements: HashMap<Oid, Vec<Box<str>>> = HashMap::new();
+    source
+        .query_each(queries::EXTENSION_REQUIREMENTS, &mut |row| {
+            requirements
+                .entry(row.parse(0)?)
+                .or_default()
+                .push(boxed(row, 1)?);
+            Ok(())
+        })
+        .context("could not list what the extensions of the source need")?;
+    for extension in &mut extensions {
+        let requires = requirements.remove(&extension.oid).unwrap_or_default();
+        extension.requires = requires.into();
+    }
     Ok(extensions)
 }
 

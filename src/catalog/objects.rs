@@ -232,12 +232,16 @@ impl Sequence {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
     pub oid: Oid,
     pub name: Box<str>,
     pub schema: Box<str>,
     pub version: Box<str>,
+    /// Extensions that must be there before, ordered by name: it is said to need them, or its schema is of theirs.
+    pub requires: Box<[Box<str>]>,
+    /// Its schema is a part of it, and comes with it.
+    pub makes_schema: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -163,9 +163,21 @@ ORDER BY c.oid"
     )
 }
 
-pub(super) const EXTENSIONS: &str = "SELECT x.oid, x.extname, n.nspname, x.extversion
+pub(super) const EXTENSIONS: &str = "SELECT x.oid, x.extname, n.nspname, x.extversion,
+    EXISTS (SELECT FROM pg_depend d
+        WHERE d.classid = 'pg_namespace'::regclass AND d.objid = x.extnamespace
+            AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = x.oid AND d.deptype = 'e')
 FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace
 ORDER BY x.oid";
+
+/// What an extension needs: others by its control file, and whose schema it was put into.
+pub(super) const EXTENSION_REQUIREMENTS: &str = "SELECT DISTINCT x.oid, r.extname
+FROM pg_extension x
+    JOIN pg_depend d ON (d.classid = 'pg_extension'::regclass AND d.objid = x.oid)
+        OR (d.classid = 'pg_namespace'::regclass AND d.objid = x.extnamespace AND d.deptype = 'e')
+    JOIN pg_extension r ON r.oid = d.refobjid AND r.oid <> x.oid
+WHERE d.refclassid = 'pg_extension'::regclass
+ORDER BY x.oid, r.extname";
 
 pub(super) const LARGE_OBJECTS: &str = "SELECT (SELECT count(*) FROM pg_largeobject_metadata),
     pg_relation_size('pg_largeobject'::regclass)";

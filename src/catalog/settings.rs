@@ -48,6 +48,16 @@ impl DatabaseSetting {
             None => format!("DATABASE {database}"),
             Some(role) => format!("ROLE {} IN DATABASE {database}", quote_ident(role)),
         };
+        self.set_sql(&subject)
+    }
+
+    /// The statement for a role in all databases.
+    pub fn alter_role_sql(&self) -> String {
+        let role = self.role.as_deref().map_or("ALL".to_owned(), quote_ident);
+        self.set_sql(&format!("ROLE {role}"))
+    }
+
+    fn set_sql(&self, subject: &str) -> String {
         // A name with a dot belongs to an extension and is two identifiers.
         let name: Vec<String> = self.name.split('.').map(quote_ident).collect();
         format!(
@@ -138,6 +148,10 @@ mod tests {
         assert_eq!(
             setting(Some("Joe"), "app.user", "it's").alter_sql("b"),
             r#"ALTER ROLE "Joe" IN DATABASE "b" SET "app"."user" TO 'it''s'"#
+        );
+        assert_eq!(
+            setting(Some("Joe"), "work_mem", "1MB").alter_role_sql(),
+            r#"ALTER ROLE "Joe" SET "work_mem" TO '1MB'"#
         );
         assert_eq!(
             setting(None, "search_path", "").alter_sql("b"),

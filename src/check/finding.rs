@@ -4,9 +4,7 @@
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Side};
-
-/// How many names a line lists before it says how many more there are.
-const NAMES_SHOWN: usize = 10;
+use crate::ident::shorten;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -207,30 +205,9 @@ impl Report {
     }
 }
 
-/// A list for people.
-pub fn shorten(names: &[String]) -> String {
-    let shown = names
-        .iter()
-        .take(NAMES_SHOWN)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lists_are_cut() {
-        let names: Vec<String> = (0..12).map(|number| number.to_string()).collect();
-        assert_eq!(shorten(&names), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
-        assert_eq!(shorten(&names[..2]), "0, 1");
-    }
 
     #[test]
     fn the_first_failure_is_the_error_and_tells_of_the_others() {

@@ -15,11 +15,12 @@ mod source_objects;
 mod spec;
 mod target_objects;
 
-pub use finding::{Report, Verdict, shorten};
+pub use finding::{Report, Verdict};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ use crate::catalog::{self, Catalog, FetchOptions};
 use crate::dump::programs::{Programs, SearchPlaces};
 use crate::dump::select::LeftAlone;
 use crate::error::{Result, Side};
+use crate::ident::shorten;
 use crate::pg::connect::connect_and_pin;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
@@ -294,6 +296,8 @@ fn left_alone(
             .filter(|extension| is_of_others(&extension.name))
             .map(|extension| extension.name.to_string())
             .collect(),
+        // For whoever restores to find out.
+        schemas: HashSet::new(),
         public_schema: source_objects.is_public_of_the_cluster && !spec.scope.no_owner,
     }
 }

@@ -20,7 +20,7 @@ pub fn decide(
     scope: Scope,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if !scope.no_owner && !scope.no_acl {
+    if !scope.no_owner && !scope.no_acl && !scope.copies_roles {
         findings.push(roles(catalog, there));
     }
     if !scope.no_tablespaces {
@@ -62,7 +62,7 @@ fn roles(catalog: &Catalog, there: &TargetObjects) -> Finding {
         (
             "all roles that the source's objects name exist on the target",
             "roles that own objects of the source, or were granted rights on them, do not exist on the target",
-            "Create them on the target, or use --no-owner and --no-acl.",
+            "Create them on the target, have --roles copy them, or use --no-owner and --no-acl.",
         ),
     )
 }
@@ -317,6 +317,7 @@ mod tests {
             name: "postgis".into(),
             schema: "public".into(),
             version: "3".into(),
+            ..Extension::default()
         }];
         let objects = SourceObjects::default();
         let there = TargetObjects::default();
@@ -348,6 +349,7 @@ mod tests {
                 name: name.into(),
                 schema: "public".into(),
                 version: version.into(),
+                ..Extension::default()
             })
             .into();
         let mut there = TargetObjects::default();

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::finding::{Finding, Group, Report, Verdict, shorten};
+use super::finding::{Finding, Group, Report, Verdict};
 use crate::error::{Error, Result};
+use crate::ident::shorten;
 
 const GROUPS: [Group; 5] = [
     Group::Servers,

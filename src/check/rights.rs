@@ -454,6 +454,7 @@ mod tests {
             name: "postgis".into(),
             schema: "public".into(),
             version: "3".into(),
+            ..crate::catalog::Extension::default()
         }];
         let objects = SourceObjects {
             owners: vec!["app".to_owned(), "owner".to_owned(), "nobody".to_owned()],

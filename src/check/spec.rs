@@ -56,5 +56,7 @@ pub struct Scope {
     pub no_acl: bool,
     pub no_tablespaces: bool,
     pub skip_extensions: bool,
+    /// The roles of the source are made first.
+    pub copies_roles: bool,
     pub skip_large_objects: bool,
 }

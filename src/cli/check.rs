@@ -114,6 +114,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         dir: args.dir.dir,
         jobs: args.jobs.resolve(given),
         scope: Scope {
+            copies_roles: false,
             drop_if_exists: args.scope.drop_if_exists,
             no_owner: args.scope.no_owner,
             no_acl: args.scope.no_acl,

@@ -3,11 +3,12 @@
 
 use clap::Args;
 
+use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, Phases, SplitOptions};
+use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::logging;
@@ -33,6 +34,8 @@ pub struct CloneArgs {
     split: SplitArgs,
     #[command(flatten)]
     scope: ScopeArgs,
+    #[command(flatten)]
+    requirements: RequirementsArgs,
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
@@ -76,6 +79,15 @@ struct ScopeArgs {
     /// Leave out comments on extensions
     #[arg(long)]
     skip_ext_comments: bool,
+    /// Leave out CREATE COLLATION: the target has those of the source already
+    #[arg(long)]
+    skip_collations: bool,
+    /// Copy the roles of the source instance first; those that exist on the target are kept
+    #[arg(long)]
+    roles: bool,
+    /// With --roles, leave out passwords
+    #[arg(long, requires = "roles")]
+    no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
     skip_db_properties: bool,
@@ -187,6 +199,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         jobs,
         split,
         scope,
+        requirements,
         work,
         state,
         ..
@@ -226,6 +239,11 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_large_objects: scope.skip_large_objects,
         skip_extensions: scope.skip_extensions,
         skip_ext_comments: scope.skip_ext_comments,
+        skip_collations: scope.skip_collations,
+        roles: scope.roles.then_some(RolesOptions {
+            no_passwords: scope.no_role_passwords,
+        }),
+        requirements: requirements.read()?,
         skip_vacuum: scope.skip_vacuum,
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,

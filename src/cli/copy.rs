@@ -3,7 +3,9 @@
 use clap::{Args, Subcommand};
 
 use super::clone::{self, CloneArgs};
+use super::extensions::{self, CopyExtensionsArgs};
 use super::given::Given;
+use super::roles::{self, CopyRolesArgs};
 use super::sections;
 use crate::error::Result;
 
@@ -57,11 +59,15 @@ constraints belong to restore post-data and restore pre-data.
 
 Example: pgcopydb copy constraints --target postgres://me@new/shop --resume")]
     Constraints(Box<CloneArgs>),
+    Roles(CopyRolesArgs),
+    Extensions(CopyExtensionsArgs),
 }
 
 pub fn run(args: CopyArgs, given: &Given) -> Result<()> {
     let (section, args) = match args.command {
         CopyCommand::Db(args) => return clone::run(*args, given),
+        CopyCommand::Roles(args) => return roles::copy(args),
+        CopyCommand::Extensions(args) => return extensions::copy(args, given),
         CopyCommand::Schema(args) => (&sections::COPY_SCHEMA, args),
         CopyCommand::Data(args) => (&sections::COPY_DATA, args),
         CopyCommand::TableData(args) => (&sections::COPY_TABLE_DATA, args),

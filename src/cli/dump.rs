@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::clone::CloneArgs;
 use super::given::Given;
+use super::roles::{self, DumpRolesArgs};
 use super::sections;
 use crate::error::Result;
 
@@ -33,6 +34,7 @@ Example: pgcopydb dump pre-data --source postgres://me@old/shop --dir /var/tmp/s
     #[command(mut_args = sections::DUMP.arg(), after_help = "\
 Example: pgcopydb dump post-data --source postgres://me@old/shop --dir /var/tmp/shop --resume")]
     PostData(Box<CloneArgs>),
+    Roles(DumpRolesArgs),
 }
 
 pub fn run(args: DumpArgs, given: &Given) -> Result<()> {
@@ -40,5 +42,6 @@ pub fn run(args: DumpArgs, given: &Given) -> Result<()> {
         DumpCommand::Schema(args) | DumpCommand::PreData(args) | DumpCommand::PostData(args) => {
             sections::run(&sections::DUMP, *args, given)
         }
+        DumpCommand::Roles(args) => roles::dump(args),
     }
 }

@@ -1,24 +1,12 @@
 //! Commands and options of the contract that are not built yet. They are known by name, so that a script that calls
-//! one gets an error that says so: parsing and ignoring `--roles` would end with a copy of too much. Each is
+//! one gets an error that says so: parsing and ignoring `--all-databases` would end with a copy of too much. Each is
 //! removed from here by the change that builds it. Pure.
 
 /// `(long names, short letter)`, as clap reports them.
-const OPTIONS: &[(&[&str], Option<&str>)] = &[
-    (&["--all-databases"], None),
-    (&["--no-role-passwords"], None),
-    (&["--requirements"], None),
-    (&["--roles"], None),
-    (&["--skip-collations"], None),
-];
+const OPTIONS: &[(&[&str], Option<&str>)] = &[(&["--all-databases"], None)];
 
 /// Each command and, after it, what may follow it.
-const COMMANDS: &[(&str, &[&str])] = &[
-    ("copy", &["roles", "extensions"]),
-    ("dump", &["roles"]),
-    ("restore", &["roles"]),
-    ("list", &["depends"]),
-    ("compare", &["schema", "data"]),
-];
+const COMMANDS: &[(&str, &[&str])] = &[("list", &["depends"])];
 
 /// The message for an option that clap does not know, if the contract does.
 pub fn option(unknown: &str) -> Option<String> {
@@ -60,17 +48,13 @@ mod tests {
     fn later_names_are_known() {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
-            option("--roles").as_deref(),
-            Some("option --roles is not built yet")
+            option("--all-databases").as_deref(),
+            Some("option --all-databases is not built yet")
         );
         assert_eq!(option("--follows"), None);
         assert_eq!(
             command("depends", &words("list depends --json")).as_deref(),
             Some("command \"list depends\" is not built yet")
-        );
-        assert_eq!(
-            command("roles", &words("copy roles")).as_deref(),
-            Some("command \"copy roles\" is not built yet")
         );
         assert_eq!(command("tables", &words("copy tables")), None);
     }

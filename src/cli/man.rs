@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Files in src/cli that are no command.
 const SUPPORT: &[&str] = &[
+    "extensions",
     "follow_options",
     "given",
     "later",
@@ -13,6 +14,7 @@ const SUPPORT: &[&str] = &[
     "mod",
     "options",
     "parse_list",
+    "roles",
     "sections",
     "size",
     "stdout",

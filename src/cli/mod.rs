@@ -5,9 +5,11 @@
 
 mod check;
 mod clone;
+mod compare;
 mod completion;
 mod copy;
 mod dump;
+mod extensions;
 mod follow;
 mod follow_options;
 mod given;
@@ -17,6 +19,7 @@ mod options;
 mod parse_list;
 mod ping;
 mod restore;
+mod roles;
 mod sections;
 mod size;
 mod snapshot;
@@ -68,6 +71,7 @@ struct Cli {
 enum Command {
     #[command(visible_aliases = ["fork", "copy-db"])]
     Clone(Box<clone::CloneArgs>),
+    Compare(compare::CompareArgs),
     Copy(Box<copy::CopyArgs>),
     Dump(Box<dump::DumpArgs>),
     Restore(Box<restore::RestoreArgs>),
@@ -144,6 +148,7 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
     match cli.command {
         _ if cli.version => version::run(VersionArgs::default()),
         Some(Command::Clone(args)) => clone::run(*args, given),
+        Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
         Some(Command::Dump(args)) => dump::run(*args, given),
         Some(Command::Restore(args)) => restore::run(*args, given),

@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use super::clone::CloneArgs;
 use super::given::Given;
 use super::parse_list::{self, ParseListArgs};
+use super::roles::{self, RestoreRolesArgs};
 use super::sections;
 use crate::error::Result;
 
@@ -37,6 +38,7 @@ The source is not asked; if it is given, it must be the one that was dumped.
 
 Example: pgcopydb restore post-data --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     PostData(Box<CloneArgs>),
+    Roles(RestoreRolesArgs),
     ParseList(ParseListArgs),
 }
 
@@ -45,6 +47,7 @@ pub fn run(args: RestoreArgs, given: &Given) -> Result<()> {
         RestoreCommand::Schema(args) => sections::run(&sections::RESTORE_SCHEMA, *args, given),
         RestoreCommand::PreData(args) => sections::run(&sections::RESTORE_PRE_DATA, *args, given),
         RestoreCommand::PostData(args) => sections::run(&sections::RESTORE_POST_DATA, *args, given),
+        RestoreCommand::Roles(args) => roles::restore(args),
         RestoreCommand::ParseList(args) => parse_list::run(args),
     }
 }

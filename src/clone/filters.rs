@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use super::schema::read_archive;
 use super::{Clone, CloneSpec};
 use crate::catalog::Catalog;
-use crate::dump::archive::{Archive, CatalogId};
-use crate::dump::closure::{Omitted, close};
+use crate::dump::archive::Archive;
+use crate::dump::closure::Omitted;
+use crate::dump::filtered;
 use crate::error::{Error, Result};
 use crate::filter::{self, Filters, Selection};
-use crate::ident::Oid;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::workdir::done;
@@ -46,91 +46,15 @@ pub fn read_dump(clone: &Clone<'_>) -> Result<Archive> {
 /// Take what falls out of the catalog, and note it. `catalog` is what the snapshot has, all of it.
 pub fn apply(
     clone: &Clone<'_>,
+    filters: &Filters,
     catalog: &mut Catalog,
     archive: &Archive,
     selection: &Selection,
 ) -> Result<()> {
-    let omitted = close(archive, selection);
-    check_wanted(clone, &omitted, selection)?;
+    let omitted = filtered::apply(catalog, archive, selection, filters)?;
     done::write(&clone.workdir.paths.omitted(), &omitted, Sync::Now)?;
-    let ids = ids(&omitted, selection);
-    let kept: Vec<_> = {
-        let gone: HashSet<i32> = omitted.iter().map(|omitted| omitted.dump_id).collect();
-        let is_kept = |entry: &&crate::dump::archive::Entry| !gone.contains(&entry.dump_id);
-        archive.entries.iter().filter(is_kept).collect()
-    };
-    catalog.leave_out(
-        &|oid| ids.contains(&CatalogId::relation(oid)),
-        &|oid| ids.contains(&CatalogId::constraint(oid)),
-        &selection.without_rows,
-    );
-    let extensions: HashSet<Oid> = selection
-        .left_out
-        .iter()
-        .filter(|left| left.kind == "EXTENSION")
-        .map(|left| left.oid)
-        .collect();
-    catalog
-        .extensions
-        .retain(|extension| !extensions.contains(&extension.oid));
-    // Whoever owns nothing that is kept, and was granted nothing on it, need not be on the target.
-    let mentions = |role: &str| {
-        kept.iter().any(|entry| {
-            let is_about_roles = matches!(&*entry.desc.lossy(), "ACL" | "DEFAULT ACL" | "POLICY");
-            entry.owner == role || is_about_roles && entry.defn.lossy().contains(role)
-        })
-    };
-    catalog.roles.retain(|role| mentions(role));
-    let mut tablespaces = std::mem::take(&mut catalog.tablespaces);
-    tablespaces.retain(|name| {
-        kept.iter().any(|entry| entry.tablespace == **name)
-            || catalog
-                .indexes
-                .iter()
-                .any(|index| index.tablespace.as_ref() == Some(name))
-    });
-    catalog.tablespaces = tablespaces;
     tell(&omitted, selection);
     Ok(())
-}
-
-/// What a rule asks for by name, and something else that is left out does not allow: no other table comes in its place.
-fn check_wanted(clone: &Clone<'_>, omitted: &[Omitted], selection: &Selection) -> Result<()> {
-    let is_only = clone
-        .spec
-        .filters
-        .as_ref()
-        .is_some_and(|filters| filters.names_tables());
-    if !is_only {
-        return Ok(());
-    }
-    let matched: HashSet<(Oid, Oid)> = selection
-        .left_out
-        .iter()
-        .map(|left| (left.catalog, left.oid))
-        .collect();
-    let is_wanted = |omitted: &&Omitted| {
-        omitted.kind == "TABLE"
-            && !matched.contains(&(omitted.catalog_id.tableoid, omitted.catalog_id.oid))
-    };
-    match omitted.iter().find(is_wanted) {
-        None => Ok(()),
-        Some(table) => Err(Error::config(format!(
-            "the filters ask for {} and leave out what it needs: it {}",
-            table.object, table.reason
-        ))
-        .with_hint("Add what it needs to the filters file, or take the table out of it.")),
-    }
-}
-
-fn ids(omitted: &[Omitted], selection: &Selection) -> HashSet<CatalogId> {
-    let matched = selection.left_out.iter().filter(|left| !left.may_be_needed);
-    let matched = matched.map(|left| CatalogId {
-        tableoid: left.catalog,
-        oid: left.oid,
-    });
-    let fallen = omitted.iter().map(|omitted| omitted.catalog_id);
-    fallen.filter(|id| id.oid != 0).chain(matched).collect()
 }
 
 /// What falls because of what it needs is worth a line each: nobody has named it.

@@ -11,6 +11,7 @@ mod noted;
 mod occupied;
 pub mod parse_list;
 mod phases;
+mod prerequisites;
 mod progress;
 mod properties;
 mod reach;
@@ -22,6 +23,7 @@ mod summary;
 
 pub use noted::names as noted_options;
 pub use phases::{Phase, Phases};
+pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
@@ -43,6 +45,7 @@ use summary::Clock;
 
 /// Names of the steps in the work directory.
 mod step {
+    pub const ROLES: &str = "roles";
     pub const DUMP: &str = "dump-pre";
     pub const DUMP_POST: &str = "dump-post";
     pub const RESTORE_PRE: &str = "restore-pre";
@@ -114,29 +117,31 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         check::objects_now(&clone.check_spec, begun, shutdown)?;
     }
     let mut snapshot = begin::snapshot(&clone)?;
+    if phases.has(Phase::Dump) {
+        reach::note_source(&clone)?;
+    }
     let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
     let selection = filters::select(&clone, snapshot.as_mut())?;
-    if let Some(selection) = &selection {
+    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         if phases.has(Phase::Dump) {
             schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
         }
         let archive = filters::read_dump(&clone)?;
-        filters::apply(&clone, &mut catalog, &archive, selection)?;
+        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
-    if phases.has(Phase::PreData) {
-        reach::check_objects(&mut clone, &catalog)?;
+    if phases.has_any(begin::RESTORES) {
+        reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())?;
     }
     if phases.has(Phase::Dump) {
-        reach::note_source(&clone)?;
         schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
     if phases.has(Phase::PreData) {
-        schema::restore_pre(&clone)?;
+        schema::restore_pre(&clone, &catalog)?;
         clock.lap("pre-data");
     }
     let mut has_copied = false;

@@ -140,6 +140,28 @@ const NOTED: &[Noted] = &[
         take: Some(|spec, text| spec.skip_ext_comments = text == YES),
     },
     Noted {
+        name: "--skip-collations",
+        bound: Bound::Begun,
+        phases: Phases::of(&[Phase::PreData, Phase::PostData]),
+        tell: |spec| Some(flag(spec.skip_collations)),
+        take: Some(|spec, text| spec.skip_collations = text == YES),
+    },
+    Noted {
+        name: "--roles",
+        bound: Bound::All,
+        phases: Phases::ALL,
+        // A part of clone; alone it is "copy roles", which notes nothing here.
+        tell: |spec| spec.said.is_none().then(|| flag(spec.roles.is_some())),
+        take: None,
+    },
+    Noted {
+        name: "--requirements",
+        bound: Bound::All,
+        phases: Phases::of(&[Phase::PreData]),
+        tell: |spec| Some(spec.requirements.in_words()),
+        take: None,
+    },
+    Noted {
         name: "--skip-db-properties",
         bound: Bound::Begun,
         phases: Phases::of(&[Phase::PostData]),

@@ -4,8 +4,8 @@
 use super::phases::Phase;
 use super::{Clone, step};
 use crate::catalog::{Catalog, Target, target};
-use crate::check::shorten;
 use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::ident::shorten;
 use crate::pg::wire::Connection;
 
 /// What is on the target already must be what this run, or the user for it, has made.

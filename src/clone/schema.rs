@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 
 use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, filters, step};
+use super::{Clone, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -49,10 +49,7 @@ pub fn dump(
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
-    let excluded: Vec<_> = selection.map_or_else(Vec::new, |selection| {
-        let tables = selection.unreadable_tables.iter();
-        tables.map(|(_, name)| name.clone()).collect()
-    });
+    let excluded = selection.map_or_else(Vec::new, Selection::unreadable_names);
     let arguments = DumpSpec {
         conninfo: &child.dbname_argument,
         snapshot: snapshot.id(),
@@ -71,7 +68,7 @@ pub fn dump(
 
 /// Restore what tables need to be filled. A restore that was interrupted has made some objects and not others, all of
 /// them ours and without a row: they are dropped and made again.
-pub fn restore_pre(clone: &Clone<'_>) -> Result<()> {
+pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     let target = &mut clone.open_target("clone")?;
     if workdir.is_step_done(step::RESTORE_PRE)? {
@@ -79,6 +76,7 @@ pub fn restore_pre(clone: &Clone<'_>) -> Result<()> {
         return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
+    prerequisites::check_collations(clone, &archive, target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.
@@ -104,9 +102,8 @@ pub fn restore_pre(clone: &Clone<'_>) -> Result<()> {
     if drops {
         drops::drop_relations(target, &choices)?;
     }
-    // Schemas and extensions are never dropped: there may be more in them than what we copy.
-    let is_container =
-        |choice: &Choice<'_>| choice.entry.desc == "SCHEMA" || choice.entry.desc == "EXTENSION";
+    // Schemas are never dropped: there may be more in them than what we copy. Nor are extensions, which we create.
+    let is_container = |choice: &Choice<'_>| choice.entry.desc == "SCHEMA";
     let (containers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_container);
     // A schema may be there for the user's own extensions, or made by the provider; whatever is in it stays.
@@ -124,6 +121,9 @@ pub fn restore_pre(clone: &Clone<'_>) -> Result<()> {
         refused.extend(restore(
             clone, &archive, name, choices, 1, drops, tolerated,
         )?);
+        if name == "pre-containers" {
+            prerequisites::create_extensions(clone, catalog, target)?;
+        }
     }
     flush_commits(target)?;
     // The step is done all the same, since the tables are filled next and must not be made again; what was refused is
@@ -263,6 +263,7 @@ fn rules<'a>(
         left_alone: &clone.left_alone,
         built,
         omitted,
+        skip_collations: clone.spec.skip_collations,
         publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
     }
 }

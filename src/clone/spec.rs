@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use super::phases::{Phase, Phases};
+use super::prerequisites::RolesOptions;
 use crate::check::{CheckSpec, Jobs, Scope};
+use crate::extensions::Requirements;
 use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
@@ -46,6 +48,10 @@ pub struct CloneSpec {
     pub skip_large_objects: bool,
     pub skip_extensions: bool,
     pub skip_ext_comments: bool,
+    pub skip_collations: bool,
+    /// Copy the roles of the source instance first.
+    pub roles: Option<RolesOptions>,
+    pub requirements: Requirements,
     pub skip_vacuum: bool,
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
@@ -81,6 +87,7 @@ impl CloneSpec {
                 no_acl: self.no_acl,
                 no_tablespaces: self.no_tablespaces,
                 skip_extensions: self.skip_extensions,
+                copies_roles: self.roles.is_some(),
                 skip_large_objects: self.skip_large_objects
                     || !self.phases.has(Phase::LargeObjects),
             },

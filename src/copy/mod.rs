@@ -32,6 +32,7 @@ use crate::workdir::done::Failure;
 
 pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, Wanted, plan};
+pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
 pub use supervise::run;
 

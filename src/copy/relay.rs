@@ -14,17 +14,25 @@ pub struct Relayed {
 }
 
 /// Move everything. When this returns an error nothing has been committed: dropping either guard breaks its
-/// connection. When it returns `Ok`, both servers have counted the same rows, and the target's transaction is open.
-pub fn relay(mut from: CopyOut<'_>, mut to: CopyIn<'_>, seat: &mut Seat<'_>) -> Result<Relayed> {
+/// connection. A worker's `seat` shows others how far it is. When it returns `Ok`, both servers have counted the same rows, and the target's transaction is open.
+pub fn relay(
+    mut from: CopyOut<'_>,
+    mut to: CopyIn<'_>,
+    mut seat: Option<&mut Seat<'_>>,
+) -> Result<Relayed> {
     let mut bytes = 0u64;
     while let CopyChunk::Data(chunk) = from.next_chunk()? {
         to.write(chunk)?;
         bytes += chunk.len() as u64;
-        seat.reached(from.rows_so_far(), bytes);
+        if let Some(seat) = &mut seat {
+            seat.reached(from.rows_so_far(), bytes);
+        }
     }
     // The order matters: a source that fails at its very end must not leave a COPY that the target took for complete.
     let sent = from.finish()?;
-    seat.passed(sent, bytes);
+    if let Some(seat) = seat {
+        seat.passed(sent, bytes);
+    }
     let rows = to.finish()?;
     if rows != sent {
         return Err(Error::new(

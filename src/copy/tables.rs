@@ -179,7 +179,7 @@ impl Worker<'_> {
         let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
         failpoint("copy.started")?;
         let to = target.copy_in(&copy_in)?;
-        let relayed = relay(from, to, &mut self.seat)?;
+        let relayed = relay(from, to, Some(&mut self.seat))?;
         failpoint("copy.before_commit")?;
         let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
         target.commit().map_err(|error| match error {

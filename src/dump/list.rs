@@ -233,6 +233,7 @@ mod tests {
                     built: &HashSet::new(),
                     omitted: &HashSet::new(),
                     publication: None,
+                    skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
                 let text = write_list(&choices);
@@ -263,6 +264,7 @@ mod tests {
             built: &HashSet::new(),
             omitted: &HashSet::new(),
             publication: None,
+            skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));
         let line = "TABLE sch;ema \"q\" ta ble; SET (x=1) postgres\n";

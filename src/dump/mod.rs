@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod closure;
+pub mod filtered;
 pub mod list;
 pub mod messages;
 pub mod option_lists;

@@ -26,6 +26,8 @@ pub struct SkipRules<'a> {
     pub omitted: &'a HashSet<i32>,
     /// The publication on the source that was made for the changes to come.
     pub publication: Option<&'a str>,
+    /// Collations and their comments.
+    pub skip_collations: bool,
 }
 
 /// What is on the target already and belongs to another role there, so that ours may not change it, and need not.
@@ -33,6 +35,8 @@ pub struct SkipRules<'a> {
 pub struct LeftAlone {
     /// Extensions whose comments came with them.
     pub extensions: HashSet<String>,
+    /// Schemas that keep their owner, privileges and comment.
+    pub schemas: HashSet<String>,
     /// The entry of schema "public" only says who owns it.
     pub public_schema: bool,
 }
@@ -44,9 +48,12 @@ pub enum SkipReason {
     OwnSchema,
     LargeObject,
     Extension,
+    ExtensionIsCreated,
     ExtensionComment,
     ExtensionOfOthers,
     PublicSchema,
+    SchemaOfOthers,
+    Collation,
     Built,
     OwnPublication,
     Filtered,
@@ -59,8 +66,11 @@ impl fmt::Display for SkipReason {
             SkipReason::OwnSchema => "belongs to a copying tool",
             SkipReason::LargeObject => "large objects are copied on their own",
             SkipReason::Extension => "extensions are skipped",
+            SkipReason::ExtensionIsCreated => "is created on its own, before anything else",
             SkipReason::ExtensionComment => "comments on extensions are skipped",
             SkipReason::ExtensionOfOthers => "the extension is there and belongs to another role",
+            SkipReason::SchemaOfOthers => "the schema is there and belongs to another role",
+            SkipReason::Collation => "collations are skipped",
             SkipReason::PublicSchema => "keeps the owner that it has on the target",
             SkipReason::Built => "is built already",
             SkipReason::OwnPublication => "is there for the changes that follow",
@@ -108,23 +118,36 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
             } else {
                 own_section
             };
-            let extension = parents.clone().find(|parent| parent.desc == "EXTENSION");
+            let about = |desc: &str| parents.clone().find(|parent| parent.desc == desc).copied();
+            let of = Parents {
+                extension: about("EXTENSION"),
+                is_collation: about("COLLATION").is_some(),
+            };
             Choice {
                 entry,
-                skipped: skip_reason(entry, own_section, extension.copied(), rules),
+                skipped: skip_reason(entry, own_section, of, rules),
             }
         })
         .collect()
 }
 
+/// What a comment may be about.
+#[derive(Clone, Copy)]
+struct Parents<'a> {
+    extension: Option<&'a Entry>,
+    is_collation: bool,
+}
+
 fn skip_reason(
     entry: &Entry,
     section: Section,
-    extension: Option<&Entry>,
+    parents: Parents<'_>,
     rules: &SkipRules<'_>,
 ) -> Option<SkipReason> {
-    let is_ext_comment = entry.desc == "COMMENT" && extension.is_some();
-    let is_of_others = extension.is_some_and(|extension| {
+    let is_comment = entry.desc == "COMMENT";
+    let is_ext_comment = is_comment && parents.extension.is_some();
+    let is_collation = entry.desc == "COLLATION" || is_comment && parents.is_collation;
+    let is_of_others = parents.extension.is_some_and(|extension| {
         rules
             .left_alone
             .extensions
@@ -141,12 +164,18 @@ fn skip_reason(
         Some(SkipReason::LargeObject)
     } else if rules.skip_extensions && entry.desc == "EXTENSION" {
         Some(SkipReason::Extension)
+    } else if entry.desc == "EXTENSION" {
+        Some(SkipReason::ExtensionIsCreated)
     } else if is_ext_comment && skips_ext_comments {
         Some(SkipReason::ExtensionComment)
     } else if is_ext_comment && is_of_others {
         Some(SkipReason::ExtensionOfOthers)
     } else if rules.left_alone.public_schema && entry.desc == "SCHEMA" && entry.tag == "public" {
         Some(SkipReason::PublicSchema)
+    } else if is_about_one_of(entry, &rules.left_alone.schemas) {
+        Some(SkipReason::SchemaOfOthers)
+    } else if is_collation && rules.skip_collations {
+        Some(SkipReason::Collation)
     } else if rules
         .publication
         .is_some_and(|name| is_of_publication(entry, name))
@@ -185,6 +214,22 @@ fn is_of_own_schema(entry: &Entry) -> bool {
     let is_schema = entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA;
     let is_about_schema = about(entry, "SCHEMA ").is_some_and(|name| name == OWN_SCHEMA.as_bytes());
     entry.namespace == OWN_SCHEMA || is_schema || is_about_schema
+}
+
+/// One of these schemas, its comment or its privileges; their tags quote a name that needs it.
+fn is_about_one_of(entry: &Entry, schemas: &HashSet<String>) -> bool {
+    if entry.desc == "SCHEMA" {
+        return schemas.contains(&*entry.tag.lossy());
+    }
+    let Some(tag) = about(entry, "SCHEMA ") else {
+        return false;
+    };
+    let tag = String::from_utf8_lossy(tag);
+    let quoted = tag
+        .strip_prefix('"')
+        .and_then(|tag| tag.strip_suffix('"'))
+        .map(|tag| tag.replace("\"\"", "\""));
+    schemas.contains(quoted.as_deref().unwrap_or(&tag))
 }
 
 /// pg_dump leaves most of them out when told so; archives of other makers may hold them.
@@ -234,6 +279,7 @@ mod tests {
             built,
             omitted: NONE.get_or_init(HashSet::new),
             publication: None,
+            skip_collations: false,
         }
     }
 
@@ -333,7 +379,10 @@ mod tests {
         let mut rules = rules(pre, &built);
         assert_eq!(reason(&archive, &rules, comment), None);
         rules.skip_ext_comments = true;
-        assert_eq!(reason(&archive, &rules, extension), None);
+        assert_eq!(
+            reason(&archive, &rules, extension),
+            Some(SkipReason::ExtensionIsCreated)
+        );
         assert_eq!(
             reason(&archive, &rules, comment),
             Some(SkipReason::ExtensionComment)
@@ -367,20 +416,58 @@ mod tests {
         let left_alone = LeftAlone {
             extensions: HashSet::from(["hstore".to_owned()]),
             public_schema: true,
+            schemas: HashSet::from(["E \"x".to_owned()]),
         };
+        let schema = added(&mut archive, "SCHEMA", "E \"x", vec![], pre);
+        let other = added(&mut archive, "SCHEMA", "E", vec![], pre);
+        let acl = "SCHEMA \"E \"\"x\"";
+        let acl = added(&mut archive, "ACL", acl, vec![schema], Section::None);
         let mut rules = rules(pre, &built);
         assert_eq!(reason(&archive, &rules, comment), None);
         assert_eq!(reason(&archive, &rules, public), None);
         rules.left_alone = &left_alone;
-        assert_eq!(reason(&archive, &rules, extension), None);
+        assert_eq!(
+            reason(&archive, &rules, extension),
+            Some(SkipReason::ExtensionIsCreated)
+        );
         assert_eq!(
             reason(&archive, &rules, comment),
             Some(SkipReason::ExtensionOfOthers)
         );
+        let of_others = Some(SkipReason::SchemaOfOthers);
+        assert_eq!(reason(&archive, &rules, schema), of_others);
+        assert_eq!(reason(&archive, &rules, other), None);
+        rules.section = Section::PostData;
+        assert_eq!(reason(&archive, &rules, acl), of_others);
+        rules.section = pre;
         assert_eq!(
             reason(&archive, &rules, public),
             Some(SkipReason::PublicSchema)
         );
+    }
+
+    #[test]
+    fn collations_are_left_out_with_their_comments() {
+        let mut archive = golden("17");
+        let pre = Section::PreData;
+        let collation = added(&mut archive, "COLLATION", "german", vec![], pre);
+        let about_it = "COLLATION german";
+        let comment = added(
+            &mut archive,
+            "COMMENT",
+            about_it,
+            vec![collation],
+            Section::None,
+        );
+        let built = HashSet::new();
+        let mut rules = rules(pre, &built);
+        for skip_collations in [false, true] {
+            rules.skip_collations = skip_collations;
+            for dump_id in [collation, comment] {
+                let expected = skip_collations.then_some(SkipReason::Collation);
+                assert_eq!(reason(&archive, &rules, dump_id), expected);
+            }
+        }
     }
 
     #[test]

@@ -39,6 +39,15 @@ pub struct Selection {
     pub unreadable_tables: Vec<(Oid, QualifiedName)>,
 }
 
+impl Selection {
+    pub fn unreadable_names(&self) -> Vec<QualifiedName> {
+        self.unreadable_tables
+            .iter()
+            .map(|(_, name)| name.clone())
+            .collect()
+    }
+}
+
 /// Refuse expressions that the server does not understand, and warn about rules that match nothing. Outside a transaction.
 pub fn check(source: &mut Connection, filters: &Filters) -> Result<()> {
     for rule in &filters.rules {

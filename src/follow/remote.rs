@@ -12,6 +12,7 @@ use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::sentinel::{Reached, Sentinel, Wishes};
+use crate::stream::pause::Carrier;
 use crate::stream::positions::Positions;
 use crate::stream::publication;
 use crate::sys::signal::Shutdown;
@@ -51,6 +52,8 @@ pub struct Remote {
     /// Where the sentinel is when the source cannot be written to.
     dir: std::path::PathBuf,
     sentinel: Option<Sentinel>,
+    /// A comparison on the same work directory may ask for a pause.
+    pauses: Carrier,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
     filters: Option<Filters>,
@@ -75,6 +78,7 @@ impl Remote {
             application_name: application_name.to_owned(),
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
+            pauses: Carrier::new(dir),
             publication: None,
             filters: None,
             next_comparison: Instant::now(),
@@ -89,6 +93,11 @@ impl Remote {
     pub fn watch_publication(&mut self, publication: Option<String>, filters: Option<Filters>) {
         self.publication = publication;
         self.filters = filters;
+    }
+
+    /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
+    pub fn carry_pause(&mut self, positions: &Positions, applies: bool) -> Result<()> {
+        self.pauses.carry(positions, applies)
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.

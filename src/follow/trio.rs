@@ -47,6 +47,8 @@ impl Trio<'_> {
     pub fn run(&self, mode: StreamMode, remote: &mut Remote) -> Result<Event> {
         failpoint("follow.before_mode")?;
         self.positions.clear_ends();
+        // Before the first change is applied: a wish may be older than this process.
+        remote.carry_pause(&self.positions, self.applies())?;
         let mut workers = WorkerSet::new();
         let result = match mode {
             StreamMode::Prefetch | StreamMode::Catchup => self.collect(mode, &mut workers, remote),
@@ -251,6 +253,7 @@ impl Trio<'_> {
     /// Wait a moment, exchange positions with the sentinel, see who ended. A child that failed is the run's error.
     fn look(&self, workers: &mut WorkerSet, remote: &mut Remote) -> Result<Vec<Ended>> {
         self.shutdown.poll(&[], Some(Instant::now() + TICK))?;
+        remote.carry_pause(&self.positions, self.applies())?;
         if remote.exchange(&self.positions)? && !self.keeps_files {
             // What the target has flushed is needed no more.
             segment::remove_applied(&self.transform.dir, self.positions.replayed_flushed())?;

@@ -14,6 +14,7 @@ mod last_line;
 pub mod message;
 pub mod origin;
 pub mod ownership;
+pub mod pause;
 pub mod positions;
 pub mod preconditions;
 pub mod prune;

@@ -25,6 +25,9 @@ enum Slot {
     Reached,
     ReceiveEnd,
     ApplyEnd,
+    PauseAt,
+    PauseNumber,
+    PausedNumber,
 }
 
 /// Why receive ended by itself.
@@ -194,6 +197,31 @@ impl Positions {
     pub fn clear_ends(&self) {
         self.slot(Slot::ReceiveEnd).store(0, Ordering::Release);
         self.slot(Slot::ApplyEnd).store(0, Ordering::Release);
+        self.slot(Slot::PausedNumber).store(0, Ordering::Release);
+    }
+
+    /// Where apply is to pause, before the first transaction that commits after it, and the number of that wish. Written
+    /// by the parent. Numbers are not zero.
+    pub fn pause(&self) -> Option<(u64, Lsn)> {
+        // The number first: with a position that is newer than it, the number says nothing to anybody.
+        let number = self.get(Slot::PauseNumber);
+        (number != 0).then(|| (number, Lsn(self.get(Slot::PauseAt))))
+    }
+
+    pub fn set_pause(&self, pause: Option<(u64, Lsn)>) {
+        let (number, at) = pause.unwrap_or((0, Lsn::INVALID));
+        self.slot(Slot::PauseAt).store(at.0, Ordering::SeqCst);
+        self.slot(Slot::PauseNumber).store(number, Ordering::SeqCst);
+    }
+
+    /// The last wish that apply has fulfilled: as long as it stands, nothing is committed on the target. Written by apply.
+    pub fn paused(&self) -> Option<u64> {
+        Some(self.get(Slot::PausedNumber)).filter(|number| *number != 0)
+    }
+
+    pub fn set_paused(&self, number: u64) {
+        self.slot(Slot::PausedNumber)
+            .store(number, Ordering::SeqCst);
     }
 
     /// `None` while it runs, and when it failed or was told to stop. Written by receive.

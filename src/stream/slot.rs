@@ -67,6 +67,28 @@ pub fn create(
     plugin: Plugin,
     shutdown: &Shutdown,
 ) -> Result<NewSlot> {
+    create_as("", info, application_name, name, plugin, shutdown)
+}
+
+/// The same for a slot that is gone with its connection: what it is good for is the snapshot.
+pub fn create_temporary(
+    info: &ConnInfo,
+    application_name: &str,
+    name: &str,
+    plugin: Plugin,
+    shutdown: &Shutdown,
+) -> Result<NewSlot> {
+    create_as("TEMPORARY ", info, application_name, name, plugin, shutdown)
+}
+
+fn create_as(
+    kind: &str,
+    info: &ConnInfo,
+    application_name: &str,
+    name: &str,
+    plugin: Plugin,
+    shutdown: &Shutdown,
+) -> Result<NewSlot> {
     let info_here = info.for_replication().with_more_options(NO_TIMEOUTS);
     let info_here = match server_version(info, application_name, shutdown)? {
         170_000.. => {
@@ -82,7 +104,7 @@ pub fn create(
     })?;
     let mut exporter = connect(&info_here, application_name, shutdown)?;
     let created = exporter.query_one(&format!(
-        "CREATE_REPLICATION_SLOT {} LOGICAL {} EXPORT_SNAPSHOT",
+        "CREATE_REPLICATION_SLOT {} {kind}LOGICAL {} EXPORT_SNAPSHOT",
         quote_ident(name),
         plugin.name()
     ));

@@ -37,6 +37,7 @@ pub enum Service {
     Follow,
     /// The parent of a clone and a follow.
     Online,
+    Compare,
 }
 
 impl Service {
@@ -46,6 +47,7 @@ impl Service {
             Service::Snapshot => "pgcopydb.snapshot.pid",
             Service::Follow => "pgcopydb.service.pid",
             Service::Online => "pgcopydb.aux.pid",
+            Service::Compare => "pgcopydb.compare.pid",
         }
     }
 }
@@ -355,6 +357,35 @@ impl WorkDir {
         self.forget_follow_queue()
     }
 
+    /// The same for the queue of a comparison.
+    pub fn note_compare_queue(&self, note: &QueueNote) -> Result<()> {
+        done::write(&self.paths.compare_queues(), &vec![note], Sync::Now)
+    }
+
+    pub fn forget_compare_queue(&self) -> Result<()> {
+        remove_file(&self.paths.compare_queues())
+    }
+
+    pub fn remove_noted_compare_queue(&self) -> Result<()> {
+        let notes: Vec<QueueNote> = done::read(&self.paths.compare_queues())?.unwrap_or_default();
+        for note in notes {
+            if remove_noted(&note)? {
+                log::info!("removed message queue {} of an earlier run", note.id);
+            }
+        }
+        self.forget_compare_queue()
+    }
+
+    /// Make the directory of a comparison.
+    pub fn prepare_compare(&self) -> Result<()> {
+        let directory = self.paths.compare();
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("could not create directory \"{}\"", directory.display()))
+    }
+
     /// The id of the snapshot that some process exported for this directory.
     pub fn noted_snapshot(&self) -> Result<Option<String>> {
         match std::fs::read_to_string(self.paths.snapshot()) {
@@ -408,6 +439,10 @@ impl WorkDir {
             format!("{id}\n").as_bytes(),
             Sync::Now,
         )
+    }
+
+    pub fn forget_roles(&self) -> Result<()> {
+        remove_file(&self.paths.roles())
     }
 
     pub fn forget_snapshot(&self) -> Result<()> {

@@ -106,6 +106,11 @@ pub(super) fn remove_run(paths: &Paths) -> Result<()> {
         collect(paths, &directory, &directories, &mut files)?;
         directories.push(directory);
     }
+    // Roles are no database's: they were written before this run, and another run may still restore them.
+    let roles = paths.roles();
+    let has_roles = files.contains(&roles);
+    files.retain(|file| *file != roles);
+    directories.retain(|directory| !has_roles || *directory != paths.schema());
     files.iter().try_for_each(|file| remove_file(file))?;
     for directory in &directories {
         match std::fs::remove_dir(directory) {
@@ -240,6 +245,10 @@ mod tests {
         }
         fs::write(paths.snapshot(), "").unwrap();
         fs::write(dir.path().join("filters.ini"), "").unwrap();
+        fs::write(paths.roles(), "").unwrap();
+        remove_run(paths).unwrap();
+        assert!(paths.roles().exists() && !paths.dump().exists());
+        fs::remove_file(paths.roles()).unwrap();
         remove_run(paths).unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()

@@ -16,6 +16,7 @@ pub const TOP_NAMES: &[&str] = &[
     "pgcopydb.service.pid",
     "pgcopydb.aux.pid",
     "pgcopydb.snapshot.pid",
+    "pgcopydb.compare.pid",
     "snapshot",
     "follow-queues.json",
     "schema.json",
@@ -71,6 +72,11 @@ impl Paths {
         self.schema().join(format!("{name}.list"))
     }
 
+    /// The roles of the source instance, as SQL.
+    pub fn roles(&self) -> PathBuf {
+        self.schema().join("roles.sql")
+    }
+
     pub fn run(&self) -> PathBuf {
         self.top.join("run")
     }
@@ -122,6 +128,24 @@ impl Paths {
     /// The queue of a follow, beside those of a clone that runs at the same time.
     pub fn follow_queues(&self) -> PathBuf {
         self.top.join("follow-queues.json")
+    }
+
+    pub fn compare(&self) -> PathBuf {
+        self.top.join("compare")
+    }
+
+    /// What a comparison has found: "schema" or "data".
+    pub fn comparison(&self, what: &str) -> PathBuf {
+        self.compare().join(format!("{what}.json"))
+    }
+
+    pub fn compare_queues(&self) -> PathBuf {
+        self.compare().join("queues.json")
+    }
+
+    /// What one worker of a comparison has found so far.
+    pub fn compare_answers(&self, worker: u32) -> PathBuf {
+        self.compare().join(format!("worker-{worker}.json"))
     }
 
     /// A step of the whole run: `dump-pre`, `restore-pre`, `tables`, ...

@@ -34,6 +34,39 @@ impl Connection {
         }
     }
 
+    /// Send statements and return at once, so that two servers work at the same time. `finish_query` or `abandon_query` has
+    /// to follow.
+    pub fn start_query(&mut self, sql: &str) -> Result<()> {
+        let sent = self.send_query(sql);
+        if let Err(error) = &sent {
+            self.after_error(error);
+        }
+        sent
+    }
+
+    /// Hand each row of what `start_query` has begun to `on_row`, as `query_each` does.
+    pub fn finish_query(&mut self, on_row: &mut dyn FnMut(&Row) -> Result<()>) -> Result<()> {
+        let mut failure = None;
+        let read = self.read_results(&mut |event| {
+            if let (Event::Row(row), None) = (event, &failure) {
+                failure = on_row(row).err();
+            }
+            Ok(())
+        });
+        if let Err(error) = &read {
+            self.after_error(error);
+        }
+        read?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Give up what `start_query` has begun, and the connection with it.
+    pub fn abandon_query(&mut self) {
+        if !self.is_broken {
+            self.cancel_and_break();
+        }
+    }
+
     /// Hand each row to `on_row` as it arrives, in bounded memory. An error of `on_row` is returned once the
     /// server's answer has been read to its end.
     pub fn query_each(
@@ -102,7 +135,7 @@ impl Connection {
         if self.is_broken {
             return Err(self.lost("connection is closed"));
         }
-        log::trace!("{}: {sql}", self.side);
+        log::trace!("{}: {}", self.side, loggable(sql));
         if frontend::query(sql, &mut self.output).is_err() {
             return Err(Error::internal("a statement holds a zero byte"));
         }
@@ -312,6 +345,14 @@ pub(super) fn command_rows(body: &[u8]) -> u64 {
         .next()
         .and_then(|count| count.parse().ok())
         .unwrap_or(0)
+}
+
+/// A role's or a user mapping's password does not belong into any log.
+fn loggable(sql: &str) -> &str {
+    match sql.to_ascii_lowercase().contains("password") {
+        true => "(a statement with a password)",
+        false => sql,
+    }
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(5);
 /// How long live replay waits for a line before it looks at the end position again.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often apply looks whether it may go on.
+const PAUSE_TICK: Duration = Duration::from_millis(10);
+
 /// Changes that met no row are named one by one up to this many.
 const MISSED_NAMED: u64 = 100;
 
@@ -191,6 +194,7 @@ impl Applier {
         }
         self.send_complete()
             .with_context(|| format!("file \"{}\"", path.display()))?;
+        self.note_pause();
         self.flush_if_due()?;
         Ok(self.end_if_reached()?.unwrap_or(Applied::EndOfInput))
     }
@@ -209,6 +213,7 @@ impl Applier {
                     if !self.state.is_inside() {
                         self.send_complete()?;
                     }
+                    self.note_pause();
                     self.flush_if_due()?;
                     if let Some(end) = self.end_if_reached()? {
                         return Ok(end);
@@ -223,6 +228,7 @@ impl Applier {
             let is_small = self.chunk.len() < BUSY_CHANGES;
             if is_small && !self.state.is_inside() && !lines.is_ready(&shutdown)? {
                 self.send_complete()?;
+                self.note_pause();
                 self.flush_if_due()?;
             }
         }
@@ -297,6 +303,9 @@ impl Applier {
             }
             _ => {}
         }
+        if let Some(end) = self.state.adds(&line) {
+            self.pause_before(end)?;
+        }
         match self.state.step(&line, self.positions.endpos())? {
             Action::None => {}
             Action::BeginScript => {
@@ -340,6 +349,40 @@ impl Applier {
             }
         }
         Ok(false)
+    }
+
+    /// Stand still before a transaction that ends after the position at which somebody wants the target as it is. What is
+    /// complete is committed before that is said; the transaction under way, if there is one, waits for its commit.
+    fn pause_before(&mut self, end: Lsn) -> Result<()> {
+        let is_wanted = |positions: &Positions| {
+            let endpos = positions.endpos();
+            positions
+                .pause()
+                .filter(|(_, at)| end > *at && endpos.is_none_or(|endpos| end <= endpos))
+        };
+        while let Some((number, _)) = is_wanted(&self.positions) {
+            if !self.state.is_inside() {
+                self.send_complete()?;
+            }
+            if self.positions.paused() != Some(number) {
+                log::debug!("standing still before {end}");
+                self.positions.set_paused(number);
+            }
+            self.flush_if_due()?;
+            self.shutdown.sleep(PAUSE_TICK)?;
+        }
+        Ok(())
+    }
+
+    /// The same while nothing is at hand: what comes next will stop, and everything before has come.
+    fn note_pause(&mut self) {
+        let is_idle = !self.state.is_inside() && self.last.is_none() && self.chunk.is_empty();
+        if let Some((number, at)) = self.positions.pause()
+            && is_idle
+            && self.positions.replayed() >= at
+        {
+            self.positions.set_paused(number);
+        }
     }
 
     fn place(&self, xid: u32) -> Place {

@@ -84,6 +84,17 @@ impl ApplyState {
         }
     }
 
+    /// Where the transaction ends that this line would add to the target: at its begin where that is known, else at its
+    /// commit. What is applied already or given up adds nothing.
+    pub fn adds(&self, line: &ScriptLine<'_>) -> Option<Lsn> {
+        let end = match (line, self.inside) {
+            (ScriptLine::Begin { commit, .. }, Inside::No) => commit.as_ref()?.commit_lsn,
+            (ScriptLine::Commit(commit), Inside::Unknown { .. }) => commit.commit_lsn,
+            _ => return None,
+        };
+        (end > self.taken).then_some(end)
+    }
+
     /// The target has committed everything up to this transaction.
     pub fn applied(&mut self, lsn: Lsn) {
         self.progress = self.progress.max(lsn);
@@ -258,6 +269,19 @@ mod tests {
                 .contains("between 0/9 and 0/A are missing"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_transaction_is_added_where_its_end_is_known() {
+        let mut state = ApplyState::new(Lsn(5));
+        let begin = |commit| ScriptLine::Begin { xid: 1, commit };
+        assert_eq!(state.adds(&begin(Some(commit(9)))), Some(Lsn(9)));
+        assert_eq!(state.adds(&begin(Some(commit(5)))), None);
+        assert_eq!(state.adds(&ScriptLine::Keepalive { lsn: Lsn(9) }), None);
+        assert_eq!(state.adds(&begin(None)), None);
+        state.step(&begin(None), None).unwrap();
+        assert_eq!(state.adds(&ScriptLine::Commit(commit(9))), Some(Lsn(9)));
+        assert_eq!(state.adds(&ScriptLine::Abort), None);
     }
 
     /// A transaction, with whether its end is known at its begin; or a keepalive.

@@ -326,13 +326,16 @@ impl Receive<'_> {
 
     /// Tell the server where we are: at once if it asks, soon if something is new, now and then if not.
     fn report(&mut self, stream: &mut ReplicationStream, must_reply: bool) -> Result<()> {
-        // With an end position that lies ahead on an idle source, a keepalive is what tells that it has passed.
-        let is_waiting_for_end = self
-            .files
-            .positions
+        // With a position to stop or to pause at that lies ahead on an idle source, a keepalive is what tells that it has
+        // passed.
+        let positions = &self.files.positions;
+        let pause = positions.pause().map(|(_, at)| at);
+        let is_waited_for = positions
             .endpos()
-            .is_some_and(|endpos| self.files.position < endpos);
-        let must_ask = is_waiting_for_end && self.last_asked.elapsed() >= INTERVAL;
+            .into_iter()
+            .chain(pause)
+            .any(|lsn| self.files.position < lsn);
+        let must_ask = is_waited_for && self.last_asked.elapsed() >= INTERVAL;
         let limit = match self.files.positions.flushed() >= self.files.position {
             true => ALIVE,
             false => INTERVAL,

@@ -1,0 +1,203 @@
+//! Which table is compared with which, and by which columns. Pure: two catalogs in, pairs out.
+
+use std::collections::HashMap;
+
+use crate::catalog::{Catalog, Table, TableKind};
+use crate::ident::{Oid, QualifiedName};
+
+/// A column that both have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairedColumn {
+    pub name: Box<str>,
+    /// Where it is the same on both sides; user-defined types have other OIDs there.
+    pub type_oid: Option<Oid>,
+}
+
+/// How one side's rows are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SideTable {
+    /// Rows of the table alone; a partitioned one is read with its partitions.
+    pub is_only: bool,
+    pub bytes: u64,
+    pub pages: u64,
+    pub has_ctid_ranges: bool,
+}
+
+/// Why there is nothing to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    MissingOnTarget,
+    OnlyOnTarget,
+    /// The columns differ, in these words.
+    Columns(String),
+}
+
+/// What its rows are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contents {
+    Rows,
+    LargeObjects,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The source's; zero where it is only on the target.
+    pub oid: Oid,
+    pub name: QualifiedName,
+    pub contents: Contents,
+    pub source: SideTable,
+    pub target: SideTable,
+    pub columns: Vec<PairedColumn>,
+    /// The `WHERE ..` of an extension's configuration table: its other rows come from CREATE EXTENSION.
+    pub condition: Option<Box<str>>,
+    /// Columns that identify a row; none, where there is no such key.
+    pub key: Vec<Box<str>>,
+    /// An integer key that ranges can be made of.
+    pub split_column: Option<Box<str>>,
+    pub obstacle: Option<Obstacle>,
+}
+
+/// TID range scans exist since 14.
+const CTID_RANGES_SINCE: u32 = 140_000;
+
+/// Every table of the source with its counterpart, and what only the target has.
+pub fn pair(source: &Catalog, target: &Catalog) -> Vec<Pair> {
+    let mut theirs: HashMap<(&str, &str), &Table> = target
+        .tables
+        .iter()
+        .map(|table| ((&*table.schema, &*table.name), table))
+        .collect();
+    let mut pairs = Vec::new();
+    for ours in &source.tables {
+        let other = theirs.remove(&(&*ours.schema, &*ours.name));
+        match other {
+            // Its partitions are compared, or their rows with those of a plain table.
+            _ if ours.kind == TableKind::Partitioned
+                && other.is_none_or(|other| other.kind == TableKind::Partitioned) => {}
+            _ if !is_readable(ours, source) => {}
+            Some(other) if !is_readable(other, target) => {}
+            other => pairs.push(pair_of((ours, source), other.map(|other| (other, target)))),
+        }
+    }
+    for table in theirs.into_values() {
+        if table.kind == TableKind::Ordinary && table.extension_config.is_none() {
+            pairs.push(Pair {
+                oid: 0,
+                obstacle: Some(Obstacle::OnlyOnTarget),
+                ..pair_of((table, target), None)
+            });
+        }
+    }
+    pairs.sort_by(|a, b| a.name.cmp(&b.name));
+    pairs
+}
+
+/// On a standby there are no rows of unlogged tables.
+fn is_readable(table: &Table, catalog: &Catalog) -> bool {
+    table.kind == TableKind::Partitioned || table.holds_rows(catalog.is_standby)
+}
+
+fn pair_of((ours, source): (&Table, &Catalog), other: Option<(&Table, &Catalog)>) -> Pair {
+    let obstacle = match other {
+        None => Some(Obstacle::MissingOnTarget),
+        Some((theirs, _)) => columns_differ(ours, theirs).map(Obstacle::Columns),
+    };
+    Pair {
+        oid: ours.oid,
+        name: ours.qualified_name(),
+        contents: Contents::Rows,
+        source: side(ours, source),
+        target: other.map_or(SideTable::default(), |(table, catalog)| {
+            side(table, catalog)
+        }),
+        columns: columns(ours, other.map(|(table, _)| table)),
+        condition: ours.extension_config.clone(),
+        key: Vec::new(),
+        split_column: ours.split_key.as_ref().map(|key| key.column.clone()),
+        obstacle,
+    }
+}
+
+fn side(table: &Table, catalog: &Catalog) -> SideTable {
+    let is_only = table.kind == TableKind::Ordinary;
+    SideTable {
+        is_only,
+        bytes: table.bytes,
+        pages: table.pages,
+        has_ctid_ranges: is_only && table.is_heap && catalog.server_version >= CTID_RANGES_SINCE,
+    }
+}
+
+/// In the order of whichever side tells them: a partitioned table's are not in the catalog.
+fn columns(ours: &Table, theirs: Option<&Table>) -> Vec<PairedColumn> {
+    let (first, second) = match ours.kind {
+        TableKind::Ordinary => (Some(ours), theirs),
+        TableKind::Partitioned => (theirs, None),
+    };
+    let type_on_other = |name: &str| {
+        let mut columns = second?.columns.iter();
+        columns
+            .find(|column| &*column.name == name)
+            .map(|column| column.type_oid)
+    };
+    first
+        .map_or(&[][..], |table| &table.columns)
+        .iter()
+        .map(|column| PairedColumn {
+            name: column.name.clone(),
+            type_oid: Some(column.type_oid)
+                .filter(|oid| type_on_other(&column.name).is_none_or(|other| other == *oid)),
+        })
+        .collect()
+}
+
+/// In words, what one has and the other has not.
+fn columns_differ(ours: &Table, theirs: &Table) -> Option<String> {
+    if ours.kind == TableKind::Partitioned || theirs.kind == TableKind::Partitioned {
+        return None;
+    }
+    let lacks = |table: &Table, other: &Table| -> Vec<String> {
+        let has = |name: &str| table.columns.iter().any(|column| &*column.name == name);
+        let names = other.columns.iter().map(|column| &*column.name);
+        names
+            .filter(|name| !has(name))
+            .map(crate::ident::quote_ident)
+            .collect()
+    };
+    let (missing, extra) = (lacks(theirs, ours), lacks(ours, theirs));
+    let words = [
+        ("missing on the target", missing),
+        ("only on the target", extra),
+    ];
+    let words: Vec<String> = words
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+        .collect();
+    (!words.is_empty()).then(|| format!("columns {}", words.join("; ")))
+}
+
+/// Large objects as a table of their own, where there are any.
+pub fn large_objects(source: &Catalog, target: &Catalog) -> Option<Pair> {
+    if source.large_objects.count + target.large_objects.count == 0 {
+        return None;
+    }
+    Some(Pair {
+        oid: 0,
+        name: QualifiedName::new("pg_catalog", "pg_largeobject"),
+        contents: Contents::LargeObjects,
+        source: SideTable {
+            bytes: source.large_objects.bytes,
+            ..SideTable::default()
+        },
+        target: SideTable {
+            bytes: target.large_objects.bytes,
+            ..SideTable::default()
+        },
+        columns: Vec::new(),
+        condition: None,
+        key: vec!["oid".into()],
+        split_column: None,
+        obstacle: None,
+    })
+}
