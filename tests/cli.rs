@@ -102,10 +102,7 @@ fn mistakes_end_with_code_1_and_one_cause() {
         (&["klone"], "unknown command \"klone\""),
         (&["follow"], "no source database given"),
         (&["stream", "sentinel", "get"], "no source database given"),
-        (
-            &["stream", "prune", "-S", "dbname=a"],
-            "no target database given",
-        ),
+        (&["stream", "prune"], "no target database given"),
         (
             &["clone", "-S", "dbname=a", "--follow"],
             "no target database given",

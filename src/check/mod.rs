@@ -19,13 +19,14 @@ pub use finding::{Report, Verdict};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
+pub use target_objects::schemas_of_others;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::dump::filtered;
 use crate::dump::programs::{Programs, SearchPlaces};
 use crate::dump::select::LeftAlone;
 use crate::error::{Result, Side};
@@ -106,7 +107,8 @@ pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
     report.add([programs(&both, shutdown)?.1]);
     report.add(decide_before_objects(&spec, &both));
     let source_objects = source_objects::fetch(&mut source)?;
-    let catalog = fetch_catalog(&spec, shutdown)?;
+    let (catalog, finding) = fetch_catalog(&spec, shutdown)?;
+    report.add(finding);
     let there = target_objects::fetch(&mut target, &catalog)?;
     report.add(decide_objects(
         &spec,
@@ -170,7 +172,7 @@ pub fn objects(
 
 /// The same with the source's objects as they are now, for a clone whose snapshot comes with a slot that is not made yet.
 pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Result<()> {
-    let catalog = fetch_catalog(spec, shutdown)?;
+    let (catalog, finding) = fetch_catalog(spec, shutdown)?;
     let settings = TargetSettings {
         maintenance_work_mem: "64MB".to_owned(),
     };
@@ -185,6 +187,7 @@ pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Resu
         &catalog,
         &there,
     ));
+    report.add(finding);
     refuse(&report)
 }
 
@@ -296,8 +299,7 @@ fn left_alone(
             .filter(|extension| is_of_others(&extension.name))
             .map(|extension| extension.name.to_string())
             .collect(),
-        // For whoever restores to find out.
-        schemas: HashSet::new(),
+        schemas: there.schemas_of_others.clone(),
         public_schema: source_objects.is_public_of_the_cluster && !spec.scope.no_owner,
     }
 }
@@ -316,16 +318,30 @@ fn log_left_alone(left_alone: &LeftAlone) {
     }
 }
 
-/// Of a moment of its own.
-fn fetch_catalog(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Catalog> {
+/// Of a moment of its own. What falls with what the filters leave out is known from a dump of the schema; where that
+/// cannot be made the finding says why, and everything is looked at.
+fn fetch_catalog(spec: &CheckSpec, shutdown: &Shutdown) -> Result<(Catalog, Option<Finding>)> {
     let mut source = open_source(spec.source()?, NAME, shutdown)?;
-    source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     let options = FetchOptions {
         // Sizes do not matter here.
         estimate_sizes: true,
         skip_extensions: spec.scope.skip_extensions,
     };
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    source.execute(BEGIN)?;
+    let mut finding = None;
+    if let Some(filters) = &spec.filters {
+        match filtered::fetch(&mut source, spec.source()?, filters, &options, shutdown) {
+            Ok(filtered) => return Ok((filtered.catalog, None)),
+            Err(error) if error.is_interrupted() || error.is_connection_lost() => {
+                return Err(error);
+            }
+            Err(error) => finding = Some(Finding::of_error(Group::Objects, "filters", &error)),
+        }
+        source.execute("ROLLBACK")?;
+        source.execute(BEGIN)?;
+    }
     let catalog = catalog::fetch(&mut source, &options)?;
     source.execute("ROLLBACK")?;
-    Ok(catalog)
+    Ok((catalog, finding))
 }

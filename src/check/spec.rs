@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
@@ -15,6 +16,8 @@ pub struct CheckSpec {
     pub dir: Option<PathBuf>,
     pub jobs: Jobs,
     pub scope: Scope,
+    /// What is not meant need not be possible.
+    pub filters: Option<Filters>,
     /// What follows the copy, if anything does.
     pub follow: Option<SetupSpec>,
 }

@@ -11,6 +11,7 @@ use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::instance::{self, InstanceSpec};
 use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
@@ -40,6 +41,9 @@ pub struct CloneArgs {
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
+    #[arg(long, conflicts_with = "snapshot")]
+    all_databases: bool,
     /// Replay the source's changes after the copy, until the sentinel's end position
     #[arg(short = 'f', long)]
     follow: bool,
@@ -86,7 +90,7 @@ struct ScopeArgs {
     #[arg(long)]
     roles: bool,
     /// With --roles, leave out passwords
-    #[arg(long, requires = "roles")]
+    #[arg(long)]
     no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
@@ -139,11 +143,30 @@ struct StateArgs {
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
+    let (all_databases, no_role_passwords) = (args.all_databases, args.scope.no_role_passwords);
+    if no_role_passwords && !all_databases && !args.scope.roles {
+        return Err(Error::usage("option --no-role-passwords needs --roles"));
+    }
     let follow = follow_spec(&args, given)?;
+    let sides = (
+        args.connections.required(Side::Source)?,
+        args.connections.required(Side::Target)?,
+    );
     let mut spec = validate(args, given, Phases::ALL)?;
     let shutdown = Shutdown::install()?;
     // Before the first fork: the lines of every process must make room for the bars.
     logging::share_terminal();
+    if all_databases {
+        let (source, target) = sides;
+        let spec = InstanceSpec {
+            source,
+            target,
+            clone: spec,
+            follow,
+            no_role_passwords,
+        };
+        return instance::run(&spec, &shutdown);
+    }
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };

@@ -1,9 +1,9 @@
 //! Commands and options of the contract that are not built yet. They are known by name, so that a script that calls
-//! one gets an error that says so: parsing and ignoring `--all-databases` would end with a copy of too much. Each is
+//! one gets an error that says so: parsing and ignoring it would be worse. Each is
 //! removed from here by the change that builds it. Pure.
 
 /// `(long names, short letter)`, as clap reports them.
-const OPTIONS: &[(&[&str], Option<&str>)] = &[(&["--all-databases"], None)];
+const OPTIONS: &[(&[&str], Option<&str>)] = &[];
 
 /// Each command and, after it, what may follow it.
 const COMMANDS: &[(&str, &[&str])] = &[("list", &["depends"])];
@@ -47,10 +47,6 @@ mod tests {
     #[test]
     fn later_names_are_known() {
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(
-            option("--all-databases").as_deref(),
-            Some("option --all-databases is not built yet")
-        );
         assert_eq!(option("--follows"), None);
         assert_eq!(
             command("depends", &words("list depends --json")).as_deref(),

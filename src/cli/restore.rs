@@ -38,8 +38,8 @@ The source is not asked; if it is given, it must be the one that was dumped.
 
 Example: pgcopydb restore post-data --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     PostData(Box<CloneArgs>),
-    Roles(RestoreRolesArgs),
     ParseList(ParseListArgs),
+    Roles(RestoreRolesArgs),
 }
 
 pub fn run(args: RestoreArgs, given: &Given) -> Result<()> {

@@ -39,6 +39,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
+use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use begin::Run;
 use summary::Clock;
@@ -158,6 +159,11 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         properties::copy(&clone, &catalog)?;
     }
     finish::finish(&clone, &catalog, clock)
+}
+
+/// Whether the clone in this work directory has copied everything.
+pub fn is_complete(dir: &std::path::Path) -> bool {
+    Paths::new(dir).step_done(step::CLONE).exists()
 }
 
 /// What the workers do.

@@ -124,7 +124,7 @@ pub fn prepare_target(
         check_objects(clone, catalog)?;
     }
     let mut target = clone.open_target("clone")?;
-    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+    clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
     match makes_objects {
         true => prerequisites::make(clone, catalog, snapshot, &mut target),
         false => Ok(()),

@@ -91,6 +91,7 @@ impl CloneSpec {
                 skip_large_objects: self.skip_large_objects
                     || !self.phases.has(Phase::LargeObjects),
             },
+            filters: self.filters.clone(),
             follow: self.follow.clone(),
         }
     }
