@@ -19,8 +19,8 @@ pub use finding::{Report, Verdict};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
+pub use target_objects::schemas_of_others;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -304,8 +304,7 @@ fn left_alone(
             .filter(|extension| is_of_others(&extension.name))
             .map(|extension| extension.name.to_string())
             .collect(),
-        // For whoever restores to find out.
-        schemas: HashSet::new(),
+        schemas: there.schemas_of_others.clone(),
         public_schema: source_objects.is_public_of_the_cluster && !spec.scope.no_owner,
     }
 }

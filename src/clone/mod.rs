@@ -133,7 +133,7 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     if phases.has(Phase::PreData) {
         reach::check_objects(&mut clone, &catalog)?;
         let mut target = clone.open_target("clone")?;
-        clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
+        clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
         prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
     }
     if phases.has(Phase::Dump) {

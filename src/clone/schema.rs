@@ -76,7 +76,6 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
         return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
-    prerequisites::check_collations(clone, &archive, target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.

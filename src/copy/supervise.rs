@@ -139,7 +139,7 @@ fn make_live(context: &CopyContext<'_>, size_done_before: u64, feeds: [&Feed; 4]
         started_at_ms: now_ms(),
         table_jobs: context.spec.table_jobs,
         index_jobs: context.spec.index_jobs,
-        skips_vacuum: context.spec.skip_vacuum,
+        skips_vacuum: !context.plan.wants_vacuum_workers(),
         size_done_before,
     };
     let workers = feeds.iter().map(|feed| feed.workers).sum();
