@@ -24,7 +24,6 @@ const COMMANDS: &[(&str, &[&str])] = &[
         "restore",
         &["schema", "pre-data", "post-data", "parse-list"],
     ),
-    ("list", &["depends"]),
 ];
 
 /// The message for an option that clap does not know, if the contract does.
@@ -72,8 +71,8 @@ mod tests {
         );
         assert_eq!(option("--follows"), None);
         assert_eq!(
-            command("depends", &words("list depends --json")).as_deref(),
-            Some("command \"list depends\" is not built yet")
+            command("parse-list", &words("restore parse-list")).as_deref(),
+            Some("command \"restore parse-list\" is not built yet")
         );
         assert_eq!(
             command("blobs", &words("copy blobs")).as_deref(),

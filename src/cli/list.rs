@@ -1,6 +1,7 @@
 //! `pgcopydb list ..`: what a clone would copy, read from the source in one transaction and printed, and how far a run
 //! is. Opens no work directory but for `list progress`, which only reads it; nothing is cached, so nothing can be stale.
 
+mod depends;
 mod objects;
 mod parts;
 mod progress;
@@ -10,13 +11,21 @@ mod server;
 
 use clap::{Args, Subcommand};
 
-use super::options::SourceArgs;
-use crate::catalog::{self, Catalog, Extension, FetchOptions};
+use super::options::{FilterArgs, SourceArgs};
+use crate::catalog::{self, Catalog, FetchOptions, Table};
+use crate::dump::closure::Omitted;
+use crate::dump::filtered;
 use crate::error::{Context, Result};
+use crate::filter;
 use crate::logging;
+use crate::pg::connect::connect_and_pin;
+use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
+
+/// As the server sees us.
+const NAME: &str = "pgcopydb list";
 
 /// List what would be copied, and what is copied already
 #[derive(Args)]
@@ -34,6 +43,7 @@ enum ListCommand {
     TableParts(Box<parts::TablePartsArgs>),
     Sequences(objects::SequencesArgs),
     Indexes(objects::IndexesArgs),
+    Depends(depends::DependsArgs),
     Schema(Box<schema::SchemaArgs>),
     Progress(progress::ProgressArgs),
 }
@@ -47,6 +57,7 @@ pub fn run(args: ListArgs) -> Result<()> {
         ListCommand::TableParts(args) => parts::table_parts(&args),
         ListCommand::Sequences(args) => objects::sequences(&args),
         ListCommand::Indexes(args) => objects::indexes(&args),
+        ListCommand::Depends(args) => depends::run(&args),
         ListCommand::Schema(args) => schema::run(&args),
         ListCommand::Progress(args) => progress::run(&args),
     }
@@ -88,30 +99,89 @@ impl NameArgs {
     }
 }
 
+/// The same for what filters may leave out.
+#[derive(Args)]
+struct Filtered {
+    #[command(flatten)]
+    from: FromSource,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// How much of the catalog is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Of a database with many tables, that is a fraction of the whole.
+    Tables,
+    Everything,
+}
+
+/// The source as it would be copied.
+struct Found {
+    /// In the transaction that saw it.
+    source: Connection,
+    catalog: Catalog,
+    /// Tables that are left out, or whose rows are.
+    skipped: Vec<Table>,
+    omitted: Vec<Omitted>,
+}
+
 impl FromSource {
     /// A connection that sees one moment of the source.
     fn open(&self) -> Result<Connection> {
         let info = self.source.required()?;
+        let mut source = self.connect(&info)?;
+        begin(&mut source)?;
+        Ok(source)
+    }
+
+    fn connect(&self, info: &ConnInfo) -> Result<Connection> {
         if self.force {
             log::info!(target: logging::NOTICE, "nothing is cached: the source is always read");
         }
-        let mut source = open_source(&info, "pgcopydb list", &Shutdown::install()?)?;
-        source
-            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .context("could not begin a transaction on the source")?;
-        Ok(source)
+        open_source(info, NAME, &Shutdown::install()?)
     }
 }
 
-/// What `clone` would fetch.
-fn fetch_catalog(source: &mut Connection, estimate_sizes: bool) -> Result<Catalog> {
-    let options = FetchOptions {
-        estimate_sizes,
-        skip_extensions: false,
-    };
-    catalog::fetch(source, &options)
+impl Filtered {
+    /// Read the source, without what the filters leave out.
+    fn read(&self, estimate_sizes: bool, wanted: Wanted) -> Result<Found> {
+        let options = FetchOptions {
+            estimate_sizes,
+            skip_extensions: false,
+        };
+        let Some(filters) = self.filters.read()? else {
+            let mut source = self.from.open()?;
+            let catalog = match wanted {
+                Wanted::Tables => catalog::fetch_tables_only(&mut source, &options)?,
+                Wanted::Everything => catalog::fetch(&mut source, &options)?,
+            };
+            return Ok(Found {
+                source,
+                catalog,
+                skipped: Vec::new(),
+                omitted: Vec::new(),
+            });
+        };
+        let shutdown = Shutdown::install()?;
+        // pg_dump must reach the very server whose snapshot it is given.
+        let (_, info) = connect_and_pin(&self.from.source.required()?, NAME, &shutdown)?;
+        let mut source = self.from.connect(&info)?;
+        filter::check(&mut source, &filters)?;
+        begin(&mut source)?;
+        let found = filtered::fetch(&mut source, &info, &filters, &options, &shutdown)?;
+        Ok(Found {
+            source,
+            catalog: found.catalog,
+            skipped: found.skipped,
+            omitted: found.omitted,
+        })
+    }
 }
 
-fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
-    catalog::fetch_extensions(source)
+fn begin(source: &mut Connection) -> Result<()> {
+    source
+        .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .map(drop)
+        .context("could not begin a transaction on the source")
 }

@@ -190,10 +190,6 @@ mod tests {
                 "option --filters is not built yet",
             ),
             (
-                &["list", "depends"],
-                "command \"list depends\" is not built yet",
-            ),
-            (
                 &["copy", "blobs", "--source", "x"],
                 "command \"copy blobs\" is not built yet",
             ),

@@ -215,7 +215,6 @@ mod tests {
                     built: &HashSet::new(),
                     omitted: &HashSet::new(),
                     publication: None,
-                    omitted: &HashSet::new(),
                     skip_collations: false,
                 };
                 let choices = select(&archive, &rules);
@@ -247,7 +246,6 @@ mod tests {
             built: &HashSet::new(),
             omitted: &HashSet::new(),
             publication: None,
-            omitted: &HashSet::new(),
             skip_collations: false,
         };
         let text = write_list(&select(&archive, &rules));

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::objects::{IndexLine, SequenceLine, TableLine, sequence_lines};
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, fetch_catalog};
+use super::{Filtered, Found, Wanted};
 use crate::catalog::inventory::fetch_sequence_states;
 use crate::catalog::{Catalog, Table};
 use crate::cli::stdout;
@@ -24,7 +24,7 @@ them), extensions (oid, name, schema, version), large-objects (count, bytes), ro
 Example: pgcopydb list schema --source postgres://me@old/shop")]
 pub struct SchemaArgs {
     #[command(flatten)]
-    from: FromSource,
+    filtered: Filtered,
     #[command(flatten)]
     split: SplitChoice,
 }
@@ -52,8 +52,13 @@ struct Schema<'a> {
 }
 
 pub fn run(args: &SchemaArgs) -> Result<()> {
-    let mut source = args.from.open()?;
-    let catalog = fetch_catalog(&mut source, args.split.estimates_sizes())?;
+    let Found {
+        mut source,
+        catalog,
+        ..
+    } = args
+        .filtered
+        .read(args.split.estimates_sizes(), Wanted::Everything)?;
     let states = fetch_sequence_states(&mut source)?;
     let tables: Vec<&Table> = catalog.tables_to_copy().collect();
     let mut parts = match args.split.is_asked() {
