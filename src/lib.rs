@@ -25,7 +25,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
-//! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`check`]: whether they can work; [`report`]: how far they are; [`compare`]: source against target |
+//! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`instance`]: all databases of one; [`check`]: whether they can work; [`report`]: how far they are; [`compare`]: source against target |
 //! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
 //! | knowledge | [`catalog`]: what exists; [`filter`]: what is meant; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
@@ -44,6 +44,7 @@ pub mod extensions;
 pub mod filter;
 pub mod follow;
 pub mod ident;
+pub mod instance;
 pub mod logging;
 pub mod lsn;
 pub mod pg;

@@ -15,6 +15,7 @@ const LAYERS: [&[&str]; 9] = [
         "check",
         "roles",
         "extensions",
+        "instance",
     ],
     &["copy", "stream"],
     &["dump"],
@@ -27,7 +28,11 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.
-const WITHIN_LAYER: [(&str, &str); 8] = [
+const WITHIN_LAYER: [(&str, &str); 11] = [
+    // Every database of an instance is a clone of its own.
+    ("instance", "clone"),
+    ("instance", "follow"),
+    ("instance", "roles"),
     // The online migration is both stories.
     ("follow", "clone"),
     // Both begin with the checks.

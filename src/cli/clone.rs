@@ -8,9 +8,10 @@ use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option}
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
+use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::instance::{self, InstanceSpec};
 use crate::logging;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
@@ -40,6 +41,9 @@ pub struct CloneArgs {
     work: WorkArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
+    #[arg(long, conflicts_with = "snapshot")]
+    all_databases: bool,
     /// Replay the source's changes after the copy, until the sentinel's end position
     #[arg(short = 'f', long)]
     follow: bool,
@@ -86,7 +90,7 @@ struct ScopeArgs {
     #[arg(long)]
     roles: bool,
     /// With --roles, leave out passwords
-    #[arg(long, requires = "roles")]
+    #[arg(long)]
     no_role_passwords: bool,
     /// Leave out what ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set
     #[arg(long, env = "PGCOPYDB_SKIP_DB_PROPERTIES", hide_env_values = true, value_parser = parse_flag)]
@@ -139,11 +143,30 @@ struct StateArgs {
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
+    let (all_databases, no_role_passwords) = (args.all_databases, args.scope.no_role_passwords);
+    if no_role_passwords && !all_databases && !args.scope.roles {
+        return Err(Error::usage("option --no-role-passwords needs --roles"));
+    }
     let follow = follow_spec(&args, given)?;
-    let mut spec = validate(args, given)?;
+    let sides = (
+        args.connections.required(Side::Source)?,
+        args.connections.required(Side::Target)?,
+    );
+    let mut spec = validate(args, given, Phases::ALL)?;
     let shutdown = Shutdown::install()?;
     // Before the first fork: the lines of every process must make room for the bars.
     logging::share_terminal();
+    if all_databases {
+        let (source, target) = sides;
+        let spec = InstanceSpec {
+            source,
+            target,
+            clone: spec,
+            follow,
+            no_role_passwords,
+        };
+        return instance::run(&spec, &shutdown);
+    }
     let Some(follow) = follow else {
         return clone::run(&spec, &shutdown);
     };
@@ -191,7 +214,8 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     .map(Some)
 }
 
-fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
+/// What the engine needs for these phases of a clone.
+pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneSpec> {
     let CloneArgs {
         connections,
         dir,
@@ -205,8 +229,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
     } = args;
     let jobs = jobs.resolve(given);
     Ok(CloneSpec {
-        source: connections.required(Side::Source)?,
-        target: connections.required(Side::Target)?,
+        phases,
+        said: None,
+        source: match phases.need_source() {
+            true => Some(connections.required(Side::Source)?),
+            false => connections.optional(Side::Source)?,
+        },
+        target: match phases.need_target() {
+            true => Some(connections.required(Side::Target)?),
+            false => connections.optional(Side::Target)?,
+        },
         dir: dir.dir,
         table_jobs: jobs.table,
         index_jobs: jobs.index,
@@ -280,7 +312,7 @@ mod tests {
     fn spec(words: &[&str]) -> Result<CloneSpec> {
         let line = ["clone", "-S", "dbname=a", "-T", "dbname=b"];
         let (args, given) = parse_for_test::<CloneArgs>(&[&line, words].concat())?;
-        validate(args, &given)
+        validate(args, &given, Phases::ALL)
     }
 
     #[test]

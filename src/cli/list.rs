@@ -130,16 +130,16 @@ impl FromSource {
     /// A connection that sees one moment of the source.
     fn open(&self) -> Result<Connection> {
         let info = self.source.required()?;
-        let mut source = self.connect(&info)?;
+        let mut source = self.connect(&info, &Shutdown::install()?)?;
         begin(&mut source)?;
         Ok(source)
     }
 
-    fn connect(&self, info: &ConnInfo) -> Result<Connection> {
+    fn connect(&self, info: &ConnInfo, shutdown: &Shutdown) -> Result<Connection> {
         if self.force {
             log::info!(target: logging::NOTICE, "nothing is cached: the source is always read");
         }
-        open_source(info, NAME, &Shutdown::install()?)
+        open_source(info, NAME, shutdown)
     }
 }
 
@@ -166,7 +166,7 @@ impl Filtered {
         let shutdown = Shutdown::install()?;
         // pg_dump must reach the very server whose snapshot it is given.
         let (_, info) = connect_and_pin(&self.from.source.required()?, NAME, &shutdown)?;
-        let mut source = self.from.connect(&info)?;
+        let mut source = self.from.connect(&info, &shutdown)?;
         filter::check(&mut source, &filters)?;
         begin(&mut source)?;
         let found = filtered::fetch(&mut source, &info, &filters, &options, &shutdown)?;
