@@ -6,26 +6,7 @@
 const OPTIONS: &[(&[&str], Option<&str>)] = &[];
 
 /// Each command and, after it, what may follow it.
-const COMMANDS: &[(&str, &[&str])] = &[
-    (
-        "copy",
-        &[
-            "schema",
-            "data",
-            "table-data",
-            "blobs",
-            "sequences",
-            "indexes",
-            "constraints",
-        ],
-    ),
-    ("dump", &["schema", "pre-data", "post-data"]),
-    (
-        "restore",
-        &["schema", "pre-data", "post-data", "parse-list"],
-    ),
-    ("list", &["depends"]),
-];
+const COMMANDS: &[(&str, &[&str])] = &[("list", &["depends"])];
 
 /// The message for an option that clap does not know, if the contract does.
 pub fn option(unknown: &str) -> Option<String> {

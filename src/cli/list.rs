@@ -9,12 +9,10 @@ mod schema;
 mod server;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
 use super::options::SourceArgs;
-use super::stdout;
 use crate::catalog::{self, Catalog, Extension, FetchOptions};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::logging;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
@@ -116,10 +114,4 @@ fn fetch_catalog(source: &mut Connection, estimate_sizes: bool) -> Result<Catalo
 
 fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
     catalog::fetch_extensions(source)
-}
-
-fn print_json<T: Serialize>(what: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(what)
-        .map_err(|error| Error::internal(format!("could not write JSON: {error}")))?;
-    stdout::print_line(&text)
 }

@@ -14,6 +14,8 @@ const SUPPORT: &[&str] = &[
     "mod",
     "options",
     "roles",
+    "parse_list",
+    "sections",
     "size",
     "stdout",
     "text_table",

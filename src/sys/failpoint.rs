@@ -46,8 +46,17 @@ pub const FOLLOW: &[&str] = &[
 /// The names that a comparison passes.
 pub const COMPARE: &[&str] = &["compare.paused"];
 
+/// The names that `copy extensions` and `copy roles` pass, which are no steps of a clone.
+pub const BEFORE: &[&str] = &[
+    "extensions.before_commit",
+    "extensions.after_one",
+    "roles.before_commit",
+];
+
 fn is_listed(name: &str) -> bool {
-    ALL.contains(&name) || FOLLOW.contains(&name) || COMPARE.contains(&name)
+    [ALL, FOLLOW, COMPARE, BEFORE]
+        .iter()
+        .any(|names| names.contains(&name))
 }
 
 #[cfg(not(feature = "failpoint"))]

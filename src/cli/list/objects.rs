@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, NameArgs, fetch_catalog, print_json};
+use super::{FromSource, NameArgs, fetch_catalog};
 use crate::catalog::inventory::{
     SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
 };
@@ -103,7 +103,7 @@ pub fn tables(args: &TablesArgs) -> Result<()> {
                 TableLine::new(table, parts.as_mut().map(own))
             })
             .collect();
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     let mut columns = vec![
         ("OID", Right),
@@ -186,7 +186,7 @@ pub fn sequences(args: &SequencesArgs) -> Result<()> {
     };
     let lines = sequence_lines(found.iter().filter(is_wanted), states);
     if args.from.json {
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     let mut table = TextTable::new(&[
         ("OID", Right),
@@ -325,7 +325,7 @@ pub fn indexes(args: &IndexesArgs) -> Result<()> {
         })
         .collect();
     if args.from.json {
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     let mut text = TextTable::new(&[
         ("OID", Right),

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::objects::{IndexLine, SequenceLine, TableLine, sequence_lines};
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, fetch_catalog, print_json};
+use super::{FromSource, fetch_catalog};
 use crate::catalog::inventory::fetch_sequence_states;
 use crate::catalog::{Catalog, Table};
+use crate::cli::stdout;
 use crate::error::Result;
 use crate::ident::Oid;
 
@@ -59,7 +60,7 @@ pub fn run(args: &SchemaArgs) -> Result<()> {
         true => Some(parts_by_table(&mut source, &tables, &args.split)?),
         false => None,
     };
-    print_json(&Schema {
+    stdout::print_json(&Schema {
         setup: Setup {
             database: &catalog.database.name,
             server_version: catalog.server_version,
