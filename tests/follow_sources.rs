@@ -284,7 +284,7 @@ fn characters_of_every_encoding_arrive() {
         let mut run = following.clone_and_apply(&[]);
         following.source.psql(&following.db, &changes);
         following.wait_for_mark(&mut run);
-        following.cut_over(run, &[]);
+        following.cut_over(run, &["encoding of the "]);
     }
 }
 

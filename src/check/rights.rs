@@ -506,9 +506,9 @@ mod tests {
             no_tablespaces: true,
             ..Scope::default()
         };
-        target.is_provider_admin = true;
+        target.may_be_provider_admin = true;
         assert!(decide(&target, &there, scope).is_empty());
-        target.is_provider_admin = false;
+        target.may_be_provider_admin = false;
         there.offers[0].is_installed = true;
         assert_eq!(decide(&target, &there, scope).len(), 1);
     }

@@ -1,19 +1,21 @@
 //! What the role that connects to the source can and cannot do with its objects, fetched in a few queries whatever their
 //! number. Runs in the process that checks, on a session that `server::fetch` has prepared. Reads catalogs only.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Context, Result};
 use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::Connection;
 
 /// A table or sequence that the role cannot read as a copy must.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     pub oid: Oid,
     pub name: QualifiedName,
     pub obstacle: Obstacle,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Obstacle {
     /// No SELECT, or no USAGE of the schema.
     NoRight,
@@ -25,13 +27,13 @@ pub enum Obstacle {
 pub const FOREIGN_GRANT: &str = "grant by another role than the owner on";
 
 /// An object that only a superuser may make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuperuserOnly {
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceObjects {
     pub closed: Vec<Closed>,
     /// Roles that own something that is copied, other than a schema; schema "public" counts all the same.

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::follow_options::{SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, parse_flag};
 use super::stdout;
 use crate::check::{self, CheckSpec, Scope, Verdict};
 use crate::error::{Error, Result, Side};
@@ -38,6 +38,8 @@ pub struct CheckArgs {
     jobs: JobArgs,
     #[command(flatten)]
     scope: CheckScopeArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     #[command(flatten)]
     slot: SlotArgs,
 }
@@ -94,6 +96,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
     {
         return Err(Error::usage(format!("option {option} needs --follow")));
     }
+    let filters = args.filters.read()?;
     let (source, target) = (
         args.connections.required(Side::Source)?,
         args.connections.required(Side::Target)?,
@@ -106,11 +109,11 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         origin: args.slot.origin,
         dir: cdc_location(args.dir.dir.as_deref()),
         application_name: "pgcopydb check".to_owned(),
-        filters: None,
+        filters: filters.clone(),
     });
     Ok(CheckSpec {
-        source,
-        target,
+        source: Some(source),
+        target: Some(target),
         dir: args.dir.dir,
         jobs: args.jobs.resolve(given),
         scope: Scope {
@@ -122,6 +125,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
             skip_extensions: args.scope.skip_extensions,
             skip_large_objects: args.scope.skip_large_objects,
         },
+        filters,
         follow,
     })
 }

@@ -43,6 +43,9 @@ pub const FOLLOW: &[&str] = &[
     "apply.after_file",
 ];
 
+/// The names that a comparison passes.
+pub const COMPARE: &[&str] = &["compare.paused"];
+
 /// The names that `copy extensions` and `copy roles` pass, which are no steps of a clone.
 pub const BEFORE: &[&str] = &[
     "extensions.before_commit",
@@ -51,7 +54,7 @@ pub const BEFORE: &[&str] = &[
 ];
 
 fn is_listed(name: &str) -> bool {
-    [ALL, FOLLOW, BEFORE]
+    [ALL, FOLLOW, COMPARE, BEFORE]
         .iter()
         .any(|names| names.contains(&name))
 }

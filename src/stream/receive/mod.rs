@@ -108,7 +108,7 @@ pub fn run(
     queue: Option<&MessageQueue<TransformWork>>,
     shutdown: &Shutdown,
 ) -> Result<ReceiveEnd> {
-    let mut source = source::Source::new(spec, shutdown)?;
+    let mut source = source::Source::new(spec, positions, shutdown)?;
     let segments = source.segments()?;
     let writer = SegmentWriter::open(&spec.dir, segments, spec.startpos)?;
     let mut feed = pipe.map(Feed::new);

@@ -13,6 +13,7 @@ use crate::pg::connect::connect_once;
 use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
+use crate::stream::positions::Positions;
 use crate::stream::relations::Relations;
 use crate::stream::slot;
 use crate::sys::signal::Shutdown;
@@ -42,19 +43,30 @@ const MOST_FRUITLESS: u32 = 5;
 
 pub struct Source<'a> {
     spec: &'a ReceiveSpec,
+    positions: Positions,
     shutdown: Shutdown,
-    /// How often the stream ended where it had begun, and where that was.
+    /// How often the stream ended without having brought a transaction, and how often in the same way; where the last
+    /// transaction was when it began.
     fruitless: u32,
-    started_at: Lsn,
+    alike: u32,
+    activity: Lsn,
+    last_error: String,
 }
 
 impl Source<'_> {
-    pub fn new<'a>(spec: &'a ReceiveSpec, shutdown: &Shutdown) -> Result<Source<'a>> {
+    pub fn new<'a>(
+        spec: &'a ReceiveSpec,
+        positions: &Positions,
+        shutdown: &Shutdown,
+    ) -> Result<Source<'a>> {
         Ok(Source {
             spec,
+            positions: *positions,
             shutdown: *shutdown,
             fruitless: 0,
-            started_at: Lsn::INVALID,
+            alike: 0,
+            activity: Lsn::INVALID,
+            last_error: String::new(),
         })
     }
 
@@ -69,29 +81,44 @@ impl Source<'_> {
 
     /// How the source cuts its log.
     pub fn segments(&self) -> Result<WalSegments> {
-        let mut connection = open_source(
-            &self.spec.source,
-            &self.spec.application_name,
-            &self.shutdown,
-        )?;
-        let row = connection
-            .query_one(
-                "SELECT (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
-                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
-            )
-            .context("could not learn how the source names its WAL files")?;
-        Ok(WalSegments {
-            timeline: row.parse(0)?,
-            size: row.parse(1)?,
+        self.patiently(|connection| {
+            let row = connection
+                .query_one(
+                    "SELECT (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
+                     pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
+                )
+                .context("could not learn how the source names its WAL files")?;
+            Ok(WalSegments {
+                timeline: row.parse(0)?,
+                size: row.parse(1)?,
+            })
         })
     }
 
     pub fn relations(&self) -> Result<Relations> {
-        let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
-        let shutdown = self.shutdown;
-        let open = move || open_source(&info, &name, &shutdown);
-        let mut connection = open()?;
-        Relations::fetch(&mut connection, self.spec.filters.as_ref(), Box::new(open))
+        self.patiently(|connection| {
+            let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
+            let shutdown = self.shutdown;
+            let open = move || open_source(&info, &name, &shutdown);
+            Relations::fetch(connection, self.spec.filters.as_ref(), Box::new(open))
+        })
+    }
+
+    /// Ask the source something before the stream begins. It may be away by then, or go away, and is waited for as long as it
+    /// takes: it answered when the follow began.
+    fn patiently<T>(&self, ask: impl Fn(&mut Connection) -> Result<T>) -> Result<T> {
+        let name = &self.spec.application_name;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = open_source(&self.spec.source, name, &self.shutdown)
+                .and_then(|mut connection| ask(&mut connection));
+            match answer {
+                Err(error) if may_pass(&error) => log::warn!("waiting for the source: {error}"),
+                other => return other,
+            }
+            self.shutdown.sleep(pause)?;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     /// Start the stream again after it ended with `error`.
@@ -101,15 +128,19 @@ impl Source<'_> {
         error: Error,
         decoder: &mut dyn Decoder,
     ) -> Result<ReplicationStream> {
-        self.fruitless = match position > self.started_at {
-            true => 0,
-            false => self.fruitless + 1,
-        };
+        // By transactions and not by positions: these go on while the server reads a transaction that it cannot send.
+        let is_fruitless = self.positions.activity() <= self.activity;
+        self.fruitless = if is_fruitless { self.fruitless + 1 } else { 0 };
+        let is_alike = is_fruitless && error.message() == self.last_error;
+        self.alike = if is_alike { self.alike + 1 } else { 1 };
+        self.last_error = error.message().to_owned();
         let is_refusal = |error: &Error| {
             let said = error.server_error();
             said.is_some_and(|said| said.severity == "ERROR")
         };
-        if is_refusal(&error) && self.fruitless >= MOST_FRUITLESS {
+        // A full disk, which decoding a large transaction needs too, may have room later.
+        let may_pass = error.sqlstate().is_some_and(is_shortage);
+        if is_refusal(&error) && !may_pass && self.alike >= MOST_FRUITLESS {
             return Err(self.explain(error));
         }
         log::warn!("{error}; connecting again");
@@ -124,7 +155,7 @@ impl Source<'_> {
 
     /// Start the stream after `position`, waiting for a source that is away and for a slot that somebody dead still holds.
     pub fn start(&mut self, position: Lsn, decoder: &mut dyn Decoder) -> Result<ReplicationStream> {
-        self.started_at = position;
+        self.activity = self.positions.activity();
         let mut sql = self.start_sql(position, &decoder.options());
         let mut pause = FIRST_PAUSE;
         let mut told: Option<Instant> = None;
@@ -159,6 +190,13 @@ impl Source<'_> {
     }
 
     fn explain(&self, error: Error) -> Error {
+        let error = match is_too_large(&error) {
+            true => error.with_hint(
+                "A row is larger than the server can decode: 1 GB as text, of which bytea takes two bytes for each of its own. \
+                 Shorten or remove it, then start over: \"pgcopydb stream cleanup\", and a new clone.",
+            ),
+            false => error,
+        };
         match error.kind() {
             ErrorKind::State | ErrorKind::Interrupted => error,
             _ => error.context(format!(
@@ -267,17 +305,31 @@ fn may_pass(error: &Error) -> bool {
         // A wrong password, no line in pg_hba.conf, no such database: FATAL, and so for good.
         state.starts_with("28") || state.starts_with("3D")
     });
+    let is_shortage = error.sqlstate().is_some_and(is_shortage);
     !error.is_interrupted()
         && !is_refused
         && (is_unreachable
+            || is_shortage
             || error.is_connection_lost()
             || error.is_any_of(&[
                 SqlState::OBJECT_IN_USE,
                 SqlState::CANNOT_CONNECT_NOW,
-                SqlState::TOO_MANY_CONNECTIONS,
                 SqlState::ADMIN_SHUTDOWN,
                 SqlState::CRASH_SHUTDOWN,
             ]))
+}
+
+/// Insufficient resources: no room on the disk, no memory, no connection.
+fn is_shortage(sqlstate: &str) -> bool {
+    sqlstate.starts_with("53")
+}
+
+/// What the server says of a value that its output functions cannot hold: program_limit_exceeded, or an internal error of
+/// its allocator, which has no other mark than its words (mcxt.c).
+fn is_too_large(error: &Error) -> bool {
+    error.is_any_of(&[SqlState::PROGRAM_LIMIT_EXCEEDED])
+        || error.is_any_of(&[SqlState::INTERNAL_ERROR])
+            && error.message().contains("alloc request size")
 }
 
 #[cfg(test)]
@@ -301,6 +353,7 @@ mod tests {
             said("FATAL", "57P01"),
             said("FATAL", "57P03"),
             said("FATAL", "53300"),
+            said("ERROR", "53100"),
             said("ERROR", "55006"),
             Error::connection_lost(Side::Source, "closed"),
             Error::on(Side::Source, "could not resolve host name \"db\""),
