@@ -206,9 +206,13 @@ fn a_schema_public_of_old_is_left_to_the_target() {
 fn all_that_is_wrong_is_told_at_once() {
     let (source, target) = (shared_source(), shared_target());
     let (reader, writer) = (unique("reader"), unique("writer"));
-    let db = source.new_db("wrong");
-    let copy = target.new_db("wrong");
-    target.psql("postgres", &format!("drop database {copy}"));
+    let (db, copy) = (unique("wrong"), unique("wrong"));
+    source.psql(
+        "postgres",
+        &format!(
+            "create database {db} template template0 locale_provider icu icu_locale 'en' locale 'C.UTF-8'"
+        ),
+    );
     target.psql(
         "postgres",
         &format!("create database {copy} template template0 encoding 'LATIN1' locale 'C'"),
@@ -225,7 +229,7 @@ fn all_that_is_wrong_is_told_at_once() {
     source.psql(
         &db,
         &format!(
-            "create role {reader} login connection limit 3; create role {reader}_gone;
+            "create role {reader} login connection limit 4; create role {reader}_gone;
              create table closed (id int); create table hidden (id int) tablespace {space};
              alter table hidden enable row level security; create policy p on hidden to {reader} using (id > 0);
              grant select on hidden to {reader};
@@ -238,7 +242,11 @@ fn all_that_is_wrong_is_told_at_once() {
              create function ev() returns event_trigger language plpgsql as 'begin end';
              create event trigger ev on ddl_command_start execute function ev();
              select lo_from_bytea(0, 'closed');
-             update pg_extension set extversion = '99.1' where extname = 'citext'"
+             create collation stale (provider = icu, locale = 'de'); create table sorted (t text collate stale);
+             grant select on sorted to {reader};
+             update pg_extension set extversion = '99.1' where extname = 'citext';
+             update pg_collation set collversion = '0.1' where collname = 'stale';
+             update pg_database set datcollversion = '0.1' where datname = current_database()"
         ),
     );
     target.psql(
@@ -256,6 +264,8 @@ fn all_that_is_wrong_is_told_at_once() {
     assert_eq!(
         verdicts(&bad),
         [
+            "warn collation-version source",
+            "warn collations source",
             "fail connections source",
             "fail create-right target",
             "warn encoding target",
@@ -344,6 +354,25 @@ fn all_that_is_wrong_is_told_at_once() {
     }
     assert!(
         !bad.contains_key("target-empty target") && !bad.contains_key("large-object-right source")
+    );
+    // Nor need what the filters leave out.
+    let filters = scene.path("filters.ini");
+    let text = "[exclude-table]\npublic.closed\npublic.gone\npublic.hidden\npublic.mine\n";
+    std::fs::write(&filters, text).unwrap();
+    let more = ["--filters", filters.to_str().unwrap()];
+    let (_, _, bad) = check(&Scene::new(), (&from, &to), Version::Debian15, &more);
+    for id in [
+        "read-right source",
+        "row-security source",
+        "roles target",
+        "target-empty target",
+        "tablespace-right target",
+    ] {
+        assert!(!bad.contains_key(id), "{id}: {bad:#?}");
+    }
+    assert!(
+        bad.contains_key("owners target") && !bad.contains_key("filters source"),
+        "{bad:#?}"
     );
     for (cluster, db) in [(source, &db), (target, &copy)] {
         cluster.psql("postgres", &format!("drop database {db}"));

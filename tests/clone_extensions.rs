@@ -45,7 +45,7 @@ const EXTENSIONS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-fn write_extensions(dir: &Path) {
+pub fn write_extensions(dir: &Path) {
     let dir = dir.join("extension");
     fs::create_dir_all(&dir).unwrap();
     for (name, control, script) in EXTENSIONS {
@@ -55,7 +55,7 @@ fn write_extensions(dir: &Path) {
     }
 }
 
-fn cluster(extensions: &Path) -> Cluster {
+pub fn cluster(extensions: &Path) -> Cluster {
     let path = format!("{}:$system", extensions.display());
     Cluster::start(Version::Pg18, &[("extension_control_path", &path)])
 }

@@ -144,7 +144,10 @@ fn check_secrets(source: &Cluster, scene: &Scene, outcome: &Outcome, target: &Cl
     assert_eq!(mode & 0o777, 0o600);
     for name in ["app", "Odd \"role"] {
         let hash = roles(source)[name][10].clone().unwrap();
-        assert_eq!(files_with(&scene.work_dir(), &hash), [file.clone()]);
+        assert_eq!(
+            files_with(&scene.work_dir(), &hash),
+            std::slice::from_ref(&file)
+        );
         assert!(!outcome.stderr.contains(&hash), "{}", outcome.stderr);
         assert!(!target.log().contains(&hash));
     }
@@ -181,6 +184,13 @@ fn a_dump_restores_what_it_was_taken_of() {
     let drop = "revoke set on parameter log_min_messages from app;
         revoke staff from helper granted by app; revoke staff from helper granted by deputy; ";
     cluster.psql("postgres", &format!("{drop}{DROP}"));
+    assert_eq!(roles(&cluster).len(), 1);
+    // All or none, so that the next run need not know of this one.
+    scene
+        .command(["restore", "roles", "--target", &uri, "--dir", dir])
+        .env("PGCOPYDB_FAILPOINT", "roles.before_commit=kill")
+        .run()
+        .assert_signalled(nix::sys::signal::Signal::SIGKILL);
     assert_eq!(roles(&cluster).len(), 1);
     run(&["restore", "roles", "--target", &uri, "--dir", dir]);
     assert_eq!(state(), before);
@@ -319,8 +329,10 @@ fn a_clone_brings_the_roles_it_needs() {
     assert_eq!(roles(&target).len(), 1);
 
     source.psql("shop", "drop table u");
+    // Debian's 15 keeps an option on columns that others do not know.
+    let told = &["does not know option pg_attver"];
     let outcome = clone(&["--roles"]);
-    outcome.assert_success(&[]);
+    outcome.assert_success(told);
     let row = "select tableowner || has_table_privilege('reader', 't', 'select') from pg_tables where tablename = 't'";
     assert_eq!(target.value("shop", row), "ownertrue");
     let password = roles(&source)["owner"][10].clone();
@@ -332,6 +344,6 @@ fn a_clone_brings_the_roles_it_needs() {
     target.psql("postgres", "drop database shop");
     target.create_db("shop");
     let outcome = clone(&["--roles", "--no-role-passwords", "--restart"]);
-    outcome.assert_success(&[]);
+    outcome.assert_success(told);
     assert_eq!(roles(&target)["owner"][10], password);
 }

@@ -233,12 +233,14 @@ WHERE c.relpersistence <> 't' AND ts.spcname <> 'pg_global'
 ORDER BY ts.spcname";
 
 /// What the target has under a table's name. A size of zero proves that it holds no rows; a partitioned or foreign
-/// table has none to go by.
+/// table has none to go by. A table that a foreign key refers to cannot be truncated: the user, or an earlier restore of
+/// the post-data, may have made one.
 pub(super) fn target_tables() -> String {
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relkind,
     c.relkind <> 'r' OR coalesce(pg_relation_size(c.oid, 'main'), 0) > 0,
-    coalesce(has_table_privilege(c.oid, 'TRUNCATE'), false)
+    coalesce(has_table_privilege(c.oid, 'TRUNCATE'), false) AND c.oid NOT IN
+        (SELECT confrelid FROM pg_constraint WHERE contype = 'f' AND confrelid <> conrelid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND {IN_USER_SCHEMA}
 ORDER BY c.oid"

@@ -160,23 +160,93 @@ impl Index {
         statements
     }
 
+    /// The statements for a table that the user has made partitioned on the target. There a constraint cannot be made of an
+    /// index: it is said with its columns, in the place of CREATE INDEX. Nor can such a table be clustered.
+    pub fn on_partitioned(&self, table: &Table) -> OnPartitioned {
+        let mut attach = self.attach_sql(table);
+        if self.constraint.is_some() {
+            attach.remove(0);
+        }
+        if self.is_clustered {
+            attach.remove(0);
+        }
+        let constraint = self.constraint.as_deref();
+        let with_columns =
+            constraint.and_then(|constraint| self.constraint_with_columns(table, constraint));
+        OnPartitioned {
+            create: with_columns.unwrap_or_else(|| self.definition.to_string()),
+            attach,
+        }
+    }
+
+    /// ADD CONSTRAINT with the columns of the index's definition: a constraint's index has plain columns, nothing else.
+    fn constraint_with_columns(&self, table: &Table, constraint: &Constraint) -> Option<String> {
+        const METHOD: &str = " USING btree ";
+        let start = find_unquoted(&self.definition, METHOD)? + METHOD.len();
+        let parameters = &self.definition[start..];
+        const NULLS: &str = " NULLS NOT DISTINCT";
+        let (nulls, parameters) = match find_unquoted(parameters, NULLS) {
+            Some(at) => {
+                let rest = &parameters[at + NULLS.len()..];
+                (NULLS, format!("{}{rest}", &parameters[..at]))
+            }
+            None => ("", parameters.to_string()),
+        };
+        Some(format!(
+            "ALTER TABLE {} ADD CONSTRAINT {} {}{nulls} {parameters}{}",
+            table.qualified_name(),
+            quote_ident(&constraint.name),
+            constraint.kind_sql(),
+            constraint.deferral_sql(),
+        ))
+    }
+
     fn add_constraint_sql(&self, table: &Table, constraint: &Constraint) -> String {
-        let kind = match constraint.kind {
+        format!(
+            "ALTER TABLE ONLY {} ADD CONSTRAINT {} {} USING INDEX {}{}",
+            table.qualified_name(),
+            quote_ident(&constraint.name),
+            constraint.kind_sql(),
+            quote_ident(&self.name),
+            constraint.deferral_sql(),
+        )
+    }
+}
+
+/// What becomes of an index on a partitioned table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OnPartitioned {
+    /// CREATE INDEX, or ADD CONSTRAINT.
+    pub create: String,
+    /// What follows.
+    pub attach: Vec<String>,
+}
+
+impl Constraint {
+    fn kind_sql(&self) -> &'static str {
+        match self.kind {
             ConstraintKind::PrimaryKey => "PRIMARY KEY",
             ConstraintKind::Unique => "UNIQUE",
-        };
-        let deferral = match (constraint.is_deferrable, constraint.is_deferred) {
+        }
+    }
+
+    fn deferral_sql(&self) -> &'static str {
+        match (self.is_deferrable, self.is_deferred) {
             (false, _) => "",
             (true, false) => " DEFERRABLE",
             (true, true) => " DEFERRABLE INITIALLY DEFERRED",
-        };
-        format!(
-            "ALTER TABLE ONLY {} ADD CONSTRAINT {} {kind} USING INDEX {}{deferral}",
-            table.qualified_name(),
-            quote_ident(&constraint.name),
-            quote_ident(&self.name)
-        )
+        }
     }
+}
+
+/// Where a text begins outside of quoted names.
+fn find_unquoted(sql: &str, text: &str) -> Option<usize> {
+    let mut is_quoted = false;
+    sql.char_indices().find_map(|(at, c)| {
+        // A doubled quote inside a name closes and opens again.
+        is_quoted ^= c == '"';
+        (!is_quoted && sql[at..].starts_with(text)).then_some(at)
+    })
 }
 
 #[cfg(test)]
@@ -321,5 +391,28 @@ mod tests {
         assert!(table.is_binary_safe(false));
         table.columns[1].type_oid = 16_500;
         assert!(!table.is_binary_safe(true));
+    }
+
+    #[test]
+    fn on_a_partitioned_table_a_constraint_is_said_with_its_columns() {
+        let table = table("public", "t", &["a"]);
+        let mut index = index("t_key");
+        index.definition = "CREATE UNIQUE INDEX t_key ON public.\" USING btree \" USING btree \
+            (\"x NULLS NOT DISTINCT\", b) INCLUDE (c) NULLS NOT DISTINCT WITH (fillfactor='70')"
+            .into();
+        let plain = index.on_partitioned(&table);
+        assert_eq!(plain.create, &*index.definition);
+        index.constraint = Some(Box::new(constraint(ConstraintKind::Unique, true, false)));
+        index.is_clustered = true;
+        index.is_replica_identity = true;
+        let on_partitioned = index.on_partitioned(&table);
+        assert_eq!(
+            on_partitioned.create,
+            r#"ALTER TABLE "public"."t" ADD CONSTRAINT "t""key" UNIQUE NULLS NOT DISTINCT ("x NULLS NOT DISTINCT", b) INCLUDE (c) WITH (fillfactor='70') DEFERRABLE"#
+        );
+        assert_eq!(
+            on_partitioned.attach,
+            [r#"ALTER TABLE ONLY "public"."t" REPLICA IDENTITY USING INDEX "t""key""#]
+        );
     }
 }

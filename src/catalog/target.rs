@@ -42,7 +42,7 @@ pub struct TargetTable {
     pub kind: TargetKind,
     /// False proves that it is empty; true says nothing (see `fetch_tables_with_rows`).
     pub may_have_rows: bool,
-    /// We have the TRUNCATE privilege.
+    /// We have the TRUNCATE privilege, and no foreign key of another table is in the way.
     pub can_truncate: bool,
     pub columns: Box<[Box<str>]>,
 }

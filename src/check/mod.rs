@@ -19,14 +19,17 @@ pub use finding::{Report, Verdict};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
+pub use target_objects::schemas_of_others;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::dump::filtered;
 use crate::dump::programs::{Programs, SearchPlaces};
 use crate::dump::select::LeftAlone;
-use crate::error::{Error, Result, Side};
+use crate::error::{Result, Side};
 use crate::ident::shorten;
 use crate::pg::connect::connect_and_pin;
 use crate::pg::session::{TargetSettings, open_source, open_target};
@@ -44,21 +47,54 @@ const NAME: &str = "pgcopydb check";
 /// Lower oids are given at initdb only. Source: FirstNormalObjectId in access/transam.h.
 const FIRST_USER_OID: u32 = 16_384;
 
+/// What is known of the source before its catalog is read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFacts {
+    server: Server,
+    objects: SourceObjects,
+}
+
+impl SourceFacts {
+    /// As it is now. Errors: a version that nothing else could be asked of.
+    pub fn look(source: &mut Connection) -> Result<SourceFacts> {
+        let server = server::fetch(source)?;
+        let mut report = Report::default();
+        report.add([servers::source_version(&server)]);
+        refuse(&report)?;
+        Ok(SourceFacts {
+            objects: source_objects::fetch(source)?,
+            server,
+        })
+    }
+
+    /// As server_version_num.
+    pub fn version(&self) -> u32 {
+        self.server.version
+    }
+}
+
 /// What is known of both servers before the source's objects are.
 pub struct Begun {
-    pub programs: Programs,
-    source: Server,
+    source: SourceFacts,
     target: Server,
-    source_objects: SourceObjects,
+}
+
+/// How much is checked at the beginning.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// pg_dump and pg_restore are needed.
+    pub programs: bool,
+    /// Everything that can be known before the snapshot is taken.
+    pub all: bool,
 }
 
 /// `pgcopydb check`: everything, whether or not something fails.
 pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
-    let (mut source, source_info) = connect_and_pin(&spec.source, NAME, shutdown)?;
-    let (mut target, target_info) = connect_and_pin(&spec.target, NAME, shutdown)?;
+    let (mut source, source_info) = connect_and_pin(spec.source()?, NAME, shutdown)?;
+    let (mut target, target_info) = connect_and_pin(spec.target()?, NAME, shutdown)?;
     let spec = CheckSpec {
-        source: source_info,
-        target: target_info,
+        source: Some(source_info),
+        target: Some(target_info),
         ..spec.clone()
     };
     let both = (server::fetch(&mut source)?, server::fetch(&mut target)?);
@@ -71,7 +107,8 @@ pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
     report.add([programs(&both, shutdown)?.1]);
     report.add(decide_before_objects(&spec, &both));
     let source_objects = source_objects::fetch(&mut source)?;
-    let catalog = fetch_catalog(&spec, shutdown)?;
+    let (catalog, finding) = fetch_catalog(&spec, shutdown)?;
+    report.add(finding);
     let there = target_objects::fetch(&mut target, &catalog)?;
     report.add(decide_objects(
         &spec,
@@ -87,33 +124,31 @@ pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
     Ok(report)
 }
 
-/// The beginning of a clone: everything that can be known before the snapshot is taken. A run that goes on has passed
-/// the rest before.
+/// The beginning of a clone, or of a section of one; the programs, if they are wanted.
 pub fn begin(
     spec: &CheckSpec,
-    is_resumed: bool,
-    (source, target): (&mut Connection, &mut Connection),
+    wanted: Wanted,
+    source: SourceFacts,
+    target: &mut Connection,
     shutdown: &Shutdown,
-) -> Result<Begun> {
-    let both = (server::fetch(source)?, server::fetch(target)?);
+) -> Result<(Option<Programs>, Begun)> {
+    let both = (source.server.clone(), server::fetch(target)?);
     let mut report = Report::default();
     report.add(servers::decide(&both.0, &both.1));
     refuse(&report)?;
-    let (programs, finding) = programs(&both, shutdown)?;
-    report.add([finding]);
-    if !is_resumed {
+    let mut found = None;
+    if wanted.programs {
+        let (programs, finding) = programs(&both, shutdown)?;
+        report.add([finding]);
+        found = programs;
+    }
+    if wanted.all {
         report.add(decide_before_objects(spec, &both));
     }
     report.log_warnings();
     refuse(&report)?;
-    let source_objects = source_objects::fetch(source)?;
-    let (source, target) = both;
-    Ok(Begun {
-        programs: programs.ok_or_else(|| Error::internal("no programs were found, nor missed"))?,
-        source,
-        target,
-        source_objects,
-    })
+    let (_, target) = both;
+    Ok((found, Begun { source, target }))
 }
 
 /// The objects of a clone, before the first is made; what of them is left alone.
@@ -123,16 +158,16 @@ pub fn objects(
     catalog: &Catalog,
     target: &mut Connection,
 ) -> Result<LeftAlone> {
-    let Begun {
-        source,
-        target: server,
-        source_objects,
-        ..
-    } = begun;
+    let source_objects = &begun.source.objects;
     let there = target_objects::fetch(target, catalog)?;
-    let both = (source.clone(), server.clone());
+    let both = (begun.source.server.clone(), begun.target.clone());
     let mut report = Report::default();
-    report.add(decide_objects(spec, &both, source_objects, catalog, &there));
+    let findings = decide_objects(spec, &both, source_objects, catalog, &there);
+    report.add(
+        findings
+            .into_iter()
+            .filter(|finding| finding.id != objects::UNLOGGED),
+    );
     report.log_warnings();
     refuse(&report)?;
     let left_alone = left_alone(spec, &both, source_objects, catalog, &there);
@@ -142,21 +177,22 @@ pub fn objects(
 
 /// The same with the source's objects as they are now, for a clone whose snapshot comes with a slot that is not made yet.
 pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Result<()> {
-    let catalog = fetch_catalog(spec, shutdown)?;
+    let (catalog, finding) = fetch_catalog(spec, shutdown)?;
     let settings = TargetSettings {
         maintenance_work_mem: "64MB".to_owned(),
     };
-    let mut target = open_target(&spec.target, NAME, &settings, shutdown)?;
+    let mut target = open_target(spec.target()?, NAME, &settings, shutdown)?;
     let there = target_objects::fetch(&mut target, &catalog)?;
-    let both = (begun.source.clone(), begun.target.clone());
+    let both = (begun.source.server.clone(), begun.target.clone());
     let mut report = Report::default();
     report.add(decide_objects(
         spec,
         &both,
-        &begun.source_objects,
+        &begun.source.objects,
         &catalog,
         &there,
     ));
+    report.add(finding);
     refuse(&report)
 }
 
@@ -268,8 +304,7 @@ fn left_alone(
             .filter(|extension| is_of_others(&extension.name))
             .map(|extension| extension.name.to_string())
             .collect(),
-        // For whoever restores to find out.
-        schemas: HashSet::new(),
+        schemas: there.schemas_of_others.clone(),
         public_schema: source_objects.is_public_of_the_cluster && !spec.scope.no_owner,
     }
 }
@@ -288,16 +323,30 @@ fn log_left_alone(left_alone: &LeftAlone) {
     }
 }
 
-/// Of a moment of its own.
-fn fetch_catalog(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Catalog> {
-    let mut source = open_source(&spec.source, NAME, shutdown)?;
-    source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
+/// Of a moment of its own. What falls with what the filters leave out is known from a dump of the schema; where that
+/// cannot be made the finding says why, and everything is looked at.
+fn fetch_catalog(spec: &CheckSpec, shutdown: &Shutdown) -> Result<(Catalog, Option<Finding>)> {
+    let mut source = open_source(spec.source()?, NAME, shutdown)?;
     let options = FetchOptions {
         // Sizes do not matter here.
         estimate_sizes: true,
         skip_extensions: spec.scope.skip_extensions,
     };
+    const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    source.execute(BEGIN)?;
+    let mut finding = None;
+    if let Some(filters) = &spec.filters {
+        match filtered::fetch(&mut source, spec.source()?, filters, &options, shutdown) {
+            Ok(filtered) => return Ok((filtered.catalog, None)),
+            Err(error) if error.is_interrupted() || error.is_connection_lost() => {
+                return Err(error);
+            }
+            Err(error) => finding = Some(Finding::of_error(Group::Objects, "filters", &error)),
+        }
+        source.execute("ROLLBACK")?;
+        source.execute(BEGIN)?;
+    }
     let catalog = catalog::fetch(&mut source, &options)?;
     source.execute("ROLLBACK")?;
-    Ok(catalog)
+    Ok((catalog, finding))
 }

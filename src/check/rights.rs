@@ -235,9 +235,14 @@ fn owners(
 ) -> Finding {
     let (id, side) = ("owners", Side::Target);
     let user = quote_ident(&target.user);
-    let closed: Vec<String> = source
-        .owners
+    let of_schemas = source
+        .schemas
         .iter()
+        .filter(|(schema, _)| !there.schemas_of_others.contains(schema))
+        .map(|(_, owner)| owner);
+    let owners: BTreeSet<&String> = source.owners.iter().chain(of_schemas).collect();
+    let closed: Vec<String> = owners
+        .into_iter()
         .filter(|owner| catalog.roles.iter().any(|role| **role == **owner))
         .filter(|owner| there.found.roles.contains(owner.as_str()))
         .filter(|owner| !there.roles_to_give_to.contains(*owner))
@@ -447,7 +452,7 @@ mod tests {
     fn a_role_without_all_rights_is_told_what_it_cannot_make() {
         let mut target = server(Side::Target);
         let mut source_has = catalog(Vec::new(), Vec::new());
-        source_has.roles = vec!["app".into(), "owner".into()];
+        source_has.roles = ["app", "owner", "dba", "boss"].map(Into::into).into();
         source_has.tablespaces = vec!["fast".into()];
         source_has.extensions = vec![crate::catalog::Extension {
             oid: 1,
@@ -458,6 +463,10 @@ mod tests {
         }];
         let objects = SourceObjects {
             owners: vec!["app".to_owned(), "owner".to_owned(), "nobody".to_owned()],
+            // A schema that somebody else has made on the target stays as it is.
+            schemas: [("there", "dba"), ("new", "boss")]
+                .map(|(schema, owner)| (schema.to_owned(), owner.to_owned()))
+                .into(),
             superuser_only: vec![SuperuserOnly {
                 kind: "event trigger".to_owned(),
                 name: "e".to_owned(),
@@ -465,7 +474,8 @@ mod tests {
             ..SourceObjects::default()
         };
         let mut there = TargetObjects::default();
-        there.found.roles = ["app", "owner"].map(Into::into).into();
+        there.found.roles = ["app", "owner", "dba", "boss"].map(Into::into).into();
+        there.schemas_of_others = ["there".to_owned()].into();
         there.found.tablespaces = ["fast"].map(Into::into).into();
         there.roles_to_give_to = ["owner".to_owned()].into();
         there.offers = vec![Offer {
@@ -485,7 +495,7 @@ mod tests {
         assert_eq!(
             all,
             [
-                ("owners", "app".to_owned()),
+                ("owners", "app,boss".to_owned()),
                 ("tablespace-right", "fast".to_owned()),
                 ("extension-right", "postgis".to_owned()),
                 ("superuser-objects", "event trigger \"e\"".to_owned()),
@@ -496,9 +506,9 @@ mod tests {
             no_tablespaces: true,
             ..Scope::default()
         };
-        target.is_provider_admin = true;
+        target.may_be_provider_admin = true;
         assert!(decide(&target, &there, scope).is_empty());
-        target.is_provider_admin = false;
+        target.may_be_provider_admin = false;
         there.offers[0].is_installed = true;
         assert_eq!(decide(&target, &there, scope).len(), 1);
     }

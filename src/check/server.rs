@@ -1,20 +1,21 @@
 //! The facts about one server that fit into one row, and the query that fetches them. Runs in the process that checks, on
 //! a connection of its own; changes nothing but the settings of that session.
 
-use crate::error::{Context, Result, Side};
-use crate::pg::wire::{Connection, Row};
+use serde::{Deserialize, Serialize};
 
-/// What a session of the checks sets: the role's or the server's own timeouts must not end a look around, and names
-/// without a schema are the server's.
-const SESSION: &str = "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
-     SET row_security = off";
+use crate::error::{Context, Result, Side};
+use crate::pg::session::apply_settings;
+use crate::pg::wire::{Connection, Row};
 
 /// Roles of providers whose members may do more than their attributes say, such as creating extensions.
 const PROVIDER_ROLES: &str = "'rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'alloydbsuperuser', \
      'neon_superuser', 'supabase_admin', 'aiven_extras', '_aiven_managed'";
 
+/// Settings of libraries with which providers lend their users rights, such as creating listed extensions.
+const PROVIDER_SETTINGS: &str = r"'^(rds|azure|cloudsql|alloydb|neon|aiven|supautils|extwlist)\.'";
+
 /// One server as this role sees it in this database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     pub side: Side,
     /// As server_version_num.
@@ -22,8 +23,8 @@ pub struct Server {
     pub database: String,
     pub user: String,
     pub is_superuser: bool,
-    /// A member of a role with which a provider hands out a superuser's work.
-    pub is_provider_admin: bool,
+    /// A provider may let this role do a superuser's work.
+    pub may_be_provider_admin: bool,
     pub can_create: bool,
     pub is_standby: bool,
     pub encoding: String,
@@ -39,7 +40,7 @@ pub struct Server {
 }
 
 /// How a database sorts and classifies characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Locale {
     /// `c` libc, `i` ICU, `b` builtin.
     pub provider: char,
@@ -53,7 +54,7 @@ pub struct Locale {
 }
 
 /// How many connections there may be, and how many there are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connections {
     /// max_connections without those kept back for others.
     pub most: u64,
@@ -65,9 +66,8 @@ pub struct Connections {
 
 pub fn fetch(connection: &mut Connection) -> Result<Server> {
     let (side, version) = (connection.side(), connection.server_version());
-    connection
-        .execute(SESSION)
-        .with_context(|| format!("could not prepare a session on the {side}"))?;
+    // The role's own timeouts must not end a look around, also while programs are looked for.
+    apply_settings(connection)?;
     let row = connection
         .query_one(&sql(version))
         .with_context(|| format!("could not look at the settings of the {side}"))?;
@@ -99,7 +99,8 @@ fn sql(version: u32) -> String {
     };
     format!(
         "SELECT d.datname, r.rolname, r.rolsuper,
-    EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ({PROVIDER_ROLES}) AND pg_has_role(m.oid, 'MEMBER')),
+    EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ({PROVIDER_ROLES}) AND pg_has_role(m.oid, 'MEMBER'))
+        OR EXISTS (SELECT FROM pg_settings WHERE name ~ {PROVIDER_SETTINGS}),
     has_database_privilege(d.oid, 'CREATE'), pg_is_in_recovery(),
     pg_encoding_to_char(d.encoding), {provider}, d.datcollate, d.datctype, {locale}, {versions},
     current_setting('max_connections')::int8
@@ -138,7 +139,7 @@ fn read(side: Side, version: u32, row: &Row) -> Result<Server> {
         database: text(0)?,
         user: text(1)?,
         is_superuser,
-        is_provider_admin: row.bool(3)?,
+        may_be_provider_admin: row.bool(3)?,
         can_create: row.bool(4)?,
         is_standby: row.bool(5)?,
         encoding: text(6)?,
@@ -178,9 +179,9 @@ impl Server {
         self.version / 10_000
     }
 
-    /// May do what only superusers may, as far as can be told from here.
+    /// May do what only superusers may, for all that can be told from here.
     pub fn is_unlimited(&self) -> bool {
-        self.is_superuser || self.is_provider_admin
+        self.is_superuser || self.may_be_provider_admin
     }
 }
 
@@ -196,7 +197,7 @@ pub(super) mod tests {
             database: "shop".to_owned(),
             user: "owner".to_owned(),
             is_superuser: false,
-            is_provider_admin: false,
+            may_be_provider_admin: false,
             can_create: true,
             is_standby: false,
             encoding: "UTF8".to_owned(),

@@ -43,7 +43,7 @@ pub fn decide(source: &Server, target: &Server) -> Vec<Finding> {
     findings
 }
 
-fn source_version(source: &Server) -> Finding {
+pub fn source_version(source: &Server) -> Finding {
     let major = source.major();
     let (id, side) = ("source-version", Side::Source);
     if major < OLDEST_MAJOR {

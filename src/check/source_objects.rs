@@ -1,19 +1,21 @@
 //! What the role that connects to the source can and cannot do with its objects, fetched in a few queries whatever their
 //! number. Runs in the process that checks, on a session that `server::fetch` has prepared. Reads catalogs only.
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Context, Result};
 use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::Connection;
 
 /// A table or sequence that the role cannot read as a copy must.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
     pub oid: Oid,
     pub name: QualifiedName,
     pub obstacle: Obstacle,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Obstacle {
     /// No SELECT, or no USAGE of the schema.
     NoRight,
@@ -25,17 +27,19 @@ pub enum Obstacle {
 pub const FOREIGN_GRANT: &str = "grant by another role than the owner on";
 
 /// An object that only a superuser may make.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuperuserOnly {
     pub kind: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceObjects {
     pub closed: Vec<Closed>,
-    /// Roles that own something that is copied.
+    /// Roles that own something that is copied, other than a schema; schema "public" counts all the same.
     pub owners: Vec<String>,
+    /// (schema, owner)
+    pub schemas: Vec<(String, String)>,
     pub superuser_only: Vec<SuperuserOnly>,
     pub event_triggers: Vec<String>,
     /// Collations in use whose library has another version than when they were made.
@@ -55,6 +59,7 @@ pub fn fetch(source: &mut Connection) -> Result<SourceObjects> {
     Ok(SourceObjects {
         closed: fetch_closed(source)?,
         owners: names(source, OWNERS)?,
+        schemas: fetch_schemas(source)?,
         superuser_only: fetch_superuser_only(source)?,
         event_triggers: names(source, EVENT_TRIGGERS)?,
         // A library that is gone makes the server refuse to tell its version: then there is nothing to compare.
@@ -143,11 +148,11 @@ const OWNERS: &str = "WITH member AS (
     WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND s.refclassid = 'pg_authid'::regclass AND s.deptype = 'o'
       AND s.classid NOT IN ('pg_extension'::regclass, 'pg_user_mapping'::regclass)
+      AND (s.classid <> 'pg_namespace'::regclass
+        OR s.objid = (SELECT oid FROM pg_namespace WHERE nspname = 'public'))
     UNION ALL SELECT 10, 'pg_class'::regclass, oid FROM pg_class
         WHERE relowner = 10 AND relkind NOT IN ('i', 'I', 't') AND relpersistence <> 't'
     UNION ALL SELECT 10, 'pg_proc'::regclass, oid FROM pg_proc WHERE proowner = 10
-    UNION ALL SELECT 10, 'pg_namespace'::regclass, oid FROM pg_namespace
-        WHERE nspowner = 10 AND nspname !~ '^pg_' AND nspname NOT IN ('public', 'pgcopydb')
     UNION ALL SELECT 10, 'pg_type'::regclass, oid FROM pg_type
         WHERE typowner = 10 AND typrelid = 0 AND typelem = 0
 )
@@ -156,6 +161,22 @@ WHERE (o.objid >= 16384 OR o.classid = 'pg_namespace'::regclass
         AND o.objid = (SELECT oid FROM pg_namespace WHERE nspname = 'public'))
     AND (o.classid, o.objid) NOT IN (SELECT classid, objid FROM member)
 ORDER BY 1";
+
+/// What a target has of these already may belong to another role there.
+const SCHEMAS: &str = "SELECT n.nspname, r.rolname FROM pg_namespace n JOIN pg_roles r ON r.oid = n.nspowner
+WHERE n.oid >= 16384 AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('public', 'pgcopydb')
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid
+        AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')
+ORDER BY 1";
+
+fn fetch_schemas(source: &mut Connection) -> Result<Vec<(String, String)>> {
+    let rows = source
+        .query(SCHEMAS)
+        .context("could not look at the schemas of the source")?;
+    rows.iter()
+        .map(|row| Ok((row.text(0)?.to_owned(), row.text(1)?.to_owned())))
+        .collect()
+}
 
 /// Event triggers that are no extension's.
 const EVENT_TRIGGERS: &str = "SELECT e.evtname FROM pg_event_trigger e WHERE NOT EXISTS (SELECT FROM pg_depend d

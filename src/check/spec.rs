@@ -2,22 +2,37 @@
 
 use std::path::PathBuf;
 
+use crate::error::{Error, Result};
+use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
 use crate::stream::setup::SetupSpec;
 
 #[derive(Debug, Clone)]
 pub struct CheckSpec {
-    pub source: ConnInfo,
-    pub target: ConnInfo,
+    /// None: what is checked does not ask it.
+    pub source: Option<ConnInfo>,
+    pub target: Option<ConnInfo>,
     /// None: `$TMPDIR/pgcopydb`.
     pub dir: Option<PathBuf>,
     pub jobs: Jobs,
     pub scope: Scope,
+    /// What is not meant need not be possible.
+    pub filters: Option<Filters>,
     /// What follows the copy, if anything does.
     pub follow: Option<SetupSpec>,
 }
 
 impl CheckSpec {
+    pub fn source(&self) -> Result<&ConnInfo> {
+        let source = self.source.as_ref();
+        source.ok_or_else(|| Error::internal("the checks know no source"))
+    }
+
+    pub fn target(&self) -> Result<&ConnInfo> {
+        let target = self.target.as_ref();
+        target.ok_or_else(|| Error::internal("the checks know no target"))
+    }
+
     /// Once a restore was begun, what is there is the run's own.
     pub fn after_begun(&self, is_begun: bool) -> CheckSpec {
         let mut changed = self.clone();

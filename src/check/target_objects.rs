@@ -21,6 +21,8 @@ pub struct Offer {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TargetObjects {
     pub found: Target,
+    /// Schemas that belong to another role: ours may not change them, and need not.
+    pub schemas_of_others: HashSet<String>,
     /// Roles that objects may be given to.
     pub roles_to_give_to: HashSet<String>,
     pub tablespaces_to_use: HashSet<String>,
@@ -44,6 +46,7 @@ pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects
     let filled_config_tables = fetch_filled_config_tables(target, catalog, &found)?;
     let version = target.server_version();
     Ok(TargetObjects {
+        schemas_of_others: schemas_of_others(target)?,
         roles_to_give_to: names(target, roles_sql(version))?.into_iter().collect(),
         tablespaces_to_use: names(target, TABLESPACES)?.into_iter().collect(),
         offers: fetch_offers(target)?,
@@ -52,6 +55,10 @@ pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects
         large_objects: names(target, LARGE_OBJECTS)?,
         found,
     })
+}
+
+pub fn schemas_of_others(target: &mut Connection) -> Result<HashSet<String>> {
+    Ok(names(target, SCHEMAS_OF_OTHERS)?.into_iter().collect())
 }
 
 fn names(target: &mut Connection, sql: &str) -> Result<Vec<String>> {
@@ -70,6 +77,9 @@ fn roles_sql(version: u32) -> &'static str {
         _ => "SELECT rolname FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')",
     }
 }
+
+const SCHEMAS_OF_OTHERS: &str = "SELECT nspname FROM pg_catalog.pg_namespace
+WHERE nspname !~ '^pg_' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')";
 
 const TABLESPACES: &str =
     "SELECT spcname FROM pg_tablespace WHERE has_tablespace_privilege(oid, 'CREATE')";

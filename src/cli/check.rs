@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::follow_options::{SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, JobArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, parse_flag};
 use super::stdout;
 use crate::check::{self, CheckSpec, Scope, Verdict};
 use crate::error::{Error, Result, Side};
@@ -39,6 +39,8 @@ pub struct CheckArgs {
     #[command(flatten)]
     scope: CheckScopeArgs,
     #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
     slot: SlotArgs,
 }
 
@@ -55,6 +57,9 @@ struct CheckScopeArgs {
     /// GRANT and REVOKE will be left out
     #[arg(short = 'x', long)]
     no_acl: bool,
+    /// Roles will be copied before
+    #[arg(long)]
+    roles: bool,
     /// Everything will be in the default tablespace of the target
     #[arg(long, env = "PGCOPYDB_SKIP_TABLESPACES", hide_env_values = true, value_parser = parse_flag)]
     no_tablespaces: bool,
@@ -94,6 +99,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
     {
         return Err(Error::usage(format!("option {option} needs --follow")));
     }
+    let filters = args.filters.read()?;
     let (source, target) = (
         args.connections.required(Side::Source)?,
         args.connections.required(Side::Target)?,
@@ -106,15 +112,15 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         origin: args.slot.origin,
         dir: cdc_location(args.dir.dir.as_deref()),
         application_name: "pgcopydb check".to_owned(),
-        filters: None,
+        filters: filters.clone(),
     });
     Ok(CheckSpec {
-        source,
-        target,
+        source: Some(source),
+        target: Some(target),
         dir: args.dir.dir,
         jobs: args.jobs.resolve(given),
         scope: Scope {
-            copies_roles: false,
+            copies_roles: args.scope.roles,
             drop_if_exists: args.scope.drop_if_exists,
             no_owner: args.scope.no_owner,
             no_acl: args.scope.no_acl,
@@ -122,6 +128,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
             skip_extensions: args.scope.skip_extensions,
             skip_large_objects: args.scope.skip_large_objects,
         },
+        filters,
         follow,
     })
 }

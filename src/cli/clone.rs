@@ -8,7 +8,7 @@ use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option}
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
 use super::size::parse_memory_setting;
-use crate::clone::{self, CloneSpec, RolesOptions, SplitOptions};
+use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::instance::{self, InstanceSpec};
@@ -148,12 +148,19 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
         return Err(Error::usage("option --no-role-passwords needs --roles"));
     }
     let follow = follow_spec(&args, given)?;
-    let mut spec = validate(args, given)?;
+    let sides = (
+        args.connections.required(Side::Source)?,
+        args.connections.required(Side::Target)?,
+    );
+    let mut spec = validate(args, given, Phases::ALL)?;
     let shutdown = Shutdown::install()?;
     // Before the first fork: the lines of every process must make room for the bars.
     logging::share_terminal();
     if all_databases {
+        let (source, target) = sides;
         let spec = InstanceSpec {
+            source,
+            target,
             clone: spec,
             follow,
             no_role_passwords,
@@ -207,7 +214,8 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     .map(Some)
 }
 
-fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
+/// What the engine needs for these phases of a clone.
+pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneSpec> {
     let CloneArgs {
         connections,
         dir,
@@ -221,8 +229,16 @@ fn validate(args: CloneArgs, given: &Given) -> Result<CloneSpec> {
     } = args;
     let jobs = jobs.resolve(given);
     Ok(CloneSpec {
-        source: connections.required(Side::Source)?,
-        target: connections.required(Side::Target)?,
+        phases,
+        said: None,
+        source: match phases.need_source() {
+            true => Some(connections.required(Side::Source)?),
+            false => connections.optional(Side::Source)?,
+        },
+        target: match phases.need_target() {
+            true => Some(connections.required(Side::Target)?),
+            false => connections.optional(Side::Target)?,
+        },
         dir: dir.dir,
         table_jobs: jobs.table,
         index_jobs: jobs.index,
@@ -296,7 +312,7 @@ mod tests {
     fn spec(words: &[&str]) -> Result<CloneSpec> {
         let line = ["clone", "-S", "dbname=a", "-T", "dbname=b"];
         let (args, given) = parse_for_test::<CloneArgs>(&[&line, words].concat())?;
-        validate(args, &given)
+        validate(args, &given, Phases::ALL)
     }
 
     #[test]

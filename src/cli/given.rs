@@ -21,6 +21,12 @@ impl Given {
         }
     }
 
+    /// The user said it, by the option or by its variable.
+    pub fn is_set(&self, id: &str) -> bool {
+        let source = self.matches.value_source(id);
+        source.is_some_and(|source| source != ValueSource::DefaultValue)
+    }
+
     /// The option stood on the command line.
     pub fn is_typed(&self, id: &str) -> bool {
         self.matches.value_source(id) == Some(ValueSource::CommandLine)

@@ -13,12 +13,13 @@ mod extensions;
 mod follow;
 mod follow_options;
 mod given;
-mod later;
 mod list;
 mod options;
+mod parse_list;
 mod ping;
 mod restore;
 mod roles;
+mod sections;
 mod size;
 mod snapshot;
 mod stdout;
@@ -148,8 +149,8 @@ fn start(cli: Cli, given: &Given) -> Result<()> {
         Some(Command::Clone(args)) => clone::run(*args, given),
         Some(Command::Compare(args)) => compare::run(args),
         Some(Command::Copy(args)) => copy::run(*args, given),
-        Some(Command::Dump(args)) => dump::run(*args),
-        Some(Command::Restore(args)) => restore::run(*args),
+        Some(Command::Dump(args)) => dump::run(*args, given),
+        Some(Command::Restore(args)) => restore::run(*args, given),
         Some(Command::Follow(args)) => follow::run(*args),
         Some(Command::Stream(args)) => stream::run(*args),
         Some(Command::List(args)) => list::run(args),

@@ -2,7 +2,11 @@
 
 use clap::{Args, Subcommand};
 
+use super::clone::CloneArgs;
+use super::given::Given;
+use super::parse_list::{self, ParseListArgs};
 use super::roles::{self, RestoreRolesArgs};
+use super::sections;
 use crate::error::Result;
 
 /// Restore a section from the work directory to the target
@@ -14,11 +18,36 @@ pub struct RestoreArgs {
 
 #[derive(Subcommand)]
 enum RestoreCommand {
+    /// Restore the whole schema, without a row
+    #[command(mut_args = sections::RESTORE_SCHEMA.arg(), after_help = "\
+What dump schema wrote, both sections. The source is not asked; if it is given, it must be the one that was dumped.
+
+Example: pgcopydb restore schema --target postgres://me@new/shop --dir /var/tmp/shop")]
+    Schema(Box<CloneArgs>),
+    /// Restore what the rows need: schemas, types, functions, tables
+    #[command(mut_args = sections::RESTORE_PRE_DATA.arg(), after_help = "\
+What dump schema wrote. Change the tables on the target as you like before you run copy data. An interrupted restore is \
+done again from its beginning with --resume. The source is not asked; if it is given, it must be the one that was dumped.
+
+Example: pgcopydb restore pre-data --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
+    PreData(Box<CloneArgs>),
+    /// Restore what comes after the rows: indexes, constraints, triggers, privileges
+    #[command(mut_args = sections::RESTORE_POST_DATA.arg(), after_help = "\
+What dump schema wrote, without the indexes and constraints that copy data has made. Settings of the database are set too. \
+The source is not asked; if it is given, it must be the one that was dumped.
+
+Example: pgcopydb restore post-data --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
+    PostData(Box<CloneArgs>),
+    ParseList(ParseListArgs),
     Roles(RestoreRolesArgs),
 }
 
-pub fn run(args: RestoreArgs) -> Result<()> {
+pub fn run(args: RestoreArgs, given: &Given) -> Result<()> {
     match args.command {
+        RestoreCommand::Schema(args) => sections::run(&sections::RESTORE_SCHEMA, *args, given),
+        RestoreCommand::PreData(args) => sections::run(&sections::RESTORE_PRE_DATA, *args, given),
+        RestoreCommand::PostData(args) => sections::run(&sections::RESTORE_POST_DATA, *args, given),
         RestoreCommand::Roles(args) => roles::restore(args),
+        RestoreCommand::ParseList(args) => parse_list::run(args),
     }
 }

@@ -3,17 +3,18 @@
 
 use std::time::Duration;
 
+use super::phases::{Phase, Phases, Progress};
 use super::progress::forget_torn;
-use super::{Clone, CloneSpec, step};
+use super::{Clone, CloneSpec, filters, noted, step};
 use crate::error::{Error, Result};
-use crate::filter::Filters;
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
 use crate::stream::setup::{self, SetupSpec};
+use crate::sys::durable::Sync;
 use crate::sys::signal::Shutdown;
-use crate::workdir::WorkDir;
 use crate::workdir::state::Wish;
+use crate::workdir::{WorkDir, done};
 
 /// A run and how it began.
 pub struct Run {
@@ -23,13 +24,28 @@ pub struct Run {
     pub earlier: Option<RunName>,
 }
 
-/// Decide, and leave the work directory ready.
-pub fn begin(spec: &CloneSpec, workdir: &WorkDir) -> Result<Run> {
+/// Phases that need the dump of an earlier command, and nothing of the source.
+pub const RESTORES: Phases = Phases::of(&[Phase::PreData, Phase::PostData]);
+
+/// Phases that read the source in the snapshot of the run.
+const READS: Phases = Phases::of(&[Phase::Dump, Phase::TableData, Phase::LargeObjects]);
+
+/// Decide, and leave the work directory ready; the spec gets what earlier commands of the run were given.
+pub fn begin(spec: &mut CloneSpec, workdir: &WorkDir) -> Result<Run> {
+    let is_begun = |phase: Phase| {
+        let step = phase.step();
+        step.is_some_and(|step| workdir.is_step_begun(step))
+    };
+    let is_restore = spec.phases.iter().all(|phase| RESTORES.has(phase));
     let wish = Wish {
         restart: spec.restart,
         resume: spec.resume,
+        joins: is_restore && !spec.phases.iter().any(is_begun),
     };
-    let begun = workdir.begin(options(spec), wish, &new_id()?)?;
+    let options = noted::options(spec, is_begun);
+    let begun = workdir.begin(&options, wish, &new_id()?)?;
+    noted::take_over(spec, &begun.options);
+    filters::keep(spec, &workdir.paths)?;
     if begun.is_resumed {
         log::info!("resuming the run in \"{}\"", workdir.paths.top().display());
         forget_torn(workdir)?;
@@ -49,77 +65,103 @@ fn new_id() -> Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The options that say what is copied, with their values in words.
-fn options(spec: &CloneSpec) -> Vec<(String, String)> {
-    let split = &spec.split;
-    let number =
-        |value: Option<u64>| value.map_or_else(|| "off".to_string(), |value| value.to_string());
-    let flag = |value: bool| if value { "yes" } else { "no" }.to_string();
-    [
-        ("--source", spec.source.identity()),
-        ("--target", spec.target.identity()),
-        ("--split-tables-larger-than", number(split.larger_than)),
-        ("--split-max-parts", number(split.max_parts.map(u64::from))),
-        ("--skip-split-by-ctid", flag(split.skip_ctid)),
-        (
-            "--filters",
-            spec.filters
-                .as_ref()
-                .map_or_else(|| "none".to_owned(), Filters::words),
-        ),
-        ("--drop-if-exists", flag(spec.drop_if_exists)),
-        ("--no-owner", flag(spec.no_owner)),
-        ("--no-acl", flag(spec.no_acl)),
-        ("--no-comments", flag(spec.no_comments)),
-        ("--no-tablespaces", flag(spec.no_tablespaces)),
-        ("--skip-large-objects", flag(spec.skip_large_objects)),
-        ("--skip-extensions", flag(spec.skip_extensions)),
-        ("--skip-ext-comments", flag(spec.skip_ext_comments)),
-        ("--skip-collations", flag(spec.skip_collations)),
-        ("--roles", flag(spec.roles.is_some())),
-        ("--requirements", spec.requirements.in_words()),
-        ("--skip-db-properties", flag(spec.skip_db_properties)),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_string(), value))
-    .collect()
+/// Whether what this command builds on is there.
+pub fn check_predecessors(spec: &CloneSpec, workdir: &WorkDir) -> Result<()> {
+    let dir = workdir.paths.top().display().to_string();
+    spec.phases
+        .check_predecessors(&dir, |phase| progress(workdir, phase))
 }
 
-/// The snapshot to read from; `None` when a resumed run has nothing left to read.
+/// A whole clone that is complete has nothing to go on with.
+pub fn is_all_done(clone: &Clone<'_>) -> Result<bool> {
+    let workdir = clone.workdir;
+    let is_done = clone.is_resumed
+        && clone.spec.phases == Phases::ALL
+        && workdir.is_step_done(step::CLONE)?;
+    if is_done {
+        log::info!(
+            "nothing to do: the run in \"{}\" was complete",
+            workdir.paths.top().display()
+        );
+    }
+    Ok(is_done)
+}
+
+/// How far a phase has come.
+pub fn progress(workdir: &WorkDir, phase: Phase) -> Result<Progress> {
+    let Some(step) = phase.step() else {
+        return Ok(Progress::NotBegun);
+    };
+    Ok(match workdir.is_step_done(step)? {
+        true => Progress::Done,
+        false if workdir.is_step_begun(step) => Progress::Begun,
+        false => Progress::NotBegun,
+    })
+}
+
+/// The snapshot to read from; `None` when nothing is left to read.
 pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     let (workdir, spec) = (clone.workdir, clone.spec);
-    let process = clone.run.of("clone");
-    let has_read_all = [step::DUMP, step::TABLES, step::BLOBS]
-        .iter()
-        .try_fold(true, |all, step| {
-            Ok::<bool, Error>(all && workdir.is_step_done(step)?)
-        })?;
-    if clone.is_resumed && has_read_all {
+    let mut has_read_all = true;
+    for phase in spec.phases.iter().filter(|phase| READS.has(*phase)) {
+        has_read_all &= progress(workdir, phase)? == Progress::Done;
+    }
+    // The first command of a run reads the catalog, whatever it does then.
+    if has_read_all && workdir.paths.schema_json().exists() {
         return Ok(None);
     }
+    let snapshot = find_snapshot(clone)?;
+    let path = workdir.paths.snapshot_content();
+    match done::read::<String>(&path)? {
+        Some(content) if content == snapshot.content() => {}
+        // One that somebody holds for this directory need not be the one that this run began with.
+        Some(_) if !spec.not_consistent => return Err(not_the_same(&snapshot)),
+        _ => done::write(&path, &snapshot.content(), Sync::Now)?,
+    }
+    Ok(Some(snapshot))
+}
+
+fn not_the_same(snapshot: &Snapshot) -> Error {
+    Error::state(format!(
+        "cannot resume consistently: snapshot {} is not the one that the earlier run read the source in",
+        snapshot.id()
+    ))
+    .with_hint("Use --not-consistent to copy the rest as this snapshot sees it, or --restart to start over.")
+}
+
+fn find_snapshot(clone: &Clone<'_>) -> Result<Snapshot> {
+    let (workdir, spec) = (clone.workdir, clone.spec);
+    let (source, process) = (clone.source()?, clone.run.of("clone"));
     if let Some(follow) = &spec.follow {
-        return snapshot_of_slot(clone, follow).map(Some);
+        return snapshot_of_slot(clone, follow);
     }
     if let Some(id) = &spec.snapshot {
-        return Snapshot::import(&clone.source, id, &process, clone.shutdown).map(Some);
+        return Snapshot::import(source, id, &process, clone.shutdown);
     }
     if let Some(id) = workdir.noted_snapshot()? {
-        if is_alive(&clone.source, &id, &process, clone.shutdown)? {
+        if is_alive(source, &id, &process, clone.shutdown)? {
             log::info!("using snapshot {id}, which another process holds for this work directory");
-            return Snapshot::import(&clone.source, &id, &process, clone.shutdown).map(Some);
+            return Snapshot::import(source, &id, &process, clone.shutdown);
         }
         // Its holder was killed before it could remove the note.
         workdir.forget_snapshot()?;
     }
-    if clone.is_resumed && workdir.is_step_begun(step::DUMP) && !spec.not_consistent {
+    let has_read = workdir.paths.snapshot_content().exists();
+    if clone.is_resumed && has_read && !spec.not_consistent {
         return Err(Error::state(
             "cannot resume consistently: the snapshot of the earlier run is gone and not everything was read from it",
         )
-        .with_hint("Use --not-consistent to copy the rest as it is now, or --restart to start over."));
+        .with_hint(match spec.phases == Phases::ALL {
+            true => "Use --not-consistent to copy the rest as it is now, or --restart to start over.",
+            false => {
+                "Use --not-consistent to copy the rest as it is now, or --restart to start over, with \"pgcopydb snapshot\" \
+                 running until the last command has read the source."
+            }
+        }));
     }
-    let snapshot = Snapshot::export(&clone.source, &process, clone.shutdown)?;
+    let snapshot = Snapshot::export(source, &process, clone.shutdown)?;
     log::info!("exported snapshot {}", snapshot.id());
-    Ok(Some(snapshot))
+    Ok(snapshot)
 }
 
 /// The copy and the changes must meet: the snapshot is the one that came with the slot. One that is gone cannot be made
@@ -137,7 +179,7 @@ fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
         },
         clone.shutdown,
     )?;
-    let source = &clone.source;
+    let source = clone.source()?;
     if let Some(new) = new {
         if let Some(id) = &clone.spec.snapshot {
             return Err(Error::state(format!(
@@ -179,7 +221,7 @@ const CLEAN_UP_WAIT: Duration = Duration::from_secs(1);
 /// End every backend that carries this run's name, on both servers. Best effort: it is also done after failures, when a
 /// server may be the one that failed.
 pub fn end_backends(spec: &CloneSpec, run: &RunName) {
-    for info in [&spec.source, &spec.target] {
+    for info in spec.source.iter().chain(&spec.target) {
         let end = || -> Result<u64> {
             let mut connection =
                 connect_once(info, "pgcopydb clean-up", &Shutdown::deaf(), CLEAN_UP_WAIT)?;

@@ -3,43 +3,44 @@
 
 use std::time::Instant;
 
+use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, step};
-use crate::catalog::{Catalog, Target, target};
-use crate::copy::{self, CopyContext};
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use super::{Clone, occupied, step};
+use crate::catalog::{Catalog, target};
+use crate::copy::{self, CopyContext, Wanted};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::pg::session::open_source;
-use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done::Failure;
 
-/// Copy rows and large objects, build indexes, vacuum. Whether anything was copied.
+/// Copy rows and large objects, build indexes, vacuum: what of it the command is. Whether anything was copied.
 pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>) -> Result<bool> {
-    let (workdir, spec, started) = (clone.workdir, clone.spec, Instant::now());
+    let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
     let mut target = clone.open_target("clone")?;
     let found = target::fetch(&mut target)?;
-    check_no_rows(clone, catalog, &found, &mut target)?;
-    workdir.begin_step(step::TABLES)?;
+    occupied::check(clone, catalog, &found, &mut target)?;
+    let may_have_rows = workdir.is_step_begun(step::TABLES);
+    for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
+        phase
+            .step()
+            .map_or(Ok(()), |step| workdir.begin_step(step))?;
+    }
     let cut = match &mut snapshot {
         Some(snapshot) => cut(clone, catalog, snapshot)?,
-        None => Cut {
-            snapshot: String::new(),
-            items: Vec::new(),
-            batches: Vec::new(),
-        },
+        None => Cut::default(),
     };
     let mut progress = read_progress(clone, catalog, &cut)?;
-    if clone.is_resumed {
+    if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
         empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
     }
     drop(target);
-    let plan = copy::plan(catalog, cut.items, cut.batches, progress, spec.skip_vacuum);
+    let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
     let has_work = plan.reads_source();
     let (id, lsn) = snapshot.as_ref().map_or((String::new(), None), |held| {
         (held.id().to_string(), held.lsn())
     });
-    let copy_spec = clone.copy_spec();
+    let copy_spec = clone.copy_spec()?;
     let context = CopyContext {
         spec: &copy_spec,
         catalog,
@@ -62,60 +63,53 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
         Ok(())
     })?;
     workdir.sync_done_files()?;
-    workdir.finish_step(step::INDEXES, started.elapsed())?;
-    if !spec.skip_vacuum && clone.target_version >= 160_000 {
-        let mut target = clone.open_target("clone")?;
-        target
-            .execute("VACUUM (ONLY_DATABASE_STATS)")
-            .context("could not finish the vacuum of the target")?;
+    for phase in [Phase::Indexes, Phase::Constraints] {
+        if let (true, Some(step)) = (phases.has(phase), phase.step()) {
+            workdir.finish_step(step, started.elapsed())?;
+        }
     }
+    finish_vacuum(clone)?;
     Ok(has_work)
 }
 
-/// A row that was there before this run is somebody's: nothing of ours may remove it. Once this was checked, every row
-/// in these tables is ours.
-fn check_no_rows(
-    clone: &Clone<'_>,
-    catalog: &Catalog,
-    found: &Target,
-    target: &mut Connection,
-) -> Result<()> {
-    if clone.workdir.is_step_begun(step::TABLES) {
-        return Ok(());
+/// The phases of the data section that have a step of their own.
+const STEPS: Phases = Phases::of(&[
+    Phase::TableData,
+    Phase::LargeObjects,
+    Phase::Indexes,
+    Phase::Constraints,
+]);
+
+fn wanted(clone: &Clone<'_>) -> Wanted {
+    let (spec, phases) = (clone.spec, clone.spec.phases);
+    Wanted {
+        indexes: phases.has(Phase::Indexes),
+        constraints: phases.has(Phase::Constraints),
+        vacuum: phases.has(Phase::Vacuum) && !spec.skip_vacuum,
     }
-    let tables: Vec<&target::TargetTable> = catalog
-        .tables_to_copy()
-        .filter(|table| table.extension_config.is_none())
-        .filter_map(|table| found.table(&table.schema, &table.name))
-        .collect();
-    let with_rows = target::fetch_tables_with_rows(target, &tables)?;
-    let names: Vec<String> = tables
-        .iter()
-        .filter(|table| with_rows.contains(&table.oid))
-        .map(|table| table.qualified_name().to_string())
-        .collect();
-    if names.is_empty() {
-        return Ok(());
+}
+
+fn finish_vacuum(clone: &Clone<'_>) -> Result<()> {
+    if wanted(clone).vacuum && clone.target()?.version >= 160_000 {
+        clone
+            .open_target("clone")?
+            .execute("VACUUM (ONLY_DATABASE_STATS)")
+            .context("could not finish the vacuum of the target")?;
     }
-    let names = crate::ident::shorten(&names);
-    Err(Error::on(
-        Side::Target,
-        format!("target not empty: there are rows already in {names}"),
-    )
-    .with_hint("Empty these tables, or start over with --restart --drop-if-exists."))
+    Ok(())
 }
 
 /// The workers that read from the source have left: note which steps that completes.
 fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, started: Instant) -> Result<()> {
-    let workdir = clone.workdir;
+    let (workdir, phases) = (clone.workdir, clone.spec.phases);
     workdir.sync_done_files()?;
     let failed = workdir.failures()?;
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
-    if is_free_of("table") {
+    if phases.has(Phase::TableData) && is_free_of("table") {
         check_tables(clone, catalog)?;
         workdir.finish_step(step::TABLES, started.elapsed())?;
     }
-    if is_free_of("large objects") {
+    if phases.has(Phase::LargeObjects) && is_free_of("large objects") {
         workdir.finish_step(step::BLOBS, started.elapsed())?;
     }
     Ok(())
@@ -132,29 +126,27 @@ fn check_tables(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     }
 }
 
-/// The last look before success is claimed: a done-file for everything that had to be done.
-pub fn check_complete(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
-    check_tables(clone, catalog)?;
+/// The last look before success is claimed: a done-file for everything that these phases had to do.
+pub fn check_complete(clone: &Clone<'_>, catalog: &Catalog, phases: Phases) -> Result<()> {
     let paths = &clone.workdir.paths;
+    if phases.has(Phase::TableData) {
+        check_tables(clone, catalog)?;
+    }
     for table in catalog.tables_to_copy() {
         for index in catalog.indexes_of(table.oid) {
-            let name = index.qualified_name(table).to_string();
-            if !paths.index_done(index.oid).exists() {
-                return Err(missing("index", &name));
+            let name = || index.qualified_name(table).to_string();
+            if phases.has(Phase::Indexes) && !paths.index_done(index.oid).exists() {
+                return Err(missing("index", &name()));
             }
-            if !index.attach_sql(table).is_empty() && !paths.constraint_done(index.oid).exists() {
-                return Err(missing("constraint", &name));
+            if phases.has(Phase::Constraints)
+                && !index.attach_sql(table).is_empty()
+                && !paths.constraint_done(index.oid).exists()
+            {
+                return Err(missing("constraint", &name()));
             }
         }
     }
-    for step in [
-        step::DUMP,
-        step::RESTORE_PRE,
-        step::TABLES,
-        step::BLOBS,
-        step::SEQUENCES,
-        step::RESTORE_POST,
-    ] {
+    for step in phases.iter().filter_map(Phase::step) {
         if !clone.workdir.is_step_done(step)? {
             return Err(missing("step", step));
         }
@@ -174,10 +166,12 @@ fn missing(kind: &str, name: &str) -> Error {
 pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Result<()> {
     let started = Instant::now();
     if !has_copied && clone.workdir.is_step_done(step::SEQUENCES)? {
+        log::info!("the sequences are set already");
         return Ok(());
     }
+    clone.workdir.begin_step(step::SEQUENCES)?;
     failpoint("clone.before_sequences")?;
-    let mut source = open_source(&clone.source, &clone.run.of("clone"), clone.shutdown)?;
+    let mut source = open_source(clone.source()?, &clone.run.of("clone"), clone.shutdown)?;
     let mut target = clone.open_target("clone")?;
     let readable: Vec<_> = catalog
         .sequences

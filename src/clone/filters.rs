@@ -4,7 +4,8 @@
 
 use std::collections::HashSet;
 
-use super::Clone;
+use super::schema::read_archive;
+use super::{Clone, CloneSpec};
 use crate::catalog::Catalog;
 use crate::dump::archive::Archive;
 use crate::dump::closure::Omitted;
@@ -12,8 +13,9 @@ use crate::dump::filtered;
 use crate::error::{Error, Result};
 use crate::filter::{self, Filters, Selection};
 use crate::snapshot::Snapshot;
-use crate::sys::durable::Sync;
+use crate::sys::durable::{Sync, write_atomic};
 use crate::workdir::done;
+use crate::workdir::paths::Paths;
 
 /// As many as a log should show.
 const MOST_SHOWN: usize = 20;
@@ -26,6 +28,19 @@ pub fn select(clone: &Clone<'_>, snapshot: Option<&mut Snapshot>) -> Result<Opti
         }
         _ => Ok(None),
     }
+}
+
+/// The dump of the run, which says what falls with what is left out.
+pub fn read_dump(clone: &Clone<'_>) -> Result<Archive> {
+    let paths = &clone.workdir.paths;
+    if !paths.dump().exists() {
+        return Err(Error::state(format!(
+            "cannot use filters: \"dump schema\" was not run in work directory \"{}\"",
+            paths.top().display()
+        ))
+        .with_hint("Run \"pgcopydb dump schema\" with the same filters first."));
+    }
+    read_archive(&paths.dump())
 }
 
 /// Take what falls out of the catalog, and note it. `catalog` is what the snapshot has, all of it.
@@ -88,14 +103,32 @@ fn is_rider(kind: &str) -> bool {
     )
 }
 
+/// Keep the rules for the later commands of the run, or take over those of the earlier ones.
+pub fn keep(spec: &mut CloneSpec, paths: &Paths) -> Result<()> {
+    match &spec.filters {
+        Some(filters) => write_atomic(&paths.filters(), filters.to_file().as_bytes(), Sync::Now),
+        None if spec.said.is_some() && paths.filters().exists() => {
+            spec.filters = Some(Filters::read(&paths.filters())?);
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
 /// What an earlier phase left out, by dump id.
 pub fn omitted(clone: &Clone<'_>) -> Result<HashSet<i32>> {
     if clone.spec.filters.is_none() {
         return Ok(HashSet::new());
     }
-    let omitted: Vec<Omitted> = done::read(&clone.workdir.paths.omitted())?.ok_or_else(|| {
+    noted(&clone.workdir.paths)?.ok_or_else(|| {
         Error::state("it is not known what the filters leave out")
             .with_hint("Use --restart to start over.")
-    })?;
-    Ok(omitted.into_iter().map(|omitted| omitted.dump_id).collect())
+    })
+}
+
+/// The same of any work directory; `None` when no filters were used in it.
+pub fn noted(paths: &Paths) -> Result<Option<HashSet<i32>>> {
+    let omitted: Option<Vec<Omitted>> = done::read(&paths.omitted())?;
+    let ids = |omitted: Vec<Omitted>| omitted.into_iter().map(|omitted| omitted.dump_id);
+    Ok(omitted.map(|omitted| ids(omitted).collect()))
 }

@@ -1,29 +1,37 @@
 //! `clone`: a whole database from source to target, readable from top to bottom. Runs in the parent, which holds the
 //! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
-//! all there is to `--resume`.
+//! all there is to `--resume`, and to the commands that do one section each in a work directory that they share.
 
 mod begin;
 mod data;
 mod drops;
 mod filters;
+mod finish;
+mod noted;
+mod occupied;
+pub mod parse_list;
+mod phases;
 mod prerequisites;
 mod progress;
 mod properties;
+mod reach;
+mod replaced;
 mod restore;
 mod schema;
 mod spec;
 mod summary;
 
+pub use noted::names as noted_options;
+pub use phases::{Phase, Phases};
 pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
 
 use crate::catalog::{self, Catalog, FetchOptions};
-use crate::check;
+use crate::check::{self, CheckSpec, SourceFacts};
 use crate::copy::CopySpec;
 use crate::dump::programs::Programs;
 use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
-use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_target};
 use crate::pg::wire::Connection;
@@ -31,7 +39,6 @@ use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
-use crate::workdir::done::Failure;
 use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use begin::Run;
@@ -45,6 +52,7 @@ mod step {
     pub const RESTORE_PRE: &str = "restore-pre";
     pub const TABLES: &str = "tables";
     pub const INDEXES: &str = "indexes";
+    pub const CONSTRAINTS: &str = "constraints";
     pub const BLOBS: &str = "blobs";
     pub const SEQUENCES: &str = "sequences";
     pub const PROPERTIES: &str = "properties";
@@ -53,110 +61,104 @@ mod step {
     pub const CLONE: &str = "clone";
 }
 
+/// A server that answered, for every later connection and every program.
+struct Server {
+    info: ConnInfo,
+    /// As server_version_num.
+    version: u32,
+}
+
 /// What every phase needs; made once the servers were reached, and only read afterwards.
 struct Clone<'a> {
     pub spec: &'a CloneSpec,
     pub workdir: &'a WorkDir,
     pub run: RunName,
     pub is_resumed: bool,
-    /// The server that answered, for every later connection and every program.
-    pub source: ConnInfo,
-    pub target: ConnInfo,
-    /// As server_version_num.
-    pub target_version: u32,
-    pub programs: Programs,
+    /// None: no phase of this command talks to it.
+    source: Option<Server>,
+    target: Option<Server>,
+    /// None: no phase of this command needs them.
+    programs: Option<Programs>,
+    source_facts: Option<SourceFacts>,
+    check_spec: CheckSpec,
+    /// None: one of the two servers is not known at all.
+    checked: Option<check::Begun>,
     /// Found by the checks before anything is restored.
-    pub left_alone: LeftAlone,
+    left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,
 }
 
-/// Clone a database. `Ok` means that everything is on the target and flushed there.
+/// Clone a database, or do the phases of it that the command is. `Ok` means that everything is on the target and flushed
+/// there.
 pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Clone)?;
-    let run = begin::begin(spec, &workdir)?;
-    let result = run_in(spec, &workdir, &run, shutdown);
+    let mut spec = spec.clone();
+    let run = begin::begin(&mut spec, &workdir)?;
+    let result = run_in(&spec, &workdir, &run, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
-        begin::end_backends(spec, &run.name);
+        begin::end_backends(&spec, &run.name);
     }
     result
 }
 
 fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
+    begin::check_predecessors(spec, workdir)?;
     let mut clock = Clock::start();
-    let (mut source, source_info) = connect_and_pin(&spec.source, &run.name.of("clone"), shutdown)?;
-    let (mut target, target_info) = connect_and_pin(&spec.target, &run.name.of("clone"), shutdown)?;
-    let check_spec = spec.to_check(&source_info, &target_info);
-    let begun = check::begin(
-        &check_spec,
-        run.is_resumed,
-        (&mut source, &mut target),
-        shutdown,
-    )?;
-    if let Some(filters) = &spec.filters {
-        crate::filter::check(&mut source, filters)?;
-    }
-    let target_version = target.server_version();
-    // Nothing is asked on these two any more: what follows opens its own, with its own settings.
-    drop((source, target));
-    let mut clone = Clone {
-        spec,
-        workdir,
-        run: run.name.clone(),
-        is_resumed: run.is_resumed,
-        source: source_info,
-        target: target_info,
-        target_version,
-        programs: begun.programs.clone(),
-        left_alone: LeftAlone::default(),
-        shutdown,
-    };
+    let mut clone = reach::reach(spec, workdir, run, shutdown)?;
     if let Some(earlier) = &run.earlier {
         begin::end_backends(spec, earlier);
     }
-    if run.is_resumed && workdir.is_step_done(step::CLONE)? {
-        log::info!(
-            "nothing to do: the run in \"{}\" was complete",
-            workdir.paths.top().display()
-        );
+    if begin::is_all_done(&clone)? {
         return Ok(());
     }
-    if spec.follow.is_some() && !run.is_resumed {
+    let phases = spec.phases;
+    if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
         // A slot that nobody will read must not be made.
-        check::objects_now(&check_spec, &begun, shutdown)?;
+        check::objects_now(&clone.check_spec, begun, shutdown)?;
     }
     let mut snapshot = begin::snapshot(&clone)?;
+    if phases.has(Phase::Dump) {
+        reach::note_source(&clone)?;
+    }
     let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
-    let mut target = clone.open_target("clone")?;
     let selection = filters::select(&clone, snapshot.as_mut())?;
     if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
-        schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
-        let archive = schema::read_archive(&workdir.paths.dump())?;
+        if phases.has(Phase::Dump) {
+            schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+        }
+        let archive = filters::read_dump(&clone)?;
         filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
-    if !workdir.is_step_done(step::RESTORE_PRE)? {
-        let check_spec = check_spec.after_begun(workdir.is_step_begun(step::RESTORE_PRE));
-        clone.left_alone = check::objects(&check_spec, &begun, &catalog, &mut target)?;
+    if phases.has_any(begin::RESTORES) {
+        reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())?;
     }
-    clone.left_alone.schemas = prerequisites::schemas_of_others(&mut target)?;
-    prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
-    schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
-    clock.lap("dump");
-    failpoint("clone.after_dump")?;
-    schema::restore_pre(&clone, &catalog, &mut target)?;
-    clock.lap("pre-data");
-    // The workers are forked next: no connection may be shared with them but the snapshot's, which they leave alone.
-    drop(target);
-    let has_copied = data::copy(&clone, &catalog, snapshot)?;
-    clock.lap("data");
-    data::sequences(&clone, &catalog, has_copied)?;
-    schema::restore_post(&clone, &catalog)?;
-    clock.lap("post-data");
-    properties::copy(&clone, &catalog)?;
-    finish(&clone, &catalog, clock)
+    if phases.has(Phase::Dump) {
+        schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
+        clock.lap("dump");
+        failpoint("clone.after_dump")?;
+    }
+    if phases.has(Phase::PreData) {
+        schema::restore_pre(&clone, &catalog)?;
+        clock.lap("pre-data");
+    }
+    let mut has_copied = false;
+    if phases.has_any(DATA) {
+        has_copied = data::copy(&clone, &catalog, snapshot)?;
+        clock.lap("data");
+    }
+    if phases.has(Phase::Sequences) {
+        data::sequences(&clone, &catalog, has_copied)?;
+    }
+    if phases.has(Phase::PostData) {
+        schema::restore_post(&clone, &catalog)?;
+        clock.lap("post-data");
+        properties::copy(&clone, &catalog)?;
+    }
+    finish::finish(&clone, &catalog, clock)
 }
 
 /// Whether the clone in this work directory has copied everything.
@@ -164,25 +166,14 @@ pub fn is_complete(dir: &std::path::Path) -> bool {
     Paths::new(dir).step_done(step::CLONE).exists()
 }
 
-/// Everything was tried: say what was done, and whether that was everything.
-fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
-    let failures = clone.workdir.failures()?;
-    let is_complete = failures.is_empty();
-    if is_complete {
-        data::check_complete(clone, catalog)?;
-        // Commits of pg_restore and ours alike: the last flush before anybody is told.
-        let mut target = clone.open_target("clone")?;
-        crate::pg::session::flush_commits(&mut target)?;
-    }
-    failpoint("clone.before_summary")?;
-    let elapsed = summary::write(clone, catalog, &failures, clock)?;
-    if is_complete {
-        clone.workdir.finish_step(step::CLONE, elapsed)?;
-        log::info!("all is copied, in {:.1} s", elapsed.as_secs_f64());
-        return Ok(());
-    }
-    Err(incomplete(&failures))
-}
+/// What the workers do.
+const DATA: Phases = Phases::of(&[
+    Phase::TableData,
+    Phase::LargeObjects,
+    Phase::Indexes,
+    Phase::Constraints,
+    Phase::Vacuum,
+]);
 
 /// A standby has unlogged tables without their rows: they are made on the target, and stay empty.
 fn notice_unlogged(catalog: &Catalog) {
@@ -201,24 +192,6 @@ fn notice_unlogged(catalog: &Catalog) {
     }
 }
 
-/// The last line of a run in which objects failed.
-fn incomplete(failures: &[Failure]) -> Error {
-    for failure in failures {
-        log::error!("{} {}: {}", failure.kind, failure.name, failure.message);
-    }
-    let first = failures
-        .first()
-        .map_or("", |failure| failure.message.as_str());
-    Error::new(
-        crate::error::ErrorKind::Sql,
-        format!(
-            "{} objects could not be copied; the first: {first}",
-            failures.len()
-        ),
-    )
-    .with_hint("Mend the cause and run again with --resume.")
-}
-
 impl Clone<'_> {
     fn target_settings(&self) -> TargetSettings {
         TargetSettings {
@@ -226,16 +199,31 @@ impl Clone<'_> {
         }
     }
 
+    fn source(&self) -> Result<&ConnInfo> {
+        let source = self.source.as_ref().map(|server| &server.info);
+        source.ok_or_else(|| Error::internal("this command knows no source"))
+    }
+
+    fn target(&self) -> Result<&Server> {
+        let target = self.target.as_ref();
+        target.ok_or_else(|| Error::internal("this command knows no target"))
+    }
+
+    fn programs(&self) -> Result<&Programs> {
+        let programs = self.programs.as_ref();
+        programs.ok_or_else(|| Error::internal("this command knows no programs"))
+    }
+
     fn open_target(&self, process: &str) -> Result<Connection> {
         open_target(
-            &self.target,
+            &self.target()?.info,
             &self.run.of(process),
             &self.target_settings(),
             self.shutdown,
         )
     }
 
-    /// The catalog of the snapshot; on a resume that reads nothing any more, the one that was fetched then.
+    /// The catalog of the snapshot; when nothing is left to read, the one that was fetched then.
     fn fetch_catalog(&self, snapshot: Option<&mut Snapshot>) -> Result<Catalog> {
         let path = self.workdir.paths.schema_json();
         let Some(snapshot) = snapshot else {
@@ -267,11 +255,11 @@ impl Clone<'_> {
         write_atomic(&path, &catalog.to_json()?, Sync::Now)
     }
 
-    fn copy_spec(&self) -> CopySpec {
+    fn copy_spec(&self) -> Result<CopySpec> {
         let spec = self.spec;
-        CopySpec {
-            source: self.source.clone(),
-            target: self.target.clone(),
+        Ok(CopySpec {
+            source: self.source.as_ref().map(|server| server.info.clone()),
+            target: self.target()?.info.clone(),
             run: self.run.clone(),
             target_settings: self.target_settings(),
             table_jobs: spec.table_jobs,
@@ -283,9 +271,9 @@ impl Clone<'_> {
             no_acl: spec.no_acl,
             no_comments: spec.no_comments,
             no_tablespaces: spec.no_tablespaces,
-            skip_vacuum: spec.skip_vacuum,
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
-        }
+            keeps_indexes: spec.said.is_some(),
+        })
     }
 }

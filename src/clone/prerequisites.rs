@@ -6,10 +6,9 @@ use std::time::Instant;
 
 use super::{Clone, step};
 use crate::catalog::Catalog;
-use crate::dump::archive::Archive;
 use crate::error::{Context, Error, Result, Side};
 use crate::extensions;
-use crate::ident::{QualifiedName, shorten};
+use crate::ident::shorten;
 use crate::pg::wire::Connection;
 use crate::roles::{self, Script};
 use crate::snapshot::Snapshot;
@@ -24,9 +23,12 @@ pub struct RolesOptions {
 pub fn make(
     clone: &Clone<'_>,
     catalog: &Catalog,
-    snapshot: Option<&mut Snapshot>,
+    mut snapshot: Option<&mut Snapshot>,
     target: &mut Connection,
 ) -> Result<()> {
+    if let Some(snapshot) = &mut snapshot {
+        check_collations(clone, snapshot, target)?;
+    }
     if !clone.spec.skip_extensions && !clone.workdir.is_step_done(step::RESTORE_PRE)? {
         let requirements = &clone.spec.requirements;
         extensions::check(&catalog.extensions, requirements, target)?;
@@ -89,16 +91,9 @@ pub fn create_extensions(
     extensions::create(&catalog.extensions, &clone.spec.requirements, target)
 }
 
-/// The schemas that the target has from another role: ours may not change them, and need not.
-pub fn schemas_of_others(target: &mut Connection) -> Result<HashSet<String>> {
-    let sql = "SELECT nspname FROM pg_catalog.pg_namespace \
-               WHERE nspname !~ '^pg_' AND NOT pg_catalog.pg_has_role(nspowner, 'USAGE')";
-    names(target, sql).context("could not list the schemas of the target")
-}
-
-fn names(target: &mut Connection, sql: &str) -> Result<HashSet<String>> {
+fn names(server: &mut Connection, sql: &str) -> Result<HashSet<String>> {
     let mut names = HashSet::new();
-    target.query_each(sql, &mut |row| {
+    server.query_each(sql, &mut |row| {
         names.insert(row.text(0)?.to_string());
         Ok(())
     })?;
@@ -106,36 +101,27 @@ fn names(target: &mut Connection, sql: &str) -> Result<HashSet<String>> {
 }
 
 /// With --skip-collations the target must have those of the source: what uses one could not be made.
-pub fn check_collations(
+fn check_collations(
     clone: &Clone<'_>,
-    archive: &Archive,
+    snapshot: &mut Snapshot,
     target: &mut Connection,
 ) -> Result<()> {
+    const COLLATIONS: &str = "SELECT pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.collname) \
+        FROM pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace \
+        WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.deptype = 'e' \
+                AND d.classid = 'pg_catalog.pg_collation'::pg_catalog.regclass AND d.objid = c.oid)";
     if !clone.spec.skip_collations {
         return Ok(());
     }
-    let mut found = HashSet::new();
-    target
-        .query_each(
-            "SELECT n.nspname, c.collname FROM pg_catalog.pg_collation c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace \
-             WHERE n.nspname <> 'pg_catalog'",
-            &mut |row| {
-                found.insert(QualifiedName::new(row.text(0)?, row.text(1)?).to_string());
-                Ok(())
-            },
-        )
-        .context("could not list the collations of the target")?;
-    let missing: Vec<String> = archive
-        .entries
-        .iter()
-        .filter(|entry| entry.desc == "COLLATION")
-        .map(|entry| QualifiedName::new(entry.namespace.lossy(), entry.tag.lossy()).to_string())
-        .filter(|name| !found.contains(name))
-        .collect();
+    let wanted = names(snapshot.connection(), COLLATIONS)
+        .context("could not list the collations of the source")?;
+    let there = names(target, COLLATIONS).context("could not list the collations of the target")?;
+    let mut missing: Vec<String> = wanted.difference(&there).cloned().collect();
     if missing.is_empty() {
         return Ok(());
     }
+    missing.sort_unstable();
     let what = "collations of the source do not exist on the target, and --skip-collations leaves them out";
     Err(
         Error::on(Side::Target, format!("{what}: {}", shorten(&missing))).with_hint(

@@ -2,10 +2,13 @@
 //! resume it empties what cannot be proven to hold exactly the rows that done-files speak of.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::phases::Phase;
 use super::{Clone, step};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan as plan_parts};
 use crate::catalog::{Catalog, Table, Target, TargetKind, TargetTable, WorkItem, fetch_key_bounds};
@@ -21,7 +24,7 @@ use crate::workdir::done::{self, BlobsDone, ConstraintDone, IndexDone, TableDone
 
 /// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
 /// snapshot must not cut anew: the parts that are done would not fit to the others.
-#[derive(Serialize, Deserialize)]
+#[derive(Default)]
 pub struct Cut {
     /// `Snapshot::content`.
     pub snapshot: String,
@@ -29,15 +32,58 @@ pub struct Cut {
     pub batches: Vec<LargeObjectBatch>,
 }
 
-/// The parts of tables and the batches of large objects under this snapshot.
+/// The pieces of one kind, as the work directory keeps them: tables and large objects may be cut by different commands.
+#[derive(Serialize, Deserialize)]
+struct Pieces<T> {
+    snapshot: String,
+    pieces: Vec<T>,
+}
+
+/// The parts of tables and the batches of large objects under this snapshot, as far as the command copies them.
 pub fn cut(clone: &Clone<'_>, catalog: &Catalog, snapshot: &mut Snapshot) -> Result<Cut> {
-    let (workdir, spec) = (clone.workdir, clone.spec);
-    let path = workdir.paths.cut();
-    if let Some(cut) = done::read::<Cut>(&path)?
-        && cut.snapshot == snapshot.content()
+    let (paths, spec) = (&clone.workdir.paths, clone.spec);
+    let copies_large_objects = spec.phases.has(Phase::LargeObjects) && !spec.skip_large_objects;
+    Ok(Cut {
+        items: match spec.phases.has(Phase::TableData) {
+            true => cut_once(&paths.cut(), snapshot, |snapshot| {
+                cut_tables(clone, catalog, snapshot)
+            })?,
+            false => Vec::new(),
+        },
+        batches: match copies_large_objects {
+            true => cut_once(&paths.batches(), snapshot, |snapshot| {
+                copy::fetch_batches(snapshot.connection())
+            })?,
+            false => Vec::new(),
+        },
+        snapshot: snapshot.content().to_string(),
+    })
+}
+
+fn cut_once<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    snapshot: &mut Snapshot,
+    cut: impl FnOnce(&mut Snapshot) -> Result<Vec<T>>,
+) -> Result<Vec<T>> {
+    if let Some(found) = done::read::<Pieces<T>>(path)?
+        && found.snapshot == snapshot.content()
     {
-        return Ok(cut);
+        return Ok(found.pieces);
     }
+    let pieces = Pieces {
+        pieces: cut(snapshot)?,
+        snapshot: snapshot.content().to_string(),
+    };
+    done::write(path, &pieces, Sync::Now)?;
+    Ok(pieces.pieces)
+}
+
+fn cut_tables(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    snapshot: &mut Snapshot,
+) -> Result<Vec<WorkItem>> {
+    let spec = clone.spec;
     let options = SplitOptions {
         larger_than: spec.split.larger_than.unwrap_or(0),
         max_parts: spec.split.max_parts,
@@ -53,17 +99,7 @@ pub fn cut(clone: &Clone<'_>, catalog: &Catalog, snapshot: &mut Snapshot) -> Res
         true => HashMap::new(),
         false => fetch_key_bounds(snapshot.connection(), &by_key)?,
     };
-    let batches = match spec.skip_large_objects {
-        true => Vec::new(),
-        false => copy::fetch_batches(snapshot.connection())?,
-    };
-    let cut = Cut {
-        snapshot: snapshot.content().to_string(),
-        items: plan_parts(catalog.tables_to_copy(), &bounds, &options),
-        batches,
-    };
-    done::write(&path, &cut, Sync::Now)?;
-    Ok(cut)
+    Ok(plan_parts(catalog.tables_to_copy(), &bounds, &options))
 }
 
 /// A power cut may have torn what was not synced yet. That is done again, so from here on a file that exists is whole.

@@ -26,7 +26,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     }
     let mut target = clone.open_target("clone")?;
     for setting in &catalog.database.settings {
-        let sql = setting.alter_sql(clone.target.dbname());
+        let sql = setting.alter_sql(clone.target()?.info.dbname());
         match target.execute(&sql) {
             Ok(_) => {}
             Err(error) if error.is_any_of(LEFT_OUT) => {

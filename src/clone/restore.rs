@@ -46,12 +46,10 @@ pub fn restore(
     let list = clone.workdir.paths.list(name);
     write_atomic(&list, write_list(choices).as_bytes(), Sync::Later)?;
     // Not where errors are expected: from what is there already, or from settings that only a newer pg_restore knows.
-    let is_same_version = clone.programs.version.major == clone.target_version / 10_000;
+    let (programs, target_version) = (clone.programs()?, clone.target()?.version);
+    let is_same_version = programs.version.major == target_version / 10_000;
     let ends_at_once = clone.spec.fail_fast && tolerated.is_empty() && is_same_version;
-    log::info!(
-        "restoring {name} with {}",
-        clone.programs.pg_restore.display()
-    );
+    log::info!("restoring {name} with {}", programs.pg_restore.display());
     let mut outcome = run_pg_restore(clone, &list, jobs, drop_if_exists, ends_at_once)?;
     let mut tolerated = tolerated;
     if jobs > 1 && !ends_at_once && is_unclear(&outcome) {
@@ -59,7 +57,7 @@ pub fn restore(
         outcome = run_pg_restore(clone, &list, 1, drop_if_exists, false)?;
         tolerated = ALREADY_THERE;
     }
-    let checked = check(&outcome, &clone.programs.pg_restore, Side::Target)
+    let checked = check(&outcome, &programs.pg_restore, Side::Target)
         .context("could not restore the schema on the target");
     if !ends_at_once || outcome.failures.is_empty() {
         checked.clone()?;
@@ -109,14 +107,15 @@ fn run_pg_restore(
          -c default_transaction_read_only=off",
         spec.maintenance_work_mem
     );
-    if clone.target_version >= 140_000 {
+    let target = clone.target()?;
+    if target.version >= 140_000 {
         settings.push_str(" -c idle_session_timeout=0");
     }
-    if clone.target_version >= 170_000 {
+    if target.version >= 170_000 {
         settings.push_str(" -c transaction_timeout=0");
     }
-    let child = clone
-        .target
+    let child = target
+        .info
         .with_application_name(&clone.run.of("pg_restore"))
         .with_more_options(&settings)
         .child()?;
@@ -136,7 +135,7 @@ fn run_pg_restore(
     }
     .arguments();
     run::run(
-        &clone.programs.pg_restore,
+        &clone.programs()?.pg_restore,
         &arguments,
         &child,
         clone.shutdown,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
+use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
 use super::{Clone, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
@@ -35,14 +36,16 @@ pub fn dump(
 ) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::DUMP)? {
+        log::info!("the schema is dumped already");
         return Ok(());
     }
     let Some(snapshot) = snapshot else {
         return Err(Error::internal("no snapshot to dump the schema from"));
     };
     workdir.begin_step(step::DUMP)?;
+    let pg_dump = &clone.programs()?.pg_dump;
     let child = clone
-        .source
+        .source()?
         .with_application_name(&clone.run.of("pg_dump"))
         .child()?;
     let file = workdir.paths.dump();
@@ -56,26 +59,23 @@ pub fn dump(
         file: &file,
     }
     .arguments();
-    log::info!(
-        "dumping the schema with {}",
-        clone.programs.pg_dump.display()
-    );
-    let outcome = run::run(&clone.programs.pg_dump, &arguments, &child, clone.shutdown)?;
-    check(&outcome, &clone.programs.pg_dump, Side::Source)
-        .context("could not dump the schema of the source")?;
+    log::info!("dumping the schema with {}", pg_dump.display());
+    let outcome = run::run(pg_dump, &arguments, &child, clone.shutdown)?;
+    check(&outcome, pg_dump, Side::Source).context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;
     workdir.finish_step(step::DUMP_POST, started.elapsed())
 }
 
 /// Restore what tables need to be filled. A restore that was interrupted has made some objects and not others, all of
 /// them ours and without a row: they are dropped and made again.
-pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection) -> Result<()> {
+pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
+    let target = &mut clone.open_target("clone")?;
     if workdir.is_step_done(step::RESTORE_PRE)? {
+        log::info!("pre-data is restored already");
         return restore_refused(clone, target);
     }
     let mut archive = read_archive(&workdir.paths.dump())?;
-    prerequisites::check_collations(clone, &archive, target)?;
     leave_out_unknown_options(clone, &mut archive, target)?;
     let is_half_made = workdir.is_step_begun(step::RESTORE_PRE);
     // From here on a resume may drop: this must be on disk before the first object is made.
@@ -135,11 +135,7 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog, target: &mut Connection
 /// Objects of the pre-data that an earlier run could not make, tried again one by one. The statements of an entry that
 /// did pass then answer that the object is there.
 fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
-    let path = clone.workdir.paths.refused();
-    let refused: HashSet<i32> = done::read::<Vec<i32>>(&path)?
-        .unwrap_or_default()
-        .into_iter()
-        .collect();
+    let refused = refused(clone)?;
     if refused.is_empty() {
         return Ok(());
     }
@@ -169,6 +165,16 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     note_refused(clone, &again)
 }
 
+fn refused(clone: &Clone<'_>) -> Result<HashSet<i32>> {
+    let noted: Option<Vec<i32>> = done::read(&clone.workdir.paths.refused())?;
+    Ok(noted.unwrap_or_default().into_iter().collect())
+}
+
+/// Whether the target has taken every object of the pre-data.
+pub fn is_all_restored(clone: &Clone<'_>) -> Result<bool> {
+    Ok(refused(clone)?.is_empty())
+}
+
 fn note_refused(clone: &Clone<'_>, refused: &[i32]) -> Result<()> {
     if !refused.is_empty() {
         log::warn!(
@@ -183,24 +189,20 @@ fn note_refused(clone: &Clone<'_>, refused: &[i32]) -> Result<()> {
 pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_POST)? {
+        log::info!("post-data is restored already");
         return Ok(());
     }
-    let archive = read_archive(&workdir.paths.restored_dump())?;
+    let mut archive = read_archive(&workdir.paths.restored_dump())?;
+    if include_partitions(&mut archive, catalog, &mut clone.open_target("clone")?)? {
+        write_archive(clone, &archive)?;
+    }
     let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
-    let mut built = HashSet::new();
-    // Those of tables that were not copied, such as unlogged ones on a standby, are nobody's but pg_restore's.
-    let copied = catalog.tables_to_copy().map(|table| table.oid);
-    for index in copied.flat_map(|table| catalog.indexes_of(table)) {
-        built.insert(CatalogId::relation(index.oid));
-        built.extend(
-            index
-                .constraint
-                .as_ref()
-                .map(|constraint| CatalogId::constraint(constraint.oid)),
-        );
-    }
+    let built = match workdir.is_step_done(step::INDEXES)? {
+        true => built(catalog),
+        false => HashSet::new(),
+    };
     let omitted = filters::omitted(clone)?;
     let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
@@ -223,6 +225,20 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
     failpoint("clone.after_restore_post")
+}
+
+/// The indexes and constraints that our workers see to; if they did not, in this command or in an earlier one of the run,
+/// they are pg_restore's. What failed is theirs all the same: it was reported, and a resume tries it again.
+pub fn built(catalog: &Catalog) -> HashSet<CatalogId> {
+    let mut built = HashSet::new();
+    // Those of tables that were not copied, such as unlogged ones on a standby, are nobody's but pg_restore's.
+    let copied = catalog.tables_to_copy().map(|table| table.oid);
+    for index in copied.flat_map(|table| catalog.indexes_of(table)) {
+        built.insert(CatalogId::relation(index.oid));
+        let constraint = index.constraint.as_ref();
+        built.extend(constraint.map(|constraint| CatalogId::constraint(constraint.oid)));
+    }
+    built
 }
 
 /// An event trigger, or its comment or label.
@@ -271,11 +287,12 @@ fn leave_out_unknown_options(
             unknown.names().join(", ")
         );
     }
-    write_atomic(
-        &clone.workdir.paths.restored_dump(),
-        &archive.write()?,
-        Sync::Now,
-    )
+    write_archive(clone, archive)
+}
+
+fn write_archive(clone: &Clone<'_>, archive: &Archive) -> Result<()> {
+    let path = clone.workdir.paths.restored_dump();
+    write_atomic(&path, &archive.write()?, Sync::Now)
 }
 
 /// A program that lost its server failed because of the server.

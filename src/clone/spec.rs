@@ -1,9 +1,10 @@
-//! What one `clone` run has to do: the validated form of the command line, the only one that reaches the engine.
-//! Made by `cli::clone` in the parent, inherited by every worker. Nothing here is read from the environment or from a
-//! server, and nothing is checked again later.
+//! What one run of `clone`, or of a command for a section of it, has to do: the validated form of the command line, the
+//! only one that reaches the engine. Made by `cli` in the parent, inherited by every worker. Nothing here is read from the
+//! environment or from a server, and nothing is checked again later.
 
 use std::path::PathBuf;
 
+use super::phases::{Phase, Phases};
 use super::prerequisites::RolesOptions;
 use crate::check::{CheckSpec, Jobs, Scope};
 use crate::extensions::Requirements;
@@ -14,8 +15,16 @@ use crate::stream::setup::SetupSpec;
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
 #[derive(Debug, Clone)]
 pub struct CloneSpec {
-    pub source: ConnInfo,
-    pub target: ConnInfo,
+    /// What of a clone this command is.
+    pub phases: Phases,
+    /// Names of the options that were given, for a command that takes over the others from the earlier commands of its run;
+    /// `None` when the options are meant as a whole.
+    pub said: Option<Vec<&'static str>>,
+
+    /// None: the command does without it, as `restore` does.
+    pub source: Option<ConnInfo>,
+    /// None: the command does without it, as `dump` does.
+    pub target: Option<ConnInfo>,
     /// None: `$TMPDIR/pgcopydb`, decided by the work directory.
     pub dir: Option<PathBuf>,
 
@@ -60,10 +69,10 @@ pub struct CloneSpec {
 
 impl CloneSpec {
     /// What has to be there for it, on the servers that answered.
-    pub fn to_check(&self, source: &ConnInfo, target: &ConnInfo) -> CheckSpec {
+    pub fn to_check(&self, source: Option<&ConnInfo>, target: Option<&ConnInfo>) -> CheckSpec {
         CheckSpec {
-            source: source.clone(),
-            target: target.clone(),
+            source: source.cloned(),
+            target: target.cloned(),
             dir: self.dir.clone(),
             jobs: Jobs {
                 table: self.table_jobs,
@@ -79,8 +88,10 @@ impl CloneSpec {
                 no_tablespaces: self.no_tablespaces,
                 skip_extensions: self.skip_extensions,
                 copies_roles: self.roles.is_some(),
-                skip_large_objects: self.skip_large_objects,
+                skip_large_objects: self.skip_large_objects
+                    || !self.phases.has(Phase::LargeObjects),
             },
+            filters: self.filters.clone(),
             follow: self.follow.clone(),
         }
     }

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Clone;
+use super::{Clone, DATA};
 use crate::catalog::Catalog;
 use crate::error::Result;
-use crate::report::summary::{Phase, Summary};
+use crate::report::summary::{Phase, Summary, Written};
 use crate::workdir::done::Failure;
 
 /// Tables that the log names; all of them are in `summary.json`.
@@ -42,23 +42,28 @@ pub fn write(
     clone: &Clone<'_>,
     catalog: &Catalog,
     failures: &[Failure],
+    is_complete: bool,
     mut clock: Clock,
 ) -> Result<Duration> {
     clock.lap("rest");
     let elapsed = clock.started.elapsed();
     let paths = &clone.workdir.paths;
-    let mut summary = Summary::gather(paths, catalog, failures, failures.is_empty())?;
-    summary.duration_ms = elapsed.as_millis() as u64;
-    summary.phases = clock
-        .laps
-        .iter()
-        .map(|(name, duration)| Phase {
-            name: (*name).to_owned(),
-            duration_ms: duration.as_millis() as u64,
-        })
-        .collect();
+    let mut summary = Summary::gather(paths, catalog, failures, is_complete)?;
+    // A command that is one section goes on where the one before it ended.
+    if let (Some(_), Some(written)) = (&clone.spec.said, Written::read(paths)) {
+        summary.duration_ms = written.duration_ms;
+        summary.phases = written.phases;
+    }
+    summary.duration_ms += elapsed.as_millis() as u64;
+    let laps = clock.laps.iter().map(|(name, duration)| Phase {
+        name: (*name).to_owned(),
+        duration_ms: duration.as_millis() as u64,
+    });
+    summary.phases.extend(laps);
     clone.workdir.write_json(&paths.summary_json(), &summary)?;
-    tell(&summary);
+    if clone.spec.phases.has_any(DATA) {
+        tell(&summary);
+    }
     Ok(elapsed)
 }
 

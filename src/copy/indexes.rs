@@ -141,9 +141,15 @@ impl Worker<'_> {
         let table = context.table(table)?;
         let indexes = context.plan.indexes_to_build(context.catalog, table);
         let attachments = context.plan.indexes_to_attach(context.catalog, table);
-        let mut statements: Vec<String> =
-            indexes.iter().map(|index| self.create_sql(index)).collect();
-        statements.extend(attachments.iter().flat_map(|index| index.attach_sql(table)));
+        let mut statements: Vec<String> = indexes
+            .iter()
+            .map(|index| self.create_sql(table, index))
+            .collect();
+        statements.extend(
+            attachments
+                .iter()
+                .flat_map(|index| self.attach_sql(table, index)),
+        );
         let what = format!("indexes of table {}", table.qualified_name());
         match self.run_sql(&what, &statements.join("; ")) {
             Ok(()) => {
@@ -194,13 +200,14 @@ impl Worker<'_> {
         let started = Instant::now();
         let name = index.qualified_name(table).to_string();
         failpoint("index.before_build")?;
-        let result = match self.run_sql(&name, &self.create_sql(index)) {
+        let result = match self.run_sql(&name, &self.create_sql(table, index)) {
             Err(error) if error.is_any_of(&[SqlState::DUPLICATE_TABLE]) => {
-                self.adopt(&name, index, error)
+                self.adopt(&name, table, index, error)
             }
             Err(error) if is_name_not_found(&error) => {
-                self.build_with_search_path(&name, index, error)
+                self.build_with_search_path(&name, table, index, error)
             }
+            Err(error) if self.keeps_primary_key(table, index, &error) => Ok(()),
             result => result,
         };
         failpoint("index.after_build")?;
@@ -222,14 +229,16 @@ impl Worker<'_> {
     }
 
     /// An index of that name stands already: from a run that was killed between commit and done-file, or left invalid.
-    fn adopt(&mut self, name: &str, index: &Index, error: Error) -> Result<()> {
+    fn adopt(&mut self, name: &str, table: &Table, index: &Index, error: Error) -> Result<()> {
         let Some(target) = &mut self.target else {
             return Err(error);
         };
         let rows = target.query(&format!(
-            "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid), c.relkind = 'I' \
+            "SELECT i.indisvalid, pg_catalog.pg_get_indexdef(i.indexrelid), c.relkind = 'I', \
+             coalesce(i.indrelid = pg_catalog.to_regclass({}), false) \
              FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
              WHERE i.indexrelid = pg_catalog.to_regclass({})",
+            quote_literal(&table.qualified_name().to_string()),
             quote_literal(name)
         ))?;
         let Some(row) = rows.first() else {
@@ -244,33 +253,71 @@ impl Worker<'_> {
             log::info!("index {name} is there already, as it should be");
             return Ok(());
         }
+        if row.bool(0)? && row.bool(3)? && self.context.spec.keeps_indexes {
+            log::warn!(
+                "index {name} stays as it is on the target, which is not as on the source: {}",
+                row.text(1)?
+            );
+            return Ok(());
+        }
         if row.bool(0)? {
             return Err(error.with_detail(format!("the target's index is: {}", row.text(1)?)));
         }
         log::info!("index {name} was left invalid: building it again");
-        let again = format!("DROP INDEX {name}; {}", self.create_sql(index));
+        let again = format!("DROP INDEX {name}; {}", self.create_sql(table, index));
         self.run_sql(name, &again)
     }
 
     /// pg_restore's empty search_path is right, unless a function of the index relies on the database's own: then the
     /// index exists on the source only because of that setting.
-    fn build_with_search_path(&mut self, name: &str, index: &Index, error: Error) -> Result<()> {
+    fn build_with_search_path(
+        &mut self,
+        name: &str,
+        table: &Table,
+        index: &Index,
+        error: Error,
+    ) -> Result<()> {
         let Some(path) = self.context.catalog.search_path_sql() else {
             return Err(error);
         };
         log::debug!("index {name}: {error}; trying with the source's search_path {path}");
         let sql = format!(
             "BEGIN; SET LOCAL search_path = {path}; {}; COMMIT",
-            self.create_sql(index)
+            self.create_sql(table, index)
         );
         self.run_sql(name, &sql).map_err(|_| error)
     }
 
-    fn create_sql(&self, index: &Index) -> String {
+    fn create_sql(&self, table: &Table, index: &Index) -> String {
+        let create = match self.context.is_partitioned_there(table) {
+            true => index.on_partitioned(table).create,
+            false => index.create_sql().to_string(),
+        };
         if self.context.spec.no_tablespaces {
-            return index.create_sql().to_string();
+            return create;
         }
-        format!("{}; {}", index.tablespace_sql(), index.create_sql())
+        format!("{}; {create}", index.tablespace_sql())
+    }
+
+    fn attach_sql(&self, table: &Table, index: &Index) -> Vec<String> {
+        match self.context.is_partitioned_there(table) {
+            true => index.on_partitioned(table).attach,
+            false => index.attach_sql(table),
+        }
+    }
+
+    /// The user gave the table another primary key before its turn came: then that is the one it is to have.
+    fn keeps_primary_key(&self, table: &Table, index: &Index, error: &Error) -> bool {
+        let keeps = self.context.spec.keeps_indexes
+            && index.is_primary
+            && error.is_any_of(&[SqlState::INVALID_TABLE_DEFINITION]);
+        if keeps {
+            log::warn!(
+                "table {} has another primary key on the target: it stays",
+                table.qualified_name()
+            );
+        }
+        keeps
     }
 
     fn built(&mut self, table: &Table, index: &Index, started: Instant) {
@@ -313,8 +360,9 @@ impl Worker<'_> {
     /// The statements one by one: the first makes the constraint, which an earlier run may have done.
     fn attach(&mut self, table: &Table, index: &Index, name: &str) -> Result<()> {
         failpoint("constraint.before_attach")?;
-        for sql in index.attach_sql(table) {
+        for sql in self.attach_sql(table, index) {
             match self.run_sql(name, &sql) {
+                Err(error) if self.keeps_primary_key(table, index, &error) => {}
                 Err(error) if self.is_attached(index, name, &error)? => {
                     log::info!("constraint {name} was attached by an earlier run");
                 }

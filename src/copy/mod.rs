@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
-use crate::catalog::{Catalog, Table, Target};
+use crate::catalog::{Catalog, Table, Target, TargetKind};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::Oid;
 use crate::pg::connect::patience;
@@ -31,7 +31,7 @@ use crate::workdir::WorkDir;
 use crate::workdir::done::Failure;
 
 pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
-pub use plan::{CopyPlan, CopyProgress, plan};
+pub use plan::{CopyPlan, CopyProgress, Wanted, plan};
 pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
 pub use supervise::run;
@@ -45,7 +45,8 @@ pub const VACUUM: &str = "vacuum worker";
 /// What the data section was asked to do.
 #[derive(Debug, Clone)]
 pub struct CopySpec {
-    pub source: ConnInfo,
+    /// None when nothing is read from it.
+    pub source: Option<ConnInfo>,
     pub target: ConnInfo,
     pub run: RunName,
     pub target_settings: TargetSettings,
@@ -58,9 +59,10 @@ pub struct CopySpec {
     pub no_acl: bool,
     pub no_comments: bool,
     pub no_tablespaces: bool,
-    pub skip_vacuum: bool,
     pub skip_analyze: bool,
     pub fail_fast: bool,
+    /// An index that the user made on a table before its turn stays, though its definition is another than the source's.
+    pub keeps_indexes: bool,
 }
 
 /// Everything a worker reads; made by the parent, inherited across fork, never changed.
@@ -80,7 +82,9 @@ pub struct CopyContext<'a> {
 
 impl CopyContext<'_> {
     fn open_source(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
-        open_source(&self.spec.source, &self.spec.run.of(process), shutdown)
+        let source = self.spec.source.as_ref();
+        let source = source.ok_or_else(|| Error::internal("a worker knows no source"))?;
+        open_source(source, &self.spec.run.of(process), shutdown)
     }
 
     fn open_target(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
@@ -114,6 +118,12 @@ impl CopyContext<'_> {
                 error
             }
         }
+    }
+
+    /// Whether the user has put a partitioned table in the place of this one, which is none on the source.
+    fn is_partitioned_there(&self, table: &Table) -> bool {
+        let target = self.target.table(&table.schema, &table.name);
+        target.is_some_and(|target| target.kind == TargetKind::Partitioned)
     }
 
     fn table(&self, oid: Oid) -> Result<&Table> {

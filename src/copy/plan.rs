@@ -22,6 +22,15 @@ pub struct CopyProgress {
     pub batches: HashSet<u32>,
 }
 
+/// What is done with a table once its rows are there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub indexes: bool,
+    /// And what else ALTER TABLE says about an index.
+    pub constraints: bool,
+    pub vacuum: bool,
+}
+
 /// What is left to do.
 #[derive(Debug, Default)]
 pub struct CopyPlan {
@@ -33,7 +42,7 @@ pub struct CopyPlan {
     /// What the parent queues at the start: the rest of tables that are copied already.
     pub first: Vec<Work>,
     done: CopyProgress,
-    skip_vacuum: bool,
+    wanted: Wanted,
 }
 
 /// Compare what there is with what is done.
@@ -42,7 +51,7 @@ pub fn plan(
     items: Vec<WorkItem>,
     batches: Vec<Batch>,
     done: CopyProgress,
-    skip_vacuum: bool,
+    wanted: Wanted,
 ) -> CopyPlan {
     let is_left = |item: &WorkItem| {
         let is_part_done = item
@@ -59,7 +68,7 @@ pub fn plan(
         batches,
         first: Vec::new(),
         done,
-        skip_vacuum,
+        wanted,
     };
     plan.first = catalog
         .tables_to_copy()
@@ -89,7 +98,8 @@ impl CopyPlan {
     }
 
     pub fn indexes_to_build<'a>(&self, catalog: &'a Catalog, table: &Table) -> Vec<&'a Index> {
-        let is_left = |index: &&Index| !self.done.indexes.contains(&index.oid);
+        let is_left =
+            |index: &&Index| self.wanted.indexes && !self.done.indexes.contains(&index.oid);
         catalog
             .indexes_of(table.oid)
             .iter()
@@ -100,7 +110,9 @@ impl CopyPlan {
     /// Indexes that still want their constraint attached, or what else ALTER TABLE has to say about them.
     pub fn indexes_to_attach<'a>(&self, catalog: &'a Catalog, table: &Table) -> Vec<&'a Index> {
         let is_left = |index: &&Index| {
-            !self.done.constraints.contains(&index.oid) && !index.attach_sql(table).is_empty()
+            self.wanted.constraints
+                && !self.done.constraints.contains(&index.oid)
+                && !index.attach_sql(table).is_empty()
         };
         catalog
             .indexes_of(table.oid)
@@ -110,7 +122,16 @@ impl CopyPlan {
     }
 
     pub fn wants_vacuum(&self, table: &Table) -> bool {
-        !self.skip_vacuum && !self.done.vacuumed.contains(&table.oid)
+        self.wanted.vacuum && !self.done.vacuumed.contains(&table.oid)
+    }
+
+    /// Whether there may be anything to do for index workers.
+    pub fn wants_index_workers(&self) -> bool {
+        self.wanted.indexes || self.wanted.constraints
+    }
+
+    pub fn wants_vacuum_workers(&self) -> bool {
+        self.wanted.vacuum
     }
 
     /// Whether anything is left to read from the source.

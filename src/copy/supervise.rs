@@ -82,8 +82,11 @@ pub fn run(
     let blob_workers = spec.large_objects_jobs.min(plan.batches_left.len() as u32);
     let mut copy = Feed::new(copies, copy_workers)?;
     let mut blobs = Feed::new(batches, blob_workers)?;
-    let mut index = Feed::new(first_index, spec.index_jobs)?;
-    let mut vacuum = Feed::new(first_vacuum, spec.vacuum_jobs)?;
+    let if_wanted = |is_wanted: bool, jobs: u32| if is_wanted { jobs } else { 0 };
+    let index_workers = if_wanted(plan.wants_index_workers(), spec.index_jobs);
+    let vacuum_workers = if_wanted(plan.wants_vacuum_workers(), spec.vacuum_jobs);
+    let mut index = Feed::new(first_index, index_workers)?;
+    let mut vacuum = Feed::new(first_vacuum, vacuum_workers)?;
     note_queues(context, &[&copy, &blobs, &index, &vacuum])?;
     // The copy and large-object queues have no other source than the parent: they are complete from the start.
     copy.close();
@@ -136,6 +139,7 @@ fn make_live(context: &CopyContext<'_>, size_done_before: u64, feeds: [&Feed; 4]
         started_at_ms: now_ms(),
         table_jobs: context.spec.table_jobs,
         index_jobs: context.spec.index_jobs,
+        skips_vacuum: !context.plan.wants_vacuum_workers(),
         size_done_before,
     };
     let workers = feeds.iter().map(|feed| feed.workers).sum();

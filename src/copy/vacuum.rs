@@ -215,15 +215,16 @@ fn vacuum_sql(context: &CopyContext<'_>, batch: &[u32], server_version: u32) -> 
     } else {
         format!(" ({})", options.join(", "))
     };
-    // 18 would vacuum the children of an inheritance parent too; they have their own turn.
-    let only = if server_version >= 180_000 {
-        "ONLY "
-    } else {
-        ""
-    };
     let names = batch
         .iter()
-        .map(|table| Ok(format!("{only}{}", context.table(*table)?.qualified_name())))
+        .map(|table| {
+            let table = context.table(*table)?;
+            // 18 would vacuum the children of an inheritance parent too; they have their own turn. Those of a table that the
+            // user has made partitioned have none.
+            let has_only = server_version >= 180_000 && !context.is_partitioned_there(table);
+            let only = if has_only { "ONLY " } else { "" };
+            Ok(format!("{only}{}", table.qualified_name()))
+        })
         .collect::<Result<Vec<String>>>()?;
     Ok(format!("VACUUM{options} {}", names.join(", ")))
 }

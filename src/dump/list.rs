@@ -2,6 +2,8 @@
 //! reason. Pure. pg_restore reads only the number at the start of a line and ignores everything behind `;`, so the rest
 //! is for people (and for `restore parse-list`): it must stay on its line, whatever the names hold (trap 41).
 
+use std::fmt;
+
 use crate::dump::archive::{CatalogId, Entry};
 use crate::dump::select::Choice;
 use crate::error::{Error, Result};
@@ -62,6 +64,22 @@ pub struct ListLine {
     pub desc: Option<&'static str>,
     /// What is behind: schema, name and owner, between which nothing tells names with blanks apart.
     pub rest: String,
+}
+
+/// As `pg_restore --list` prints it, as far as the list said it.
+impl fmt::Display for ListLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{};", self.dump_id)?;
+        if let Some(CatalogId { tableoid, oid }) = self.catalog_id {
+            write!(f, " {tableoid} {oid}")?;
+        }
+        for text in [self.desc.unwrap_or_default(), &self.rest] {
+            if !text.is_empty() {
+                write!(f, " {text}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The entries of a list, in its order. Ours, `pg_restore --list`'s, or edited by hand.

@@ -123,16 +123,20 @@ impl One<'_> {
             source,
             target,
         )?;
+        failpoint("extensions.before_commit")?;
         target.commit()
     }
 }
 
 /// The session was opened for rows, as a replica where our role may do that, and then triggers do not fire. The scripts
-/// of extensions may need theirs. Whether our role may.
+/// of extensions may need theirs. Whether our role may; one that may not cannot even set it back.
 fn as_origin(target: &mut Connection) -> Result<bool> {
     let row = target.query_one("SELECT current_setting('session_replication_role') = 'replica'")?;
-    target.execute("RESET session_replication_role")?;
-    row.bool(0)
+    let is_replica = row.bool(0)?;
+    if is_replica {
+        target.execute("SET session_replication_role = origin")?;
+    }
+    Ok(is_replica)
 }
 
 /// The extension brought a comment of its own; the user may have written another.

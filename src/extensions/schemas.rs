@@ -32,11 +32,12 @@ pub fn fetch(source: &mut Connection) -> Result<HashMap<String, Schema>> {
             "SELECT n.nspname, pg_get_userbyid(n.nspowner), obj_description(n.oid, 'pg_namespace'), \
                  g.privilege_type, g.is_grantable, r.rolname \
              FROM pg_namespace n \
-                 LEFT JOIN LATERAL aclexplode(n.nspacl) g ON g.grantee <> n.nspowner \
+                 LEFT JOIN LATERAL aclexplode(n.nspacl) WITH ORDINALITY \
+                     AS g(grantor, grantee, privilege_type, is_grantable, position) ON g.grantee <> n.nspowner \
                  LEFT JOIN pg_roles r ON r.oid = g.grantee \
              WHERE n.oid IN (SELECT extnamespace FROM pg_extension) \
                  AND (g.privilege_type IS NULL OR g.grantee = 0 OR r.rolname IS NOT NULL) \
-             ORDER BY n.nspname, r.rolname, g.privilege_type",
+             ORDER BY n.nspname, g.position",
             &mut |row| {
                 let name = row.text(0)?.to_string();
                 let schema = schemas.entry(name.clone()).or_default();

@@ -96,6 +96,11 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// As a file of its own.
+    pub fn to_lines(&self) -> String {
+        format!("[{}]\n{}\n", self.section.name(), self.object())
+    }
+
     /// As it stands in the file.
     pub fn object(&self) -> String {
         match &self.schema {

@@ -61,6 +61,11 @@ impl Filters {
         }
     }
 
+    /// The rules as a filters file again.
+    pub fn to_file(&self) -> String {
+        self.rules.iter().map(Rule::to_lines).collect()
+    }
+
     /// Whether only tables that are named are meant.
     pub fn names_tables(&self) -> bool {
         self.has(Section::IncludeOnlyTable)

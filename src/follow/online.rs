@@ -72,6 +72,6 @@ pub fn run(spec: &OnlineSpec, shutdown: &Shutdown) -> Result<()> {
 
 /// The copy is there, indexes and constraints included: from here on changes may be applied.
 fn enable_apply(spec: &OnlineSpec, dir: &std::path::Path, shutdown: &Shutdown) -> Result<()> {
-    let source = open_source(&spec.clone.source, "pgcopydb clone", shutdown)?;
+    let source = open_source(&spec.follow.source, "pgcopydb clone", shutdown)?;
     Sentinel::open(source, dir)?.set_apply(true)
 }

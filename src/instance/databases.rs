@@ -5,6 +5,7 @@ use super::NAME;
 use crate::clone::CloneSpec;
 use crate::error::{Context, Error, Result, Side};
 use crate::ident::{Oid, quote_ident, quote_literal};
+use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, open_target};
 use crate::pg::wire::{Connection, Row};
 use crate::sys::signal::Shutdown;
@@ -167,11 +168,16 @@ impl Without {
 }
 
 /// Make the database on the target, unless it is there; then give it its properties.
-pub fn create(database: &Database, spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
+pub fn create(
+    database: &Database,
+    target: &ConnInfo,
+    spec: &CloneSpec,
+    shutdown: &Shutdown,
+) -> Result<()> {
     let settings = TargetSettings {
         maintenance_work_mem: "64MB".to_owned(),
     };
-    let mut target = open_target(&spec.target, NAME, &settings, shutdown)?;
+    let mut target = open_target(target, NAME, &settings, shutdown)?;
     let name = quote_literal(&database.name);
     let found = target.query(&format!(
         "SELECT pg_encoding_to_char(encoding) FROM pg_catalog.pg_database WHERE datname = {name}"

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::clone::{self, CloneSpec};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::roles::{self, RolesSpec};
 use crate::sys::signal::Shutdown;
@@ -26,6 +27,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// What to clone, as for one database; the databases named in source and target are only where to ask.
 #[derive(Debug, Clone)]
 pub struct InstanceSpec {
+    pub source: ConnInfo,
+    pub target: ConnInfo,
     pub clone: CloneSpec,
     pub follow: Option<FollowSpec>,
     pub no_role_passwords: bool,
@@ -41,7 +44,7 @@ struct Job {
 
 /// Clone every database. A failure of one is listed, and does not keep the others from being cloned.
 pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
-    let mut source = open_source(&spec.clone.source, NAME, shutdown)?;
+    let mut source = open_source(&spec.source, NAME, shutdown)?;
     let found = databases::fetch(&mut source)?;
     if spec.follow.is_some() {
         databases::check_slots(&mut source, found.len())?;
@@ -67,14 +70,14 @@ pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
 /// Once, before the first database that needs them.
 fn copy_roles(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
     let roles = RolesSpec {
-        source: spec.clone.source.clone(),
+        source: spec.source.clone(),
         dir: Some(location(spec.clone.dir.as_deref())),
         no_passwords: spec.no_role_passwords,
         snapshot: None,
         restart: spec.clone.restart,
         resume: spec.clone.resume,
     };
-    roles::copy(&roles, &spec.clone.target, shutdown).context("could not copy the roles")
+    roles::copy(&roles, &spec.target, shutdown).context("could not copy the roles")
 }
 
 struct Instance<'a> {
@@ -90,17 +93,19 @@ impl Instance<'_> {
     fn job(&self, database: Database) -> Job {
         let top = location(self.spec.clone.dir.as_deref());
         let dir = top.join("databases").join(folder(&database.name));
+        let source = self.spec.source.with_dbname(&database.name);
+        let target = self.spec.target.with_dbname(&database.name);
         let mut clone = CloneSpec {
-            source: self.spec.clone.source.with_dbname(&database.name),
-            target: self.spec.clone.target.with_dbname(&database.name),
+            source: Some(source.clone()),
+            target: Some(target.clone()),
             dir: Some(dir.clone()),
             // They are there already.
             roles: None,
             ..self.spec.clone.clone()
         };
         let follow = self.spec.follow.as_ref().map(|follow| FollowSpec {
-            source: clone.source.clone(),
-            target: clone.target.clone(),
+            source,
+            target,
             dir: Some(dir.clone()),
             slot_name: format!("{}_{}", follow.slot_name, database.oid),
             origin: format!("{}_{}", follow.origin, database.oid),
@@ -120,7 +125,12 @@ impl Instance<'_> {
     /// Make the database and copy it; returns when its copy is complete, or has failed.
     fn clone_one(&mut self, job: Job) -> Result<()> {
         let name = job.database.name.clone();
-        let made = databases::create(&job.database, &self.spec.clone, self.shutdown);
+        let made = databases::create(
+            &job.database,
+            &self.spec.target,
+            &self.spec.clone,
+            self.shutdown,
+        );
         if let Err(error) = made {
             return self.failed(error.context(format!("database \"{name}\"")));
         }

@@ -129,7 +129,8 @@ pub fn client_encoding_sql(connection: &Connection) -> String {
     format!("SET client_encoding = {}", quote_literal(encoding))
 }
 
-fn apply_settings(connection: &mut Connection) -> Result<()> {
+/// The settings of both sides, for a connection that was opened without them.
+pub fn apply_settings(connection: &mut Connection) -> Result<()> {
     let mut sql = String::new();
     for (name, value) in EXACT_VALUES {
         sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));

@@ -200,11 +200,13 @@ impl Progress {
             (None, false, None) => State::NotStarted,
             (None, false, Some(_)) => State::Incomplete,
         };
-        // Records of a run that is over are of no meaning any more.
-        let live = match pid {
-            Some(_) => live::read(&paths.workers())?,
-            None => None,
-        };
+        // Records of a run that is over are of no meaning any more, nor are they before its successor has made its own.
+        let noted = live::read(&paths.workers())?;
+        let last_run = noted
+            .as_ref()
+            .map(|(run, _)| run.clone())
+            .unwrap_or_default();
+        let live = noted.filter(|(run, _)| Some(run.pid) == pid);
         let mut progress = Progress {
             state,
             pid,
@@ -226,6 +228,10 @@ impl Progress {
         };
         if let Some(catalog) = read_catalog(paths)? {
             data::count(&mut progress, paths, &catalog, live.as_ref(), now_ms)?;
+            // Nothing but the run itself knows that it was not to vacuum.
+            if last_run.skips_vacuum {
+                progress.vacuum.total = progress.vacuum.done;
+            }
         }
         Ok(progress)
     }

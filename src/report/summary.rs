@@ -1,8 +1,6 @@
 //! What was done to each table, and in which time: from the done-files, so that a resumed run, and one that was made
 //! section by section, tells of the whole. Used at the end of a clone and by `list progress --summary`.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::{read_catalog, read_failures};
@@ -45,9 +43,15 @@ pub struct Summary {
 
 /// What a run wrote at its end, as far as it cannot be told from the done-files.
 #[derive(Deserialize)]
-struct Written {
-    duration_ms: u64,
-    phases: Vec<Phase>,
+pub struct Written {
+    pub duration_ms: u64,
+    pub phases: Vec<Phase>,
+}
+
+impl Written {
+    pub fn read(paths: &Paths) -> Option<Written> {
+        serde_json::from_slice(&std::fs::read(paths.summary_json()).ok()?).ok()
+    }
 }
 
 impl Summary {
@@ -86,7 +90,7 @@ impl Summary {
         steps.sort_by(|a, b| (a.finished_at_ms, &a.step).cmp(&(b.finished_at_ms, &b.step)));
         let is_complete = steps.iter().any(|step| step.step == "clone");
         let mut summary = Summary::gather(paths, &catalog, &read_failures(paths)?, is_complete)?;
-        if let Some(written) = read_written(&paths.summary_json()) {
+        if let Some(written) = Written::read(paths) {
             summary.duration_ms = written.duration_ms;
             summary.phases = written.phases;
         } else {
@@ -99,10 +103,6 @@ impl Summary {
         }
         Ok(Some(summary))
     }
-}
-
-fn read_written(path: &Path) -> Option<Written> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 fn read_tables(paths: &Paths, catalog: &Catalog) -> Result<Vec<TableSummary>> {

@@ -11,6 +11,7 @@ use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::ident::{quote_ident, shorten};
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 
 /// A setting that the target does not know, or that our role may not set: no reason to refuse the role.
 const LEFT_OUT: &[SqlState] = &[
@@ -50,6 +51,7 @@ pub fn run(statements: &[Statement], target: &mut Connection) -> Result<()> {
     hush(target, &us)?;
     target.execute("BEGIN").context("could not create roles")?;
     let failures = run_all(&plan, target)?;
+    failpoint("roles.before_commit")?;
     target.commit().context("could not create roles")?;
     flush_commits(target)?;
     finish(&plan, failures)

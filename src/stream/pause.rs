@@ -35,6 +35,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// No answer for this long means that nobody follows. The parent may be busy for seconds with a server that is away.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The parent learns from the sentinel within a second or two that it may apply, such as at the end of the copy.
+const ENABLING: Duration = Duration::from_secs(5);
+
 /// How often the asker looks.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -187,7 +190,8 @@ impl Asker {
             at,
         };
         write(&self.dir.join(WISH), &wish)?;
-        let mut last_beat = (0, Instant::now());
+        let started = Instant::now();
+        let mut last_beat = (0, started);
         loop {
             shutdown.sleep(TICK)?;
             let Some(answer) = self.answer() else {
@@ -199,6 +203,7 @@ impl Asker {
             match answer.state {
                 State::Paused => return Ok(()),
                 State::Waiting => {}
+                State::ApplyDisabled if started.elapsed() < ENABLING => {}
                 State::ApplyDisabled => {
                     return Err(Error::state(
                         "cannot compare exactly: the follow collects changes and applies none",

@@ -43,8 +43,20 @@ pub const FOLLOW: &[&str] = &[
     "apply.after_file",
 ];
 
+/// The names that a comparison passes.
+pub const COMPARE: &[&str] = &["compare.paused"];
+
+/// The names that `copy extensions` and `copy roles` pass, which are no steps of a clone.
+pub const BEFORE: &[&str] = &[
+    "extensions.before_commit",
+    "extensions.after_one",
+    "roles.before_commit",
+];
+
 fn is_listed(name: &str) -> bool {
-    ALL.contains(&name) || FOLLOW.contains(&name)
+    [ALL, FOLLOW, COMPARE, BEFORE]
+        .iter()
+        .any(|names| names.contains(&name))
 }
 
 #[cfg(not(feature = "failpoint"))]
@@ -66,7 +78,7 @@ mod plan {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
-    use super::ALL;
+    use super::is_listed;
     use crate::error::{Error, Result};
 
     /// What the environment asks for.
@@ -153,7 +165,7 @@ mod plan {
                 Some((name, role)) => (name, Some(role.to_string())),
                 None => (point, None),
             };
-            if !ALL.contains(&name) {
+            if !is_listed(name) {
                 return Err(invalid("there is no such fault point"));
             }
             let (verb, number) = match action.split_once(':') {

@@ -32,6 +32,7 @@ pub struct LiveRun {
     pub started_at_ms: u64,
     pub table_jobs: u32,
     pub index_jobs: u32,
+    pub skips_vacuum: bool,
     /// On the source's disk: what earlier runs have copied already.
     pub size_done_before: u64,
 }

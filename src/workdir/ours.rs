@@ -18,6 +18,7 @@ const ENDINGS: &[&str] = &[
     "done",
     "dump",
     "failed",
+    "ini",
     "json",
     "list",
     "lock",

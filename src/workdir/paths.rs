@@ -91,9 +91,29 @@ impl Paths {
         self.run().join("restore-pre.refused")
     }
 
-    /// How tables and large objects were cut into pieces.
+    /// What the dump found the source to be, for commands that do not talk to it.
+    pub fn source_facts(&self) -> PathBuf {
+        self.run().join("source.json")
+    }
+
+    /// The filters of the run, for its later commands.
+    pub fn filters(&self) -> PathBuf {
+        self.run().join("filters.ini")
+    }
+
+    /// What the snapshot of the run sees, in the server's words.
+    pub fn snapshot_content(&self) -> PathBuf {
+        self.run().join("snapshot.json")
+    }
+
+    /// How tables were cut into parts.
     pub fn cut(&self) -> PathBuf {
         self.run().join("cut.json")
+    }
+
+    /// How large objects were cut into batches.
+    pub fn batches(&self) -> PathBuf {
+        self.run().join("batches.json")
     }
 
     /// How far each worker is.

@@ -64,7 +64,35 @@ impl Scene {
 
     /// The program with these arguments; `--dir` is not among them, as some commands know none.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Invocation {
-        let mut command = Command::new(program());
+        self.invocation(&program(), args)
+    }
+
+    /// A script for bash that ends at the first command that fails, with `pgcopydb` and `psql` as a user has them. Without
+    /// `-u`: bash unsets COPROC_PID as soon as the coproc has ended.
+    pub fn bash(&self, script: &str) -> Invocation {
+        let strict = format!("set -eo pipefail\n{script}");
+        let mut path = Path::new(&program())
+            .parent()
+            .unwrap()
+            .as_os_str()
+            .to_owned();
+        for more in [
+            std::env::var_os("PATH").unwrap_or_default(),
+            Version::Pg18.bindir().into_os_string(),
+        ] {
+            path.push(":");
+            path.push(more);
+        }
+        self.invocation(OsStr::new("bash"), ["-c", &strict])
+            .env("PATH", path)
+    }
+
+    fn invocation<S: AsRef<OsStr>>(
+        &self,
+        program: &OsStr,
+        args: impl IntoIterator<Item = S>,
+    ) -> Invocation {
+        let mut command = Command::new(program);
         command
             .args(args)
             .env_clear()

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{differs, json};
-use crate::cli::options::{ConnectionArgs, DirArgs, parse_jobs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, parse_jobs};
 use crate::cli::stdout;
 use crate::compare::data::{self, DataReport, DataSpec, RowIs, Status, TableReport};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -36,6 +36,8 @@ pub struct DataArgs {
     connections: ConnectionArgs,
     #[command(flatten)]
     dir: DirArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Processes that compare tables
     #[arg(short = 'J', long, visible_alias = "jobs", value_name = "N", env = "PGCOPYDB_TABLE_JOBS", hide_env_values = true, allow_negative_numbers = true, value_parser = parse_jobs, default_value_t = 4)]
     table_jobs: u32,
@@ -61,6 +63,7 @@ pub fn run(args: DataArgs) -> Result<()> {
         jobs: args.table_jobs,
         follow: args.follow,
         skip_large_objects: args.skip_large_objects,
+        filters: args.filters.read()?,
         names_rows: args.rows,
     };
     let shutdown = Shutdown::install()?;

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{differs, json};
-use crate::cli::options::{ConnectionArgs, DirArgs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::cli::stdout;
 use crate::compare::schema::{self, SchemaReport, SchemaSpec, What};
 use crate::error::{Result, Side};
@@ -29,6 +29,8 @@ pub struct SchemaArgs {
     connections: ConnectionArgs,
     #[command(flatten)]
     dir: DirArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Leave out owners
     #[arg(short = 'O', long)]
     no_owner: bool,
@@ -51,6 +53,7 @@ pub fn run(args: SchemaArgs) -> Result<()> {
         source: args.connections.required(Side::Source)?,
         target: args.connections.required(Side::Target)?,
         dir: args.dir.dir,
+        filters: args.filters.read()?,
         no_owner: args.no_owner,
         no_acl: args.no_acl,
         no_comments: args.no_comments,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::{FromSource, NameArgs, print_json};
+use super::{FromSource, NameArgs};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan};
 use crate::catalog::{
     FetchOptions, Part, PartRange, Table, WorkItem, fetch_key_bounds, fetch_tables_only,
@@ -158,7 +158,7 @@ pub fn table_parts(args: &TablePartsArgs) -> Result<()> {
     let mut lines: Vec<PartLine> = parts.into_values().flatten().collect();
     lines.sort_by(|a, b| (&a.schema, &a.table, a.number).cmp(&(&b.schema, &b.table, b.number)));
     if args.from.json {
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     if lines.is_empty() {
         log::info!("none of the {} tables would be split", chosen.len());

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::print_json;
 use super::progress_text::{render, render_summary};
 use crate::cli::options::{ConnectionArgs, DirArgs};
 use crate::cli::stdout;
@@ -71,7 +70,7 @@ pub fn run(args: &ProgressArgs) -> Result<()> {
     if args.summary {
         let summary = Summary::read(&paths)?;
         return match (args.json, &summary) {
-            (true, summary) => print_json(summary),
+            (true, summary) => stdout::print_json(summary),
             (false, Some(summary)) => stdout::print(&render_summary(summary)),
             (false, None) => stdout::print(&nothing(&top)),
         };
@@ -81,7 +80,7 @@ pub fn run(args: &ProgressArgs) -> Result<()> {
     ask_target(&mut progress, args, &shutdown)?;
     ask_source(&mut progress, args, &top, &shutdown)?;
     if args.json {
-        return print_json(&progress);
+        return stdout::print_json(&progress);
     }
     stdout::print(
         &match progress.run.is_some() || progress.replication.is_some() {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{FromSource, fetch_extensions, print_json};
+use super::{FromSource, fetch_extensions};
 use crate::catalog::inventory::{
     self, CollationEntry, ExtensionConfig, ExtensionVersions, fetch_collations, fetch_databases,
     fetch_extension_configs, fetch_extension_versions,
@@ -47,7 +47,7 @@ pub fn databases(args: &DatabasesArgs) -> Result<()> {
         })
         .collect();
     if args.from.json {
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     let mut table = TextTable::new(&[
         ("OID", Right),
@@ -138,7 +138,7 @@ pub fn extensions(args: &ExtensionsArgs) -> Result<()> {
         })
         .collect();
     if args.from.json {
-        return print_json(&lines);
+        return stdout::print_json(&lines);
     }
     let mut table = TextTable::new(&[
         ("OID", Right),
@@ -168,7 +168,7 @@ pub fn extensions(args: &ExtensionsArgs) -> Result<()> {
 
 fn print_versions(found: &[ExtensionVersions], is_json: bool) -> Result<()> {
     if is_json {
-        return print_json(&found);
+        return stdout::print_json(&found);
     }
     let mut table = TextTable::new(&[("Name", Left), ("Versions", Left)]);
     for entry in found {
@@ -179,7 +179,7 @@ fn print_versions(found: &[ExtensionVersions], is_json: bool) -> Result<()> {
 
 fn print_requirements(found: &[Requirement], is_json: bool) -> Result<()> {
     if is_json {
-        return print_json(&found);
+        return stdout::print_json(&found);
     }
     let mut table = TextTable::new(&[("Name", Left), ("Version", Left)]);
     for entry in found {
@@ -206,7 +206,7 @@ pub struct CollationsArgs {
 pub fn collations(args: &CollationsArgs) -> Result<()> {
     let found: Vec<CollationEntry> = fetch_collations(&mut args.from.open()?)?;
     if args.from.json {
-        return print_json(&found);
+        return stdout::print_json(&found);
     }
     let mut table = TextTable::new(&[
         ("OID", Right),

@@ -161,11 +161,11 @@ pub mod tests {
 
     pub fn pair(columns: &[(&str, Oid)]) -> Pair {
         let only = SideTable {
+            oid: 1,
             is_only: true,
             ..SideTable::default()
         };
         Pair {
-            oid: 1,
             name: QualifiedName::new("s", "T"),
             contents: Contents::Rows,
             source: only,

@@ -54,7 +54,7 @@ pub fn fetch(source: &mut Connection, catalog: &Catalog, pairs: &mut [Pair]) -> 
         .iter_mut()
         .filter(|pair| pair.contents == Contents::Rows)
     {
-        if let Some(key) = keys.remove(&pair.oid) {
+        if let Some(key) = keys.remove(&pair.source.oid) {
             pair.key = key;
         }
     }

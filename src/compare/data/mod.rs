@@ -13,17 +13,23 @@ mod locate;
 mod pairs;
 mod plan;
 mod report;
+mod rewritten;
 mod snapshots;
 mod supervise;
 mod work;
 mod worker;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::catalog::{self, Catalog, FetchOptions};
+use crate::dump::filtered;
 use crate::error::Result;
+use crate::filter::{self, Filters};
+use crate::ident::QualifiedName;
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::open_source;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 pub use answer::{Row, RowIs, Sum};
@@ -46,6 +52,7 @@ pub struct DataSpec {
     /// A follow runs on the same work directory: compare at one exact point of its changes.
     pub follow: bool,
     pub skip_large_objects: bool,
+    pub filters: Option<Filters>,
     /// Tell each row that differs, not only how many and between which keys.
     pub names_rows: bool,
 }
@@ -69,6 +76,9 @@ pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
     workdir.prepare_compare()?;
     workdir.remove_noted_compare_queue()?;
     let (_, source) = connect_and_pin(&spec.source, NAME, shutdown)?;
+    if let Some(filters) = &spec.filters {
+        filter::check(&mut open_source(&source, NAME, shutdown)?, filters)?;
+    }
     let (_, target) = connect_and_pin(&spec.target, NAME, shutdown)?;
     let mut snapshots = match spec.follow {
         false => Snapshots::now(&source, &target, shutdown)?,
@@ -77,15 +87,15 @@ pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
             Snapshots::of_follow(&source, &target, &dir, shutdown)?
         }
     };
-    let ours = catalog::fetch(snapshots.source.connection(), &FetchOptions::default())?;
+    let (ours, filtered_out) = fetch_source(spec, &source, &mut snapshots, shutdown)?;
     let theirs = catalog::fetch(snapshots.target.connection(), &FetchOptions::default())?;
     let method = Method::choose(&mut snapshots, (&ours, &theirs))?;
-    let mut pairs = pairs::pair(&ours, &theirs);
+    let mut pairs = pairs::pair(&ours, &theirs, &filtered_out);
     if !spec.skip_large_objects {
         pairs.extend(pairs::large_objects(&ours, &theirs));
     }
     keys::fetch(snapshots.source.connection(), &ours, &mut pairs)?;
-    let report = compare(
+    let mut report = compare(
         spec,
         &workdir,
         (source, target),
@@ -93,9 +103,31 @@ pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
         (&ours, &pairs, method),
         shutdown,
     )?;
+    rewritten::withdraw(&mut report, &pairs, &mut snapshots)?;
     snapshots.release()?;
     workdir.write_json(&workdir.paths.comparison("data"), &report)?;
     Ok(report)
+}
+
+/// What is compared of the source, and the tables that the filters leave out.
+fn fetch_source(
+    spec: &DataSpec,
+    source: &ConnInfo,
+    snapshots: &mut Snapshots,
+    shutdown: &Shutdown,
+) -> Result<(Catalog, HashSet<QualifiedName>)> {
+    let connection = snapshots.source.connection();
+    let options = FetchOptions::default();
+    let Some(filters) = &spec.filters else {
+        return Ok((catalog::fetch(connection, &options)?, HashSet::new()));
+    };
+    let filtered = filtered::fetch(connection, source, filters, &options, shutdown)?;
+    let names = filtered
+        .skipped
+        .tables
+        .iter()
+        .map(|table| table.qualified_name());
+    Ok((filtered.catalog, names.collect()))
 }
 
 fn compare(

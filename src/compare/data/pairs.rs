@@ -1,6 +1,6 @@
 //! Which table is compared with which, and by which columns. Pure: two catalogs in, pairs out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::catalog::{Catalog, Table, TableKind};
 use crate::ident::{Oid, QualifiedName};
@@ -16,6 +16,10 @@ pub struct PairedColumn {
 /// How one side's rows are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SideTable {
+    /// Zero where there is no such table.
+    pub oid: Oid,
+    /// As the snapshot sees it. TRUNCATE and rewrites are not MVCC-safe: with another one the rows of the snapshot are gone.
+    pub relfilenode: Oid,
     /// Rows of the table alone; a partitioned one is read with its partitions.
     pub is_only: bool,
     pub bytes: u64,
@@ -41,8 +45,6 @@ pub enum Contents {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    /// The source's; zero where it is only on the target.
-    pub oid: Oid,
     pub name: QualifiedName,
     pub contents: Contents,
     pub source: SideTable,
@@ -60,8 +62,13 @@ pub struct Pair {
 /// TID range scans exist since 14.
 const CTID_RANGES_SINCE: u32 = 140_000;
 
-/// Every table of the source with its counterpart, and what only the target has.
-pub fn pair(source: &Catalog, target: &Catalog) -> Vec<Pair> {
+/// Every table of the source with its counterpart, and what only the target has. What the filters leave out may be there or
+/// not.
+pub fn pair(
+    source: &Catalog,
+    target: &Catalog,
+    filtered_out: &HashSet<QualifiedName>,
+) -> Vec<Pair> {
     let mut theirs: HashMap<(&str, &str), &Table> = target
         .tables
         .iter()
@@ -80,9 +87,9 @@ pub fn pair(source: &Catalog, target: &Catalog) -> Vec<Pair> {
         }
     }
     for table in theirs.into_values() {
-        if table.kind == TableKind::Ordinary && table.extension_config.is_none() {
+        let is_comparable = table.kind == TableKind::Ordinary && table.extension_config.is_none();
+        if is_comparable && !filtered_out.contains(&table.qualified_name()) {
             pairs.push(Pair {
-                oid: 0,
                 obstacle: Some(Obstacle::OnlyOnTarget),
                 ..pair_of((table, target), None)
             });
@@ -103,7 +110,6 @@ fn pair_of((ours, source): (&Table, &Catalog), other: Option<(&Table, &Catalog)>
         Some((theirs, _)) => columns_differ(ours, theirs).map(Obstacle::Columns),
     };
     Pair {
-        oid: ours.oid,
         name: ours.qualified_name(),
         contents: Contents::Rows,
         source: side(ours, source),
@@ -121,6 +127,8 @@ fn pair_of((ours, source): (&Table, &Catalog), other: Option<(&Table, &Catalog)>
 fn side(table: &Table, catalog: &Catalog) -> SideTable {
     let is_only = table.kind == TableKind::Ordinary;
     SideTable {
+        oid: table.oid,
+        relfilenode: table.relfilenode,
         is_only,
         bytes: table.bytes,
         pages: table.pages,
@@ -183,7 +191,6 @@ pub fn large_objects(source: &Catalog, target: &Catalog) -> Option<Pair> {
         return None;
     }
     Some(Pair {
-        oid: 0,
         name: QualifiedName::new("pg_catalog", "pg_largeobject"),
         contents: Contents::LargeObjects,
         source: SideTable {

@@ -45,7 +45,7 @@ pub fn sums(source: &mut Connection, catalog: &Catalog, pairs: &[Pair]) -> Resul
     let by_key: Vec<&Table> = pairs
         .iter()
         .filter(|pair| part_count(pair) > 1 && !has_ctid_ranges(pair))
-        .filter_map(|pair| catalog.table(pair.oid))
+        .filter_map(|pair| catalog.table(pair.source.oid))
         .filter(|table| table.split_key.is_some())
         .collect();
     let bounds = fetch_key_bounds(source, &by_key)?;
@@ -62,7 +62,7 @@ fn items(pairs: &[Pair], bounds: &HashMap<Oid, KeyBounds>) -> Vec<Item> {
         let parts = match (has_ctid_ranges(pair), &pair.split_column) {
             _ if count < 2 => vec![(None, None)],
             (true, _) => by_ctid(pair, count),
-            (false, Some(column)) => by_key(column, bounds.get(&pair.oid), count),
+            (false, Some(column)) => by_key(column, bounds.get(&pair.source.oid), count),
             (false, None) => vec![(None, None)],
         };
         let bytes = bytes(pair) / parts.len() as u64;

@@ -64,6 +64,15 @@ pub struct DataReport {
 }
 
 impl DataReport {
+    /// Say that a table could not be compared after all.
+    pub fn withdraw(&mut self, at: usize, reason: String) {
+        if let Some(table) = self.tables.get_mut(at) {
+            table.status = Status::Failed;
+            table.reason = Some(reason);
+            table.differing = None;
+        }
+    }
+
     pub fn count(&self, is: impl Fn(Status) -> bool) -> usize {
         self.tables.iter().filter(|table| is(table.status)).count()
     }

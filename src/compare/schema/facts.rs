@@ -25,7 +25,7 @@ impl<'c> Facts<'c> {
         let mut facts = Facts {
             connection,
             kind: section.kind,
-            columns: section.properties.len() + 2,
+            columns: section.properties.len() + 3,
             batch: VecDeque::new(),
             is_complete: false,
         };
@@ -92,6 +92,7 @@ fn fact(row: &Row, columns: usize, kind: &str) -> Result<Fact> {
     Ok(Fact {
         name,
         relation: text(1),
-        values: (2..columns).map(text).collect(),
+        id: text(2),
+        values: (3..columns).map(text).collect(),
     })
 }

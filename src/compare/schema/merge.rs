@@ -17,6 +17,8 @@ pub struct Fact {
     pub name: String,
     /// The table, view or type that it belongs to.
     pub relation: Option<String>,
+    /// Its row in the catalogs: "tableoid:oid".
+    pub id: Option<String>,
     pub values: Vec<Option<String>>,
 }
 
@@ -56,6 +58,9 @@ pub struct Comparison<'a> {
     pub leaves_out: &'a dyn Fn(&str) -> bool,
     /// Relations that are on one side only: what belongs to them is told with them.
     pub missing_relations: &'a mut HashSet<String>,
+    /// What the filters leave out on the source, by catalog row; and the names of relations among it.
+    pub left_out: &'a HashSet<String>,
+    pub left_out_relations: &'a mut HashSet<String>,
     pub report: &'a mut SchemaReport,
 }
 
@@ -88,7 +93,27 @@ pub fn merge(
 }
 
 impl Comparison<'_> {
+    /// Whether the filters leave out this object of the source, or what it belongs to.
+    fn is_left_out(&mut self, fact: &Fact) -> bool {
+        let is_ruled_out = fact
+            .id
+            .as_ref()
+            .is_some_and(|id| self.left_out.contains(id));
+        if is_ruled_out && self.section.is_relation {
+            self.left_out_relations.insert(fact.name.clone());
+        }
+        is_ruled_out || self.belongs_to_left_out(fact)
+    }
+
+    fn belongs_to_left_out(&self, fact: &Fact) -> bool {
+        let relation = fact.relation.as_ref();
+        relation.is_some_and(|relation| self.left_out_relations.contains(relation))
+    }
+
     fn both(&mut self, source: &Fact, target: &Fact) {
+        if self.is_left_out(source) {
+            return;
+        }
         let kind = self.section.kind;
         let count = self.report.kinds.entry(kind).or_default();
         count.source += 1;
@@ -115,6 +140,13 @@ impl Comparison<'_> {
     }
 
     fn one(&mut self, fact: &Fact, is_source: bool) {
+        let is_left_out = match is_source {
+            true => self.is_left_out(fact),
+            false => self.belongs_to_left_out(fact),
+        };
+        if is_left_out {
+            return;
+        }
         let count = self.report.kinds.entry(self.section.kind).or_default();
         let what = match is_source {
             true => {
@@ -162,6 +194,7 @@ mod tests {
             .map(|(name, relation, value)| Fact {
                 name: (*name).to_owned(),
                 relation: relation.map(str::to_owned),
+                id: None,
                 values: vec![Some((*value).to_owned())],
             })
             .collect();
@@ -186,6 +219,8 @@ mod tests {
             versions: (150_000, 150_000),
             leaves_out: &|_| false,
             missing_relations: missing,
+            left_out: &HashSet::new(),
+            left_out_relations: &mut HashSet::new(),
             report: &mut report,
         };
         merge(&mut list(source), &mut list(target), &mut comparison).unwrap();

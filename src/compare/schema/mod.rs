@@ -20,7 +20,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::catalog::FetchOptions;
+use crate::dump::filtered;
 use crate::error::{Context, Result};
+use crate::filter::{self, Filters};
+use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
@@ -39,6 +43,7 @@ pub struct SchemaSpec {
     pub source: ConnInfo,
     pub target: ConnInfo,
     pub dir: Option<PathBuf>,
+    pub filters: Option<Filters>,
     pub no_owner: bool,
     pub no_acl: bool,
     pub no_comments: bool,
@@ -84,13 +89,15 @@ pub fn run(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
 }
 
 fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
-    let mut source = open(&spec.source, shutdown)?;
+    let (_, pinned) = connect_and_pin(&spec.source, NAME, shutdown)?;
+    let mut source = open(&pinned, shutdown)?;
     let mut target = open(&spec.target, shutdown)?;
     let versions = (source.server_version(), target.server_version());
     let ours = section::all(&Dialect::new(&source, versions.1));
     let theirs = section::all(&Dialect::new(&target, versions.0));
     let mut report = SchemaReport::default();
-    let mut missing_relations = HashSet::new();
+    let left_out = left_out(spec, &pinned, &mut source, shutdown)?;
+    let (mut missing_relations, mut left_out_relations) = (HashSet::new(), HashSet::new());
     for (ours, theirs) in ours.iter().zip(&theirs) {
         shutdown.check()?;
         let mut comparison = merge::Comparison {
@@ -98,6 +105,8 @@ fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
             versions,
             leaves_out: &|property| spec.leaves_out(property),
             missing_relations: &mut missing_relations,
+            left_out: &left_out,
+            left_out_relations: &mut left_out_relations,
             report: &mut report,
         };
         compare_section((&mut source, ours), (&mut target, theirs), &mut comparison)?;
@@ -107,6 +116,8 @@ fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
         versions,
         leaves_out: &|_| false,
         missing_relations: &mut missing_relations,
+        left_out: &left_out,
+        left_out_relations: &mut left_out_relations,
         report: &mut report,
     };
     sequences::compare(&mut source, &mut target, &mut comparison)?;
@@ -114,6 +125,25 @@ fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
     count_differing(&mut report);
     report.equal = report.differences.is_empty();
     Ok(report)
+}
+
+/// The catalog rows of what the filters leave out, and of what falls with it.
+fn left_out(
+    spec: &SchemaSpec,
+    info: &ConnInfo,
+    source: &mut Connection,
+    shutdown: &Shutdown,
+) -> Result<HashSet<String>> {
+    let Some(filters) = &spec.filters else {
+        return Ok(HashSet::new());
+    };
+    filter::check(&mut open_source(info, NAME, shutdown)?, filters)?;
+    let options = FetchOptions::default();
+    let filtered = filtered::fetch(source, info, filters, &options, shutdown)?;
+    let ids = filtered.omitted.iter().map(|omitted| omitted.catalog_id);
+    Ok(ids
+        .map(|id| format!("{}:{}", id.tableoid, id.oid))
+        .collect())
 }
 
 /// A transaction of its own on each side: what is read first and what is read last belong together.

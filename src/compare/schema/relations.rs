@@ -62,7 +62,7 @@ fn tables(d: &Dialect) -> Section {
         sorted("t.reloptions")
     );
     let select = format!(
-        "SELECT {name} AS name, NULL::text, CASE c.relkind WHEN 'p' THEN 'partitioned' ELSE 'ordinary' END, \
+        "SELECT {name} AS name, NULL::text, c.tableoid || ':' || c.oid, CASE c.relkind WHEN 'p' THEN 'partitioned' ELSE 'ordinary' END, \
              c.relpersistence, {method}, {options}, {toast_options}, {parents}, \
              pg_get_expr(c.relpartbound, c.oid), pg_get_partkeydef(c.oid), \
              CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END, \
@@ -96,7 +96,7 @@ fn tables(d: &Dialect) -> Section {
 
 fn views(d: &Dialect, kind: &'static str, relkind: char) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, pg_get_viewdef(c.oid), {options}, c.relispopulated, {tablespace}, \
+        "SELECT {name} AS name, NULL::text, c.tableoid || ':' || c.oid, pg_get_viewdef(c.oid), {options}, c.relispopulated, {tablespace}, \
              {belongings} {from}",
         name = relation_name(),
         options = sorted("c.reloptions"),
@@ -118,7 +118,7 @@ fn views(d: &Dialect, kind: &'static str, relkind: char) -> Section {
 
 fn foreign_tables(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, (SELECT s.srvname FROM pg_foreign_table f JOIN pg_foreign_server s \
+        "SELECT {name} AS name, NULL::text, c.tableoid || ':' || c.oid, (SELECT s.srvname FROM pg_foreign_table f JOIN pg_foreign_server s \
              ON s.oid = f.ftserver WHERE f.ftrelid = c.oid), \
              (SELECT {options} FROM pg_foreign_table f WHERE f.ftrelid = c.oid), \
              pg_get_expr(c.relpartbound, c.oid), {belongings} {from}",
@@ -150,7 +150,7 @@ fn sequences(d: &Dialect) -> Section {
         quoted("a.attname")
     );
     let select = format!(
-        "SELECT {name} AS name, NULL::text, format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement, q.seqmin, \
+        "SELECT {name} AS name, NULL::text, c.tableoid || ':' || c.oid, format_type(q.seqtypid, NULL), q.seqstart, q.seqincrement, q.seqmin, \
              q.seqmax, q.seqcache, q.seqcycle, {owned_by}, {persistence}, {belongings} {from}",
         name = relation_name(),
         persistence = d.common(15, "c.relpersistence::text"),
@@ -194,7 +194,7 @@ fn columns(d: &Dialect) -> Section {
         qualified("ln.nspname", "l.collname")
     );
     let select = format!(
-        "SELECT {relation} || '.' || {column} AS name, {relation} AS relation, \
+        "SELECT {relation} || '.' || {column} AS name, {relation} AS relation, NULL::text, \
              rank() OVER (PARTITION BY a.attrelid ORDER BY a.attnum), format_type(a.atttypid, a.atttypmod), {collation}, \
              a.attnotnull, pg_get_expr(f.adbin, f.adrelid), {generated}, nullif(a.attidentity::text, ''), \
              CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage END, {compression}, \
@@ -246,7 +246,7 @@ fn indexes(d: &Dialect) -> Section {
         qualified("pn.nspname", "p.relname")
     );
     let select = format!(
-        "SELECT {index} AS name, {relation} AS relation, pg_get_indexdef(x.oid), i.indisvalid, i.indisclustered, \
+        "SELECT {index} AS name, {relation} AS relation, x.tableoid || ':' || x.oid, pg_get_indexdef(x.oid), i.indisvalid, i.indisclustered, \
              i.indisreplident, {parent}, {statistics}, \
              (SELECT ts.spcname FROM pg_tablespace ts WHERE ts.oid = x.reltablespace), obj_description(x.oid, 'pg_class') \
          FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid \
@@ -278,7 +278,7 @@ fn constraints(d: &Dialect) -> Section {
     };
     let is_cloned = d.either(11, "k.contype = 'f' AND k.conparentid <> 0", "false");
     let of_table = format!(
-        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, pg_get_constraintdef(k.oid), \
+        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, k.tableoid || ':' || k.oid, pg_get_constraintdef(k.oid), \
              obj_description(k.oid, 'pg_constraint') \
          FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE k.contype IN ({kinds}) AND NOT ({is_cloned}) AND c.relpersistence <> 't' AND {IS_USERS} AND {no_member}",
@@ -287,7 +287,7 @@ fn constraints(d: &Dialect) -> Section {
         no_member = is_no_member("pg_class", "c.oid"),
     );
     let of_domain = format!(
-        "SELECT {domain} || ' ' || {name}, {domain}, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint') \
+        "SELECT {domain} || ' ' || {name}, {domain}, k.tableoid || ':' || k.oid, pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint') \
          FROM pg_constraint k JOIN pg_type t ON t.oid = k.contypid JOIN pg_namespace n ON n.oid = t.typnamespace \
          WHERE k.contype = 'c' AND {IS_USERS} AND {no_member}",
         domain = qualified("n.nspname", "t.typname"),
@@ -306,7 +306,7 @@ fn constraints(d: &Dialect) -> Section {
 fn triggers(d: &Dialect) -> Section {
     let is_cloned = d.either(13, "t.tgparentid <> 0", "false");
     let select = format!(
-        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, \
+        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, t.tableoid || ':' || t.oid, \
              replace(pg_get_triggerdef(t.oid), ' EXECUTE PROCEDURE ', ' EXECUTE FUNCTION '), t.tgenabled, \
              obj_description(t.oid, 'pg_trigger') \
          FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -320,7 +320,7 @@ fn triggers(d: &Dialect) -> Section {
 
 fn rules(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, pg_get_ruledef(r.oid), r.ev_enabled, \
+        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, r.tableoid || ':' || r.oid, pg_get_ruledef(r.oid), r.ev_enabled, \
              obj_description(r.oid, 'pg_rewrite') \
          FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE r.rulename <> '_RETURN' AND {IS_USERS} AND {no_member}",
@@ -338,7 +338,7 @@ fn policies(d: &Dialect) -> Section {
         quoted("pg_get_userbyid(u.role)")
     );
     let select = format!(
-        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, p.polcmd, p.polpermissive, {roles}, \
+        "SELECT {relation} || ' ' || {name} AS name, {relation} AS relation, p.tableoid || ':' || p.oid, p.polcmd, p.polpermissive, {roles}, \
              pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid), \
              obj_description(p.oid, 'pg_policy') \
          FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -372,7 +372,7 @@ fn statistics(d: &Dialect) -> Section {
     );
     let target = d.common(13, "nullif(s.stxstattarget::int, -1)");
     let select = format!(
-        "SELECT {name} AS name, NULL::text, {relation}, {columns}, {expressions}, \
+        "SELECT {name} AS name, NULL::text, s.tableoid || ':' || s.oid, {relation}, {columns}, {expressions}, \
              (SELECT string_agg(u.kind::text, '' ORDER BY u.kind::text COLLATE \"C\") FROM unnest(s.stxkind) u(kind) \
                  WHERE {kinds}), {target}, pg_get_userbyid(s.stxowner), \
              obj_description(s.oid, 'pg_statistic_ext') \

@@ -44,7 +44,7 @@ fn functions(d: &Dialect) -> Section {
         false => "NULL".to_owned(),
     };
     let select = format!(
-        "SELECT {name} || '(' || oidvectortypes(p.proargtypes) || ')' AS name, NULL::text, {kind}, \
+        "SELECT {name} || '(' || oidvectortypes(p.proargtypes) || ')' AS name, NULL::text, p.tableoid || ':' || p.oid, {kind}, \
              pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), \
              (SELECT l.lanname FROM pg_language l WHERE l.oid = p.prolang), p.prosrc, p.probin, {body}, {aggregate}, \
              p.provolatile, p.proisstrict, p.prosecdef, p.proleakproof, p.proparallel, p.procost, p.prorows, \
@@ -92,7 +92,7 @@ fn operators(d: &Dialect) -> Section {
     };
     let select = format!(
         "SELECT {name} || '(' || format_type(nullif(o.oprleft, 0), NULL) || ', ' \
-                 || format_type(nullif(o.oprright, 0), NULL) || ')' AS name, NULL::text, {code}, {commutator}, {negator}, \
+                 || format_type(nullif(o.oprright, 0), NULL) || ')' AS name, NULL::text, o.tableoid || ':' || o.oid, {code}, {commutator}, {negator}, \
              {restrict}, {join}, o.oprcanhash, o.oprcanmerge, pg_get_userbyid(o.oprowner), \
              obj_description(o.oid, 'pg_operator') \
          FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE {IS_USERS} AND o.oprcode <> 0 AND {no_member}",
@@ -125,7 +125,7 @@ fn operator_classes(d: &Dialect) -> Section {
              UNION ALL SELECT (ap.amprocnum || ' ' || f.proname) COLLATE \"C\" FROM pg_amproc ap \
              JOIN pg_proc f ON f.oid = ap.amproc WHERE ap.amprocfamily = k.opcfamily) m)";
     let select = format!(
-        "SELECT {name} || ' USING ' || am.amname AS name, NULL::text, {family}, format_type(k.opcintype, NULL), \
+        "SELECT {name} || ' USING ' || am.amname AS name, NULL::text, k.tableoid || ':' || k.oid, {family}, format_type(k.opcintype, NULL), \
              k.opcdefault, CASE WHEN k.opckeytype <> 0 THEN format_type(k.opckeytype, NULL) END, {members}, \
              pg_get_userbyid(k.opcowner), obj_description(k.oid, 'pg_opclass') \
          FROM pg_opclass k JOIN pg_namespace n ON n.oid = k.opcnamespace JOIN pg_am am ON am.oid = k.opcmethod \
@@ -144,7 +144,7 @@ fn operator_classes(d: &Dialect) -> Section {
 /// Casts have no schema: those made by initdb have OIDs below the first normal one. A range makes one to its multirange.
 fn casts(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT format_type(k.castsource, NULL) || ' AS ' || format_type(k.casttarget, NULL) AS name, NULL::text, \
+        "SELECT format_type(k.castsource, NULL) || ' AS ' || format_type(k.casttarget, NULL) AS name, NULL::text, k.tableoid || ':' || k.oid, \
              {function}, k.castcontext, k.castmethod, obj_description(k.oid, 'pg_cast') \
          FROM pg_cast k WHERE k.oid >= 16384 AND {no_member} AND NOT EXISTS (SELECT FROM pg_depend i \
              WHERE i.classid = 'pg_cast'::regclass AND i.objid = k.oid AND i.deptype = 'i')",
@@ -157,7 +157,7 @@ fn casts(d: &Dialect) -> Section {
 
 fn conversions(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, pg_encoding_to_char(k.conforencoding), pg_encoding_to_char(k.contoencoding), \
+        "SELECT {name} AS name, NULL::text, k.tableoid || ':' || k.oid, pg_encoding_to_char(k.conforencoding), pg_encoding_to_char(k.contoencoding), \
              {function}, k.condefault, pg_get_userbyid(k.conowner), obj_description(k.oid, 'pg_conversion') \
          FROM pg_conversion k JOIN pg_namespace n ON n.oid = k.connamespace WHERE {IS_USERS} AND {no_member}",
         name = qualified("n.nspname", "k.conname"),
@@ -170,7 +170,7 @@ fn conversions(d: &Dialect) -> Section {
 
 fn event_triggers(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, t.evtevent, {function}, t.evtenabled, {tags}, pg_get_userbyid(t.evtowner), \
+        "SELECT {name} AS name, NULL::text, t.tableoid || ':' || t.oid, t.evtevent, {function}, t.evtenabled, {tags}, pg_get_userbyid(t.evtowner), \
              obj_description(t.oid, 'pg_event_trigger') \
          FROM pg_event_trigger t WHERE {no_member}",
         name = quoted("t.evtname"),

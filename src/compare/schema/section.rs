@@ -8,10 +8,10 @@ use super::{relations, routines, types};
 #[derive(Debug)]
 pub struct Section {
     pub kind: &'static str,
-    /// What is compared of each object, in the order of the query's columns after the first two.
+    /// What is compared of each object, in the order of the query's columns after the first three.
     pub properties: &'static [&'static str],
     /// Columns: the object's name, unique within its kind and quoted the same by every major; the relation it belongs to,
-    /// or NULL; then the properties as text. In the order of the names' bytes.
+    /// or NULL; its row in the catalogs as "tableoid:oid", or NULL; then the properties as text. In the order of the names' bytes.
     pub sql: String,
     /// Objects of other kinds may belong to it.
     pub is_relation: bool,

@@ -80,6 +80,7 @@ fn read_batch(
             facts.push(Fact {
                 relation: Some(name.clone()),
                 name,
+                id: None,
                 values: vec![
                     row.opt_text(1)?.map(str::to_owned),
                     row.opt_text(2)?.map(str::to_owned),

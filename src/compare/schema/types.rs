@@ -32,7 +32,7 @@ pub fn last(d: &Dialect) -> Vec<Section> {
 /// whoever made the target.
 fn settings(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT coalesce('of role ' || {role} || ': ', '') || split_part(s.setting, '=', 1) AS name, NULL::text, \
+        "SELECT coalesce('of role ' || {role} || ': ', '') || split_part(s.setting, '=', 1) AS name, NULL::text, NULL::text, \
              substr(s.setting, strpos(s.setting, '=') + 1) \
          FROM pg_db_role_setting v CROSS JOIN LATERAL unnest(v.setconfig) AS s(setting) \
              LEFT JOIN pg_roles r ON r.oid = v.setrole \
@@ -50,7 +50,7 @@ fn schemas(d: &Dialect) -> Section {
         false => "CASE WHEN n.nspname <> 'public' THEN pg_get_userbyid(n.nspowner) END",
     };
     let select = format!(
-        "SELECT {name} AS name, NULL::text, {owner}, {privileges}, obj_description(n.oid, 'pg_namespace') \
+        "SELECT {name} AS name, NULL::text, n.tableoid || ':' || n.oid, {owner}, {privileges}, obj_description(n.oid, 'pg_namespace') \
          FROM pg_namespace n WHERE {IS_USERS} AND {no_member}",
         name = quoted("n.nspname"),
         privileges = d.privileges("n.nspacl", 'n', "n.nspowner"),
@@ -66,7 +66,7 @@ fn extensions(d: &Dialect) -> Section {
         false => ("NULL", "NULL"),
     };
     let select = format!(
-        "SELECT {name} AS name, NULL::text, {schema}, {version}, {comment} \
+        "SELECT {name} AS name, NULL::text, x.tableoid || ':' || x.oid, {schema}, {version}, {comment} \
          FROM pg_extension x JOIN pg_namespace n ON n.oid = x.extnamespace",
         name = quoted("x.extname"),
         schema = quoted("n.nspname"),
@@ -90,7 +90,7 @@ fn types(d: &Dialect) -> Section {
          t.typalign, t.typstorage, CASE WHEN t.typelem <> 0 THEN format_type(t.typelem, NULL) END) END";
     let collation = "CASE WHEN t.typtype = 'd' THEN (SELECT l.collname FROM pg_collation l WHERE l.oid = t.typcollation) END";
     let select = format!(
-        "SELECT {name} AS name, NULL::text, t.typtype, {labels}, \
+        "SELECT {name} AS name, NULL::text, t.tableoid || ':' || t.oid, t.typtype, {labels}, \
              CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END, {collation}, \
              t.typnotnull, pg_get_expr(t.typdefaultbin, 0), {range}, {base}, pg_get_userbyid(t.typowner), {privileges}, \
              obj_description(t.oid, 'pg_type') \
@@ -129,7 +129,7 @@ fn collations(d: &Dialect) -> Section {
         }
     };
     let select = format!(
-        "SELECT {name} AS name, NULL::text, l.collprovider, {locale}, {deterministic}, {rules}, \
+        "SELECT {name} AS name, NULL::text, l.tableoid || ':' || l.oid, l.collprovider, {locale}, {deterministic}, {rules}, \
              pg_get_userbyid(l.collowner), obj_description(l.oid, 'pg_collation') \
          FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace WHERE {IS_USERS} AND {no_member}",
         name = qualified("n.nspname", "l.collname"),
@@ -159,7 +159,7 @@ fn text_search(d: &Dialect, kind: &'static str) -> Section {
                          JOIN ts_token_type(k.cfgparser) tt ON tt.tokid = m.maptokentype \
                      WHERE m.mapcfg = k.oid GROUP BY tt.alias) w)";
             format!(
-                "SELECT {name} AS name, NULL::text, (SELECT r.prsname FROM pg_ts_parser r WHERE r.oid = k.cfgparser) \
+                "SELECT {name} AS name, NULL::text, k.tableoid || ':' || k.oid, (SELECT r.prsname FROM pg_ts_parser r WHERE r.oid = k.cfgparser) \
                          || ': ' || coalesce({mappings}, ''), pg_get_userbyid(k.cfgowner), \
                      obj_description(k.oid, 'pg_ts_config') \
                  FROM pg_ts_config k JOIN pg_namespace n ON n.oid = k.cfgnamespace WHERE {IS_USERS} AND {no_member}",
@@ -168,7 +168,7 @@ fn text_search(d: &Dialect, kind: &'static str) -> Section {
             )
         }
         _ => format!(
-            "SELECT {name} AS name, NULL::text, (SELECT e.tmplname FROM pg_ts_template e WHERE e.oid = k.dicttemplate) \
+            "SELECT {name} AS name, NULL::text, k.tableoid || ':' || k.oid, (SELECT e.tmplname FROM pg_ts_template e WHERE e.oid = k.dicttemplate) \
                      || ': ' || coalesce(k.dictinitoption, ''), pg_get_userbyid(k.dictowner), \
                  obj_description(k.oid, 'pg_ts_dict') \
              FROM pg_ts_dict k JOIN pg_namespace n ON n.oid = k.dictnamespace WHERE {IS_USERS} AND {no_member}",
@@ -181,7 +181,7 @@ fn text_search(d: &Dialect, kind: &'static str) -> Section {
 
 fn languages(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, l.lanpltrusted, pg_get_userbyid(l.lanowner), {privileges}, \
+        "SELECT {name} AS name, NULL::text, l.tableoid || ':' || l.oid, l.lanpltrusted, pg_get_userbyid(l.lanowner), {privileges}, \
              obj_description(l.oid, 'pg_language') \
          FROM pg_language l WHERE l.oid >= 16384 AND {no_member}",
         name = quoted("l.lanname"),
@@ -195,14 +195,14 @@ fn languages(d: &Dialect) -> Section {
 /// Wrappers and servers by what they are made of; of user mappings only that they are there.
 fn foreign_data(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT 'wrapper ' || {wrapper} AS name, NULL::text, {wrapper_options}, pg_get_userbyid(w.fdwowner), \
+        "SELECT 'wrapper ' || {wrapper} AS name, NULL::text, NULL::text, {wrapper_options}, pg_get_userbyid(w.fdwowner), \
              {wrapper_privileges}, obj_description(w.oid, 'pg_foreign_data_wrapper') \
          FROM pg_foreign_data_wrapper w WHERE {wrapper_no_member} \
-         UNION ALL SELECT 'server ' || {server}, NULL, concat_ws('; ', (SELECT w.fdwname FROM pg_foreign_data_wrapper w \
+         UNION ALL SELECT 'server ' || {server}, NULL, NULL, concat_ws('; ', (SELECT w.fdwname FROM pg_foreign_data_wrapper w \
                  WHERE w.oid = s.srvfdw), s.srvtype, s.srvversion, {server_options}), pg_get_userbyid(s.srvowner), \
              {server_privileges}, obj_description(s.oid, 'pg_foreign_server') \
          FROM pg_foreign_server s WHERE {server_no_member} \
-         UNION ALL SELECT 'user mapping of ' || {user} || ' for ' || {mapped_server}, NULL, NULL, NULL, NULL, NULL \
+         UNION ALL SELECT 'user mapping of ' || {user} || ' for ' || {mapped_server}, NULL, NULL, NULL, NULL, NULL, NULL \
          FROM pg_user_mappings m",
         wrapper = quoted("w.fdwname"),
         wrapper_options = sorted("w.fdwoptions"),
@@ -247,7 +247,7 @@ fn publications(d: &Dialect) -> Section {
         false => "NULL".to_owned(),
     };
     let select = format!(
-        "SELECT {name} AS name, NULL::text, p.puballtables, {tables}, {schemas}, \
+        "SELECT {name} AS name, NULL::text, p.tableoid || ':' || p.oid, p.puballtables, {tables}, {schemas}, \
              concat_ws(', ', CASE WHEN p.pubinsert THEN 'insert' END, CASE WHEN p.pubupdate THEN 'update' END, \
                  CASE WHEN p.pubdelete THEN 'delete' END, {truncate}), {root}, pg_get_userbyid(p.pubowner), \
              obj_description(p.oid, 'pg_publication') \
@@ -273,7 +273,7 @@ fn publications(d: &Dialect) -> Section {
 /// A copy never comes alive by itself, so whether it is enabled and which slot it uses differs on purpose.
 fn subscriptions(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, {publications}, pg_get_userbyid(s.subowner) \
+        "SELECT {name} AS name, NULL::text, s.tableoid || ':' || s.oid, {publications}, pg_get_userbyid(s.subowner) \
          FROM pg_subscription s \
          WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
         name = quoted("s.subname"),
@@ -287,7 +287,7 @@ fn default_privileges(d: &Dialect) -> Section {
     let select = format!(
         "SELECT {role} || coalesce(' in schema ' || {schema}, '') || ' on ' || CASE a.defaclobjtype WHEN 'r' THEN 'tables' \
                  WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions' WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' \
-                 ELSE a.defaclobjtype::text END AS name, NULL::text, {privileges} \
+                 ELSE a.defaclobjtype::text END AS name, NULL::text, a.tableoid || ':' || a.oid, {privileges} \
          FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace",
         role = quoted("pg_get_userbyid(a.defaclrole)"),
         schema = quoted("n.nspname"),
