@@ -151,6 +151,7 @@ fn check_source(source: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Probl
     }
     if wanted.makes_slot && problems.is_empty() {
         warn_of_source(version, row.bool(8)? && !row.bool(10)?);
+        tell_unlogged(source)?;
     }
     let encoding = row.text(9)?;
     if plugin != Plugin::Pgoutput && !matches!(encoding, "UTF8" | "SQL_ASCII") {
@@ -199,6 +200,33 @@ fn warn_of_source(version: u32, is_standby_without_feedback: bool) {
              rows from the replication slot that it still needs, which ends the follow"
         );
     }
+}
+
+/// How many names a line lists.
+const NAMED: usize = 10;
+
+/// Changes of unlogged tables are in no log, so that no plugin sends them.
+fn tell_unlogged(source: &mut Connection) -> Result<()> {
+    let rows = source
+        .query(
+            "SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) FROM pg_class c \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND n.nspname !~ '^pg_' \
+               AND n.nspname <> 'information_schema' ORDER BY 1",
+        )
+        .context("could not look for unlogged tables of the source")?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let names = rows.iter().take(NAMED).map(|row| row.text(0));
+    let names: Vec<&str> = names.collect::<Result<_>>()?;
+    let more = if rows.len() > NAMED { ", ..." } else { "" };
+    log::info!(
+        "{} unlogged tables of the source are copied, and their changes are not followed, as no log has them: {}{more}",
+        rows.len(),
+        names.join(", ")
+    );
+    Ok(())
 }
 
 /// wal_level, and room for a slot and a WAL sender.

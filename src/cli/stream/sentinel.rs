@@ -85,7 +85,7 @@ struct PositionArgs {
     /// The position
     #[arg(required_unless_present = "current", conflicts_with = "current")]
     lsn: Option<Lsn>,
-    /// The position that covers every commit until now
+    /// The position that covers every commit until now; on a standby, every commit that it has replayed
     #[arg(long)]
     current: bool,
 }
