@@ -120,7 +120,10 @@ fn mistakes_end_with_code_1_and_one_cause() {
             "--slot-name",
         ),
         (&["clone", "--follow", "--endpos", "soon"], "--endpos"),
-        (&["clone", "--roles"], "option --roles is not built yet"),
+        (
+            &["clone", "--all-databases"],
+            "option --all-databases is not built yet",
+        ),
         (&["clone", "--sideways"], "unknown option --sideways"),
         (&["clone", "--table-jobs", "0"], "--table-jobs"),
         (&["clone", "--table-jobs", "-3"], "--table-jobs"),

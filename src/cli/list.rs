@@ -1,6 +1,7 @@
 //! `pgcopydb list ..`: what a clone would copy, read from the source in one transaction and printed, and how far a run
 //! is. Opens no work directory but for `list progress`, which only reads it; nothing is cached, so nothing can be stale.
 
+mod depends;
 mod objects;
 mod parts;
 mod progress;
@@ -10,9 +11,11 @@ mod server;
 
 use clap::{Args, Subcommand};
 
-use super::options::SourceArgs;
+use super::options::{FilterArgs, SourceArgs};
 use crate::catalog::{self, Catalog, Extension, FetchOptions};
+use crate::dump::filtered::{self, Filtered};
 use crate::error::{Context, Result};
+use crate::filter;
 use crate::logging;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
@@ -34,6 +37,7 @@ enum ListCommand {
     TableParts(Box<parts::TablePartsArgs>),
     Sequences(objects::SequencesArgs),
     Indexes(objects::IndexesArgs),
+    Depends(depends::DependsArgs),
     Schema(Box<schema::SchemaArgs>),
     Progress(progress::ProgressArgs),
 }
@@ -47,6 +51,7 @@ pub fn run(args: ListArgs) -> Result<()> {
         ListCommand::TableParts(args) => parts::table_parts(&args),
         ListCommand::Sequences(args) => objects::sequences(&args),
         ListCommand::Indexes(args) => objects::indexes(&args),
+        ListCommand::Depends(args) => depends::run(&args),
         ListCommand::Schema(args) => schema::run(&args),
         ListCommand::Progress(args) => progress::run(&args),
     }
@@ -63,6 +68,57 @@ struct FromSource {
     /// Read the source anew, which is always done: nothing is cached
     #[arg(long)]
     force: bool,
+}
+
+/// What the filters leave, or what they leave out.
+#[derive(Args)]
+struct MeantArgs {
+    #[command(flatten)]
+    filters: FilterArgs,
+    /// List what the filters leave out, instead of what they leave
+    #[arg(long, requires = "filters")]
+    list_skipped: bool,
+}
+
+impl MeantArgs {
+    /// `None` without filters: then everything is meant.
+    fn fetch(
+        &self,
+        from: &FromSource,
+        source: &mut Connection,
+        estimate_sizes: bool,
+    ) -> Result<Option<Catalog>> {
+        let Some(filtered) = fetch_filtered(&self.filters, from, source, estimate_sizes)? else {
+            return Ok(None);
+        };
+        Ok(Some(match self.list_skipped {
+            true => filtered.skipped,
+            false => filtered.catalog,
+        }))
+    }
+}
+
+/// `source` is in a transaction, which sees what the dump of the schema sees too.
+fn fetch_filtered(
+    filters: &FilterArgs,
+    from: &FromSource,
+    source: &mut Connection,
+    estimate_sizes: bool,
+) -> Result<Option<Filtered>> {
+    let Some(filters) = filters.read()? else {
+        return Ok(None);
+    };
+    let (info, shutdown) = (from.source.required()?, Shutdown::handle());
+    // A mistake in an expression would end the transaction.
+    filter::check(
+        &mut open_source(&info, "pgcopydb list", &shutdown)?,
+        &filters,
+    )?;
+    let options = FetchOptions {
+        estimate_sizes,
+        skip_extensions: false,
+    };
+    filtered::fetch(source, &info, &filters, &options, &shutdown).map(Some)
 }
 
 /// Objects of one schema or table only. A name is taken as it is, without quotes.

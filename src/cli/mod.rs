@@ -13,7 +13,6 @@ mod extensions;
 mod follow;
 mod follow_options;
 mod given;
-mod later;
 mod list;
 mod options;
 mod parse_list;

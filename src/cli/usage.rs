@@ -4,7 +4,6 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::later;
 use crate::error::Error;
 
 /// Why no command is run.
@@ -36,9 +35,7 @@ pub fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString])
         }
         ErrorKind::InvalidSubcommand => {
             let unknown = text(ContextKind::InvalidSubcommand).unwrap_or_default();
-            later::command(unknown, &words)
-                .or_else(|| misplaced_conninfo(unknown))
-                .unwrap_or_else(|| format!("unknown command \"{unknown}\""))
+            misplaced_conninfo(unknown).unwrap_or_else(|| format!("unknown command \"{unknown}\""))
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => invalid_value(
             error,
@@ -53,16 +50,13 @@ pub fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString])
         _ => first_line(&error.render().to_string()),
     };
     let hint = match text(ContextKind::SuggestedArg).or(text(ContextKind::SuggestedSubcommand)) {
-        Some(similar) if !message.ends_with("not built yet") => format!("Did you mean {similar}?"),
+        Some(similar) => format!("Did you mean {similar}?"),
         _ => "See pgcopydb help.".to_owned(),
     };
     Refused::Mistake(Error::usage(message).with_hint(hint))
 }
 
 fn unknown_argument(unknown: &str) -> String {
-    if let Some(message) = later::option(unknown) {
-        return message;
-    }
     if unknown.starts_with('-') {
         // Without its value, which may be a connection string.
         return format!(
@@ -181,15 +175,7 @@ mod tests {
     #[test]
     fn mistakes_are_told_in_one_line() {
         for (line, message) in [
-            (
-                &["list", "depends"][..],
-                "command \"list depends\" is not built yet",
-            ),
-            (
-                &["copy", "blobs", "--source", "x"],
-                "command \"copy blobs\" is not built yet",
-            ),
-            (&["compare"], "no command given"),
+            (&["compare"][..], "no command given"),
             (&["klone"], "unknown command \"klone\""),
             (&["copy", "tables"], "unknown command \"tables\""),
             (&["clone", "--sideways"], "unknown option --sideways"),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, NameArgs, fetch_catalog};
+use super::{FromSource, MeantArgs, NameArgs, fetch_catalog};
 use crate::catalog::inventory::{
     SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
 };
@@ -32,6 +32,8 @@ Examples: pgcopydb list tables --source postgres://me@old/shop --without-pkey
 pub struct TablesArgs {
     #[command(flatten)]
     from: FromSource,
+    #[command(flatten)]
+    meant: MeantArgs,
     #[command(flatten)]
     names: NameArgs,
     #[command(flatten)]
@@ -78,7 +80,11 @@ impl<'a> TableLine<'a> {
 
 pub fn tables(args: &TablesArgs) -> Result<()> {
     let mut source = args.from.open()?;
-    let catalog = fetch_tables(&mut source, args)?;
+    let estimates = args.split.estimates_sizes();
+    let catalog = match args.meant.fetch(&args.from, &mut source, estimates)? {
+        Some(catalog) => catalog,
+        None => fetch_tables(&mut source, args)?,
+    };
     let with_key = match args.without_pkey {
         true => fetch_tables_with_primary_key(&mut source)?,
         false => Default::default(),
@@ -152,6 +158,8 @@ Example: pgcopydb list sequences --source postgres://me@old/shop")]
 pub struct SequencesArgs {
     #[command(flatten)]
     from: FromSource,
+    #[command(flatten)]
+    meant: MeantArgs,
     /// Only in this schema
     #[arg(long, value_name = "NAME")]
     schema_name: Option<String>,
@@ -178,7 +186,10 @@ struct SequenceOwner {
 
 pub fn sequences(args: &SequencesArgs) -> Result<()> {
     let mut source = args.from.open()?;
-    let found = crate::catalog::fetch_sequences(&mut source, &FetchOptions::default())?;
+    let found = match args.meant.fetch(&args.from, &mut source, true)? {
+        Some(catalog) => catalog.sequences,
+        None => crate::catalog::fetch_sequences(&mut source, &FetchOptions::default())?,
+    };
     let states = fetch_sequence_states(&mut source)?;
     let is_wanted = |sequence: &&Sequence| {
         let wanted = args.schema_name.as_deref();
@@ -254,6 +265,8 @@ pub struct IndexesArgs {
     #[command(flatten)]
     from: FromSource,
     #[command(flatten)]
+    meant: MeantArgs,
+    #[command(flatten)]
     names: NameArgs,
 }
 
@@ -315,7 +328,11 @@ impl<'a> IndexLine<'a> {
 }
 
 pub fn indexes(args: &IndexesArgs) -> Result<()> {
-    let catalog = fetch_catalog(&mut args.from.open()?, true)?;
+    let mut source = args.from.open()?;
+    let catalog = match args.meant.fetch(&args.from, &mut source, true)? {
+        Some(catalog) => catalog,
+        None => fetch_catalog(&mut source, true)?,
+    };
     let lines: Vec<IndexLine<'_>> = catalog
         .tables_to_copy()
         .filter(|table| args.names.matches(&table.schema, &table.name))
