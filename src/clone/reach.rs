@@ -9,8 +9,8 @@ use crate::check::{self, SourceFacts};
 use crate::dump::programs::SearchPlaces;
 use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
-use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::open_and_pin;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::stream::setup::{self, SetUp, publication_of};
@@ -30,7 +30,7 @@ pub fn reach<'a>(
     shutdown: &'a Shutdown,
 ) -> Result<Clone<'a>> {
     let name = run.name.of("clone");
-    let connect = |info: &ConnInfo| connect_and_pin(info, &name, shutdown);
+    let connect = |info: &ConnInfo| open_and_pin(info, &name, shutdown);
     let mut source: Option<Reached> = match spec.phases.need_source() {
         true => spec.source.as_ref().map(connect).transpose()?,
         false => None,
