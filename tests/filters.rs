@@ -280,3 +280,55 @@ fn changes_are_filtered_as_the_copy_is() {
         following.assert_nothing_left();
     }
 }
+
+/// What is listed is what a clone does.
+#[test]
+fn lists_show_what_is_meant_and_why_not() {
+    let (migration, path) = migration("[exclude-schema]\naudit\n[exclude-table-data]\napp.users\n");
+    let from = migration.source.uri(&migration.db);
+    let list = |words: &[&str]| {
+        let mut args = vec!["list"];
+        args.extend(words);
+        args.extend(["--source", &from, "--filters", &path]);
+        let outcome = migration.scene.command(args).tools(Version::Debian15).run();
+        outcome.assert_success(&[]);
+        outcome.stdout
+    };
+    let json = |words: &[&str], key: &str| -> Vec<String> {
+        let mut words = words.to_vec();
+        words.push("--json");
+        let lines: serde_json::Value = serde_json::from_str(&list(&words)).unwrap();
+        let mut names: Vec<String> = lines
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line[key].as_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        json(&["tables"], "name"),
+        ["events_1", "events_2", "orders", "t.1", "takes"]
+    );
+    assert_eq!(
+        json(&["tables", "--list-skipped"], "name"),
+        ["log", "stamped", "users"]
+    );
+    assert_eq!(
+        json(&["sequences", "--list-skipped"], "name"),
+        ["log_id_seq"]
+    );
+    assert_eq!(
+        json(&["indexes", "--list-skipped"], "name"),
+        ["log_pkey", "stamped_pkey", "users_name_key", "users_pkey"]
+    );
+    let depends = list(&["depends"]);
+    for words in [
+        "needs FUNCTION \"audit\".\"stamp()\"",
+        "in [exclude-schema]",
+        "the rows of \"app\".\"users\" are left out",
+    ] {
+        assert!(depends.contains(words), "{depends}");
+    }
+}

@@ -19,8 +19,8 @@ use crate::sys::signal::Shutdown;
 /// What is meant, and what is not.
 pub struct Filtered {
     pub catalog: Catalog,
-    /// The whole catalog had these too.
-    pub skipped: Vec<catalog::Table>,
+    /// What is left out, and the tables whose rows are: with `catalog` it makes the whole.
+    pub skipped: Catalog,
     pub omitted: Vec<Omitted>,
 }
 
@@ -58,16 +58,9 @@ pub fn fetch(
         .context("could not dump the schema of the source")?;
     let bytes = std::fs::read(&file)
         .with_context(|| format!("could not read file \"{}\"", file.display()))?;
-    let all = catalog.tables.clone();
+    let mut skipped = catalog.clone();
     let omitted = apply(&mut catalog, &Archive::read(&bytes)?, &selection, filters)?;
-    let skipped = all
-        .into_iter()
-        .filter(|table| {
-            catalog
-                .table(table.oid)
-                .is_none_or(|table| table.rows_left_out)
-        })
-        .collect();
+    skipped.without(&catalog);
     Ok(Filtered {
         catalog,
         skipped,

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use super::objects::{IndexLine, SequenceLine, TableLine, sequence_lines};
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{Filtered, Found, Wanted};
+use super::{FromSource, fetch_catalog, fetch_filtered};
 use crate::catalog::inventory::fetch_sequence_states;
 use crate::catalog::{Catalog, Table};
+use crate::cli::options::FilterArgs;
 use crate::cli::stdout;
 use crate::error::Result;
 use crate::ident::Oid;
@@ -24,7 +25,9 @@ them), extensions (oid, name, schema, version), large-objects (count, bytes), ro
 Example: pgcopydb list schema --source postgres://me@old/shop")]
 pub struct SchemaArgs {
     #[command(flatten)]
-    filtered: Filtered,
+    from: FromSource,
+    #[command(flatten)]
+    filters: FilterArgs,
     #[command(flatten)]
     split: SplitChoice,
 }
@@ -52,13 +55,12 @@ struct Schema<'a> {
 }
 
 pub fn run(args: &SchemaArgs) -> Result<()> {
-    let Found {
-        mut source,
-        catalog,
-        ..
-    } = args
-        .filtered
-        .read(args.split.estimates_sizes(), Wanted::Everything)?;
+    let mut source = args.from.open()?;
+    let estimates = args.split.estimates_sizes();
+    let catalog = match fetch_filtered(&args.filters, &args.from, &mut source, estimates)? {
+        Some(filtered) => filtered.catalog,
+        None => fetch_catalog(&mut source, estimates)?,
+    };
     let states = fetch_sequence_states(&mut source)?;
     let tables: Vec<&Table> = catalog.tables_to_copy().collect();
     let mut parts = match args.split.is_asked() {
