@@ -144,7 +144,10 @@ fn check_secrets(source: &Cluster, scene: &Scene, outcome: &Outcome, target: &Cl
     assert_eq!(mode & 0o777, 0o600);
     for name in ["app", "Odd \"role"] {
         let hash = roles(source)[name][10].clone().unwrap();
-        assert_eq!(files_with(&scene.work_dir(), &hash), [file.clone()]);
+        assert_eq!(
+            files_with(&scene.work_dir(), &hash),
+            std::slice::from_ref(&file)
+        );
         assert!(!outcome.stderr.contains(&hash), "{}", outcome.stderr);
         assert!(!target.log().contains(&hash));
     }

@@ -92,7 +92,7 @@ fn the_pipeline_of_three() {
         "set -o pipefail; export PGCOPYDB_SOURCE_PGURI='{}' PGCOPYDB_TARGET_PGURI='{}'
          names='--slot-name {} --origin {} --plugin pgoutput'; p='{}'
          cp -rp '{dir}' '{other}'
-         $p stream receive --to-stdout --endpos {lsn} --dir '{dir}' $names | $p stream transform - - | \
+         env -u PGCOPYDB_TARGET_PGURI $p stream receive --to-stdout --endpos {lsn} --dir '{dir}' $names | $p stream transform - - | \
              $p stream apply - --dir '{other}' $names",
         following.source_uri,
         following.target_uri,

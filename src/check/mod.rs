@@ -162,7 +162,12 @@ pub fn objects(
     let there = target_objects::fetch(target, catalog)?;
     let both = (begun.source.server.clone(), begun.target.clone());
     let mut report = Report::default();
-    report.add(decide_objects(spec, &both, source_objects, catalog, &there));
+    let findings = decide_objects(spec, &both, source_objects, catalog, &there);
+    report.add(
+        findings
+            .into_iter()
+            .filter(|finding| finding.id != objects::UNLOGGED),
+    );
     report.log_warnings();
     refuse(&report)?;
     let left_alone = left_alone(spec, &both, source_objects, catalog, &there);

@@ -240,6 +240,9 @@ fn event_triggers(objects: &SourceObjects, there: &TargetObjects, scope: Scope) 
     })
 }
 
+/// The id of a finding that a clone tells by itself, when it reads the catalog.
+pub const UNLOGGED: &str = "unlogged-tables";
+
 /// The rows of unlogged tables are on the primary only.
 fn unlogged(source: &Server, catalog: &Catalog) -> Option<Finding> {
     if !source.is_standby {
@@ -255,7 +258,7 @@ fn unlogged(source: &Server, catalog: &Catalog) -> Option<Finding> {
     (!names.is_empty()).then(|| {
         Finding::warn(
             GROUP,
-            "unlogged-tables",
+            UNLOGGED,
             Side::Source,
             "the source is a standby, where unlogged tables have no rows: they will be empty on the target",
         )

@@ -57,6 +57,9 @@ struct CheckScopeArgs {
     /// GRANT and REVOKE will be left out
     #[arg(short = 'x', long)]
     no_acl: bool,
+    /// Roles will be copied before
+    #[arg(long)]
+    roles: bool,
     /// Everything will be in the default tablespace of the target
     #[arg(long, env = "PGCOPYDB_SKIP_TABLESPACES", hide_env_values = true, value_parser = parse_flag)]
     no_tablespaces: bool,
@@ -117,7 +120,7 @@ fn validate(args: CheckArgs, given: &Given) -> Result<CheckSpec> {
         dir: args.dir.dir,
         jobs: args.jobs.resolve(given),
         scope: Scope {
-            copies_roles: false,
+            copies_roles: args.scope.roles,
             drop_if_exists: args.scope.drop_if_exists,
             no_owner: args.scope.no_owner,
             no_acl: args.scope.no_acl,

@@ -9,6 +9,7 @@ use crate::error::{Result, Side};
 use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
+use crate::pg::conninfo::ConnInfo;
 use crate::stream::apply::ApplyMode;
 use crate::stream::decode::Plugin;
 
@@ -74,9 +75,23 @@ pub fn follow_spec(
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
+    let target = connections.required(Side::Target)?;
+    follow_spec_to(target, connections, dir, slot, apply, filters, again)
+}
+
+/// The same, to a target that is known in another way.
+pub fn follow_spec_to(
+    target: ConnInfo,
+    connections: &ConnectionArgs,
+    dir: &DirArgs,
+    slot: &SlotArgs,
+    apply: &ApplyArgs,
+    filters: Option<Filters>,
+    again: Again,
+) -> Result<FollowSpec> {
     Ok(FollowSpec {
         source: connections.required(Side::Source)?,
-        target: connections.required(Side::Target)?,
+        target,
         dir: dir.dir.clone(),
         plugin: slot.plugin,
         slot_name: slot.slot_name.clone(),

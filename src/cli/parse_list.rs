@@ -25,6 +25,9 @@ pub struct ParseListArgs {
     /// Leave out comments on extensions
     #[arg(long)]
     skip_ext_comments: bool,
+    /// Leave out collations
+    #[arg(long)]
+    skip_collations: bool,
     /// An archive of pg_dump --format=custom, or a list of pg_restore --list
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -36,6 +39,7 @@ pub fn run(args: ParseListArgs) -> Result<()> {
         file: args.file,
         skip_extensions: args.skip_extensions,
         skip_ext_comments: args.skip_ext_comments,
+        skip_collations: args.skip_collations,
     };
     stdout::print(&list(&spec)?)
 }

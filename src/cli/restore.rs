@@ -47,7 +47,7 @@ pub fn run(args: RestoreArgs, given: &Given) -> Result<()> {
         RestoreCommand::Schema(args) => sections::run(&sections::RESTORE_SCHEMA, *args, given),
         RestoreCommand::PreData(args) => sections::run(&sections::RESTORE_PRE_DATA, *args, given),
         RestoreCommand::PostData(args) => sections::run(&sections::RESTORE_POST_DATA, *args, given),
-        RestoreCommand::ParseList(args) => parse_list::run(args),
         RestoreCommand::Roles(args) => roles::restore(args),
+        RestoreCommand::ParseList(args) => parse_list::run(args),
     }
 }

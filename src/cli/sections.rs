@@ -43,7 +43,8 @@ pub const RESTORE_PRE_DATA: Section = Section {
         GOES_ON,
         OWNERS,
         &["drop_if_exists", "no_tablespaces", "skip_extensions"],
-        &["skip_ext_comments", "fail_fast"],
+        &["skip_ext_comments", "skip_collations", "requirements"],
+        &["fail_fast"],
     ],
 };
 
@@ -53,7 +54,8 @@ pub const RESTORE_POST_DATA: Section = Section {
         PLACE,
         GOES_ON,
         OWNERS,
-        &["no_tablespaces", "skip_extensions", "skip_db_properties"],
+        &["no_tablespaces", "skip_extensions", "skip_collations"],
+        &["skip_db_properties"],
         &["restore_jobs", "maintenance_work_mem", "fail_fast"],
     ],
 };
@@ -68,6 +70,8 @@ const RESTORE_BOTH: &[&str] = &[
     "no_tablespaces",
     "skip_extensions",
     "skip_ext_comments",
+    "skip_collations",
+    "requirements",
     "skip_db_properties",
     "restore_jobs",
     "maintenance_work_mem",

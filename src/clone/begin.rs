@@ -25,7 +25,7 @@ pub struct Run {
 }
 
 /// Phases that need the dump of an earlier command, and nothing of the source.
-const RESTORES: Phases = Phases::of(&[Phase::PreData, Phase::PostData]);
+pub const RESTORES: Phases = Phases::of(&[Phase::PreData, Phase::PostData]);
 
 /// Phases that read the source in the snapshot of the run.
 const READS: Phases = Phases::of(&[Phase::Dump, Phase::TableData, Phase::LargeObjects]);

@@ -118,6 +118,9 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         check::objects_now(&clone.check_spec, begun, shutdown)?;
     }
     let mut snapshot = begin::snapshot(&clone)?;
+    if phases.has(Phase::Dump) {
+        reach::note_source(&clone)?;
+    }
     let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
     clock.lap("catalog");
     let selection = filters::select(&clone, snapshot.as_mut())?;
@@ -130,14 +133,10 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
-    if phases.has(Phase::PreData) {
-        reach::check_objects(&mut clone, &catalog)?;
-        let mut target = clone.open_target("clone")?;
-        clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
-        prerequisites::make(&clone, &catalog, snapshot.as_mut(), &mut target)?;
+    if phases.has_any(begin::RESTORES) {
+        reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())?;
     }
     if phases.has(Phase::Dump) {
-        reach::note_source(&clone)?;
         schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;

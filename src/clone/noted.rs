@@ -142,20 +142,21 @@ const NOTED: &[Noted] = &[
     Noted {
         name: "--skip-collations",
         bound: Bound::Begun,
-        phases: Phases::of(&[Phase::PreData]),
+        phases: Phases::of(&[Phase::PreData, Phase::PostData]),
         tell: |spec| Some(flag(spec.skip_collations)),
         take: Some(|spec, text| spec.skip_collations = text == YES),
     },
     Noted {
         name: "--roles",
-        bound: Bound::Begun,
-        phases: Phases::of(&[Phase::PreData]),
-        tell: |spec| Some(flag(spec.roles.is_some())),
+        bound: Bound::All,
+        phases: Phases::ALL,
+        // A part of clone; alone it is "copy roles", which notes nothing here.
+        tell: |spec| spec.said.is_none().then(|| flag(spec.roles.is_some())),
         take: None,
     },
     Noted {
         name: "--requirements",
-        bound: Bound::Begun,
+        bound: Bound::All,
         phases: Phases::of(&[Phase::PreData]),
         tell: |spec| Some(spec.requirements.in_words()),
         take: None,

@@ -27,6 +27,7 @@ pub struct ParseListSpec {
     pub file: Option<PathBuf>,
     pub skip_extensions: bool,
     pub skip_ext_comments: bool,
+    pub skip_collations: bool,
 }
 
 /// The list, for stdout.
@@ -56,6 +57,7 @@ fn list_work_directory(spec: &ParseListSpec) -> Result<String> {
     if let Some(run) = done::read::<RunSpec>(&paths.run_spec())? {
         spec.skip_extensions |= noted::is_set(&run.options, "--skip-extensions");
         spec.skip_ext_comments |= noted::is_set(&run.options, "--skip-ext-comments");
+        spec.skip_collations |= noted::is_set(&run.options, "--skip-collations");
     }
     let archive = [paths.restored_dump(), paths.dump()]
         .into_iter()
@@ -100,7 +102,7 @@ fn list_archive(
             left_alone: &LeftAlone::default(),
             built,
             omitted,
-            skip_collations: false,
+            skip_collations: spec.skip_collations,
             publication: None,
         };
         let mut choices = select(archive, &rules);
@@ -118,6 +120,8 @@ fn list_lines(spec: &ParseListSpec, lines: &[ListLine]) -> String {
         let is_ext_comment = line.desc == Some("COMMENT") && line.rest.starts_with("- EXTENSION ");
         let reason = if spec.skip_extensions && line.desc == Some("EXTENSION") {
             Some(SkipReason::Extension)
+        } else if spec.skip_collations && line.desc == Some("COLLATION") {
+            Some(SkipReason::Collation)
         } else if is_ext_comment && (spec.skip_extensions || spec.skip_ext_comments) {
             Some(SkipReason::ExtensionComment)
         } else {
@@ -147,6 +151,7 @@ mod tests {
             file: Some(file.clone()),
             skip_extensions: false,
             skip_ext_comments: false,
+            skip_collations: false,
         };
         let all = "5; 3079 16385 EXTENSION - hstore\n7; 0 0 COMMENT - EXTENSION hstore\n\
              8; 1259 16390 TABLE public film me\n9;\n";

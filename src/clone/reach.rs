@@ -3,7 +3,7 @@
 
 use super::begin::progress;
 use super::phases::{Phase, Phases, Progress};
-use super::{Clone, CloneSpec, Run, Server, step};
+use super::{Clone, CloneSpec, Run, Server, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::check::{self, SourceFacts};
 use crate::dump::programs::SearchPlaces;
@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::wire::Connection;
+use crate::snapshot::Snapshot;
 use crate::sys::durable::Sync;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{WorkDir, done};
@@ -112,8 +113,26 @@ pub fn note_source(clone: &Clone<'_>) -> Result<()> {
     }
 }
 
+/// What the restores build on: checks, roles, and what of another role stays as it is.
+pub fn prepare_target(
+    clone: &mut Clone<'_>,
+    catalog: &Catalog,
+    snapshot: Option<&mut Snapshot>,
+) -> Result<()> {
+    let makes_objects = clone.spec.phases.has(Phase::PreData);
+    if makes_objects {
+        check_objects(clone, catalog)?;
+    }
+    let mut target = clone.open_target("clone")?;
+    clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
+    match makes_objects {
+        true => prerequisites::make(clone, catalog, snapshot, &mut target),
+        false => Ok(()),
+    }
+}
+
 /// What must be there, and what must not, before the first object is made on the target.
-pub fn check_objects(clone: &mut Clone<'_>, catalog: &Catalog) -> Result<()> {
+fn check_objects(clone: &mut Clone<'_>, catalog: &Catalog) -> Result<()> {
     let workdir = clone.workdir;
     if workdir.is_step_done(step::RESTORE_PRE)? {
         return Ok(());

@@ -89,6 +89,25 @@ fn begin<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<Follow<'a>>
     })
 }
 
+/// The same for what does not talk to the target: what was set up before is taken as it is noted.
+fn begin_on_source<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<Follow<'a>> {
+    let dir = cdc_location(spec.dir.as_deref());
+    let Some(set_up) = setup::noted_for(&spec.setup(&dir))? else {
+        return begin(spec, shutdown);
+    };
+    let run = RunName::new(&run_id(&spec.slot_name));
+    let (_, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
+    Ok(Follow {
+        spec,
+        set_up,
+        source,
+        target: spec.target.clone(),
+        run,
+        dir,
+        shutdown,
+    })
+}
+
 /// Short enough for application_name, and the same for every process of one follow.
 fn run_id(slot_name: &str) -> String {
     slot_name

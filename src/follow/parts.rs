@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::modes::{Event, StreamMode};
-use super::{Follow, FollowSpec, begin};
+use super::{Follow, FollowSpec, begin, begin_on_source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stream::apply::{Applied, Applier};
 use crate::stream::positions::Positions;
@@ -21,7 +21,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// `stream prefetch`: receive and transform into files until the end position; nothing is applied.
 pub fn prefetch(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
-    let follow = begin(spec, shutdown)?;
+    let follow = begin_on_source(spec, shutdown)?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
@@ -71,7 +71,7 @@ fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<
 /// `stream receive`: the segment files, and the messages on stdout if it is given.
 pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
-    let follow = begin(spec, shutdown)?;
+    let follow = begin_on_source(spec, shutdown)?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;

@@ -102,6 +102,15 @@ pub fn noted(dir: &Path) -> Result<Option<SetUp>> {
     done::read(&file_in(dir))
 }
 
+/// What an earlier process has set up here, if it is what is asked for now: for what needs the source only.
+pub fn noted_for(spec: &SetupSpec) -> Result<Option<SetUp>> {
+    let noted = noted(&spec.dir)?;
+    if let Some(noted) = &noted {
+        check_noted(spec, noted)?;
+    }
+    Ok(noted)
+}
+
 /// Set up what is missing. The new slot, if one was made, holds the snapshot that fits to it. What a setup that fails has
 /// made is removed again: a slot that nobody reads would fill the source's disk.
 pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSlot>)> {

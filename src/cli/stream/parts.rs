@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
+use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec_to};
 use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
-use crate::stream::transform_process;
+use crate::pg::conninfo::ConnInfo;
+use crate::stream::{setup, transform_process};
 use crate::sys::signal::Shutdown;
+use crate::workdir::cdc_location;
 
 #[derive(Args)]
 pub struct PartArgs {
@@ -32,11 +34,28 @@ pub struct PartArgs {
 
 impl PartArgs {
     fn spec(&self) -> Result<FollowSpec> {
+        self.spec_to(self.connections.required(Side::Target)?)
+    }
+
+    /// For what reads the source only: once a setup has noted the target, it need not be named.
+    fn spec_on_source(&self) -> Result<FollowSpec> {
+        if let Some(target) = self.connections.optional(Side::Target)? {
+            return self.spec_to(target);
+        }
+        let noted = setup::noted(&cdc_location(self.dir.dir.as_deref()))?.ok_or_else(|| {
+            Error::usage("no target database given, and none was set up for in this work directory")
+                .with_hint("Run \"pgcopydb stream setup\" first, or use --target.")
+        })?;
+        self.spec_to(ConnInfo::parse(Side::Target, &noted.target)?)
+    }
+
+    fn spec_to(&self, target: ConnInfo) -> Result<FollowSpec> {
         let again = Again {
             restart: false,
             resume: true,
         };
-        follow_spec(
+        follow_spec_to(
+            target,
             &self.connections,
             &self.dir,
             &self.slot,
@@ -55,7 +74,7 @@ pub struct PrefetchArgs {
 }
 
 pub fn prefetch(args: PrefetchArgs) -> Result<()> {
-    parts::prefetch(&args.part.spec()?, &Shutdown::install()?)
+    parts::prefetch(&args.part.spec_on_source()?, &Shutdown::install()?)
 }
 
 /// Apply the changes that are in files, until none is left
@@ -102,7 +121,7 @@ pub fn receive(args: ReceiveArgs) -> Result<()> {
         true => Some(stdout_pipe()?),
         false => None,
     };
-    parts::receive(&args.part.spec()?, stdout, &Shutdown::install()?)
+    parts::receive(&args.part.spec_on_source()?, stdout, &Shutdown::install()?)
 }
 
 /// Our own descriptor for standard output, which never blocks.

@@ -40,10 +40,13 @@ const SEND_BYTES: usize = 1 << 20;
 /// A value this large is not copied into what is gathered.
 const LARGE_BYTES: usize = 256 << 10;
 
+/// The server ends the connection at a longer message, which looks like one that was lost (MaxAllocSize in memutils.h).
+const LONGEST_MESSAGE: i32 = (1 << 30) - 2;
+
 fn too_large(side: Side) -> Error {
     Error::on(
         side,
-        "the values of one row are too many or too large for the protocol",
+        "the values of one row are more than 65,535, or more than 1 GB: too large for the protocol",
     )
 }
 
@@ -94,6 +97,9 @@ impl Connection {
         else {
             return Err(too_large(self.side));
         };
+        if length > LONGEST_MESSAGE {
+            return Err(too_large(self.side));
+        }
         self.output.extend_from_slice(b"B");
         self.output.extend_from_slice(&length.to_be_bytes());
         self.output.extend_from_slice(&[0]);

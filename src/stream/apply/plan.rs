@@ -29,6 +29,10 @@ pub struct StatementPlan {
 /// Fewer changes of a table than this go one by one: a set costs a plan of its own.
 const FEWEST: usize = 5;
 
+/// A row of more bytes than this goes alone, so that it is not copied into a set: an array or a COPY holds all of it again,
+/// and the server can hold a gigabyte of either.
+const LONG_ROW: usize = 8 << 20;
+
 /// A value in a row that is being put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cell<'a> {
@@ -157,7 +161,10 @@ fn plan_table<'a>(
             return None;
         };
         let statement = knows.statement(*statement)?;
-        if !statement.may_group || parameters.len() != statement.set.len() + statement.find.len() {
+        let may_group = statement.may_group
+            && parameters.len() == statement.set.len() + statement.find.len()
+            && !is_long(parameters);
+        if !may_group {
             // A barrier: what came before it stays before it.
             group.flush(steps);
             steps.push(Step::Row(*number));
@@ -170,6 +177,11 @@ fn plan_table<'a>(
     }
     group.flush(steps);
     Some(())
+}
+
+fn is_long(parameters: &[Option<Cow<'_, [u8]>>]) -> bool {
+    let bytes: usize = parameters.iter().flatten().map(|text| text.len()).sum();
+    bytes > LONG_ROW
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,6 +386,27 @@ mod tests {
             ],
             key: vec![0],
         }
+    }
+
+    /// Trap 13: by itself, in its place between the others.
+    #[test]
+    fn a_long_row_goes_alone() {
+        let change = |number: usize| {
+            let bytes = if number == 10 { LONG_ROW } else { 1 };
+            let values = [number.to_string().into_bytes(), vec![b'x'; bytes], vec![]];
+            Change::Execute {
+                statement: 0,
+                parameters: values.map(|value| Some(Cow::Owned(value))).to_vec(),
+                place: Default::default(),
+            }
+        };
+        let changes: Vec<Change<'_>> = (0..20).map(change).collect();
+        let steps = plan(&changes, &known()).unwrap();
+        assert!(matches!(
+            &steps[..],
+            [Step::Copy { rows: before, .. }, Step::Row(10), Step::Copy { rows: after, .. }]
+                if before.len() == 10 && after.len() == 9
+        ));
     }
 
     type Table = BTreeMap<String, [Option<String>; 2]>;

@@ -1,8 +1,8 @@
 //! One step of a plan into the pipeline: the statement, prepared once, and its rows. Runs in the apply process; what becomes of
 //! it is read by the parent module.
 
-use super::{Executor, MOST_PREPARED, Prepared, unknown_statement};
-use crate::error::Result;
+use super::{Executor, MOST_PREPARED, Prepared, unknown_statement, word};
+use crate::error::{Context, Result};
 use crate::ident::QualifiedName;
 use crate::stream::apply::chunk::Change;
 use crate::stream::apply::plan::{Cells, Step, TableId};
@@ -57,19 +57,24 @@ impl Executor {
                 let Some(Change::Execute {
                     statement,
                     parameters,
-                    ..
+                    place,
                 }) = changes.get(*number)
                 else {
                     return Err(unknown_statement());
                 };
-                let found = self.statements.get(statement);
-                let Some(resolved) = found.and_then(|found| found.resolved.as_ref()) else {
+                let Some(found) = self.statements.get(statement) else {
                     return Err(unknown_statement());
                 };
+                let resolved = found.resolved.as_ref().ok_or_else(unknown_statement)?;
                 let name = self.prepared.name(session, &resolved.sql)?;
                 session
                     .connection
-                    .add_execute(&name, parameters.iter().map(Option::as_deref))?;
+                    .add_execute(&name, parameters.iter().map(Option::as_deref))
+                    .with_context(|| {
+                        let table = QualifiedName::new(&found.is.schema, &found.is.table);
+                        let word = word(found.is.operation);
+                        format!("could not apply {word} on target table {table} ({place})")
+                    })?;
                 Ok(Expected::Row { number: *number })
             }
             Step::Truncate(number) => {
