@@ -2,6 +2,7 @@
 //! there, not there yet, or say nothing.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -283,6 +284,34 @@ fn several_hosts_and_the_kind_of_server_that_is_wanted() {
         "host=a.invalid,b.invalid hostaddr=127.0.0.1,127.0.0.1 port={closed},{primary} user=postgres load_balance_hosts=random"
     ));
     assert_answers(&outcome, p);
+}
+
+/// Each connection begins with another host; the one that was written first is not the one that gets them all.
+#[test]
+fn load_balance_hosts_spreads_connections() {
+    let hosts = format!(
+        "postgresql://postgres@127.0.0.1:{},127.0.0.1:{}/postgres?load_balance_hosts=",
+        server().port(),
+        standby().port()
+    );
+    let answers = |way: &str| {
+        let mut answers = BTreeSet::new();
+        // One in half a million runs would see one server only.
+        for _ in 0..20 {
+            let outcome = ping(&format!("{hosts}{way}"));
+            outcome.assert_success(&[]);
+            let word = outcome.stderr.split("PostgreSQL ").nth(1).unwrap();
+            answers.insert(word[..2].to_owned());
+            if answers.len() == 2 {
+                break;
+            }
+        }
+        answers.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(answers("random"), ["15", "16"]);
+    assert_eq!(answers("disable"), ["15"]);
+    let outcome = ping(&format!("{hosts}often"));
+    outcome.assert_last_error(1, &["load_balance_hosts", "often"]);
 }
 
 /// As libpq's documentation says: "if a connection is established successfully, but authentication fails, the remaining

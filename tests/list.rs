@@ -275,3 +275,44 @@ fn the_schema_is_one_document_and_nothing_is_cached() {
     let tables = listing.json(&["tables", "--table-name", "later"]);
     assert_eq!(values(&tables, "name"), ["later"]);
 }
+
+/// Parts and tables are listed as the filters leave them, and what is left out with its reason.
+#[test]
+fn filters_count_for_tables_and_their_parts() {
+    let listing = Listing::new();
+    let file = listing.scene.path("filters.ini");
+    let rules = "[exclude-table]\npublic.no_key\n[exclude-table-data]\npublic.spans\n";
+    std::fs::write(&file, rules).unwrap();
+    let filters = ["--filters", file.to_str().unwrap()];
+    let mut names = values(&listing.json(&[&["tables"], &filters[..]].concat()), "name");
+    names.sort();
+    assert_eq!(names, [TABLE, "child"]);
+    let skipped = ["tables", "--list-skipped", filters[0], filters[1]];
+    let found = listing.json(&skipped);
+    for table in found.as_array().unwrap() {
+        let reason = table["reason"].as_str().unwrap();
+        match table["name"].as_str().unwrap() {
+            "spans" => assert_eq!(table["exclude-data"], true),
+            "no_key" => assert!(reason.contains("[exclude-table]"), "{reason}"),
+            other => panic!("{other} is kept"),
+        }
+    }
+    assert_aligned(&listing.list(&skipped));
+    let split = ["table-parts", "--split-at", "64kB", filters[0], filters[1]];
+    assert!(listing.json(&split).as_array().unwrap().len() > 3);
+    std::fs::write(&file, "[exclude-schema]\n\"Odd \"\"Schema\"\n").unwrap();
+    assert_eq!(listing.json(&split), json!([]));
+    assert_aligned(&listing.list(&["depends", filters[0], filters[1]]));
+    let uri = listing.source.uri(&listing.db);
+    for (words, reason) in [
+        (&["depends"][..], "no filters given"),
+        (&["tables", "--list-skipped"], "--filters"),
+    ] {
+        let words = [&["list"], words, &["--source", &uri]].concat();
+        listing
+            .scene
+            .command(words)
+            .run()
+            .assert_failure(1, &[reason]);
+    }
+}

@@ -31,8 +31,7 @@ use crate::dump::programs::{Programs, SearchPlaces};
 use crate::dump::select::LeftAlone;
 use crate::error::{Result, Side};
 use crate::ident::shorten;
-use crate::pg::connect::connect_and_pin;
-use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::pg::session::{TargetSettings, open_and_pin, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{cdc_location, location};
@@ -90,8 +89,8 @@ pub struct Wanted {
 
 /// `pgcopydb check`: everything, whether or not something fails.
 pub fn run(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
-    let (mut source, source_info) = connect_and_pin(spec.source()?, NAME, shutdown)?;
-    let (mut target, target_info) = connect_and_pin(spec.target()?, NAME, shutdown)?;
+    let (mut source, source_info) = open_and_pin(spec.source()?, NAME, shutdown)?;
+    let (mut target, target_info) = open_and_pin(spec.target()?, NAME, shutdown)?;
     let spec = CheckSpec {
         source: Some(source_info),
         target: Some(target_info),

@@ -1,10 +1,9 @@
 //! The facts about one server that fit into one row, and the query that fetches them. Runs in the process that checks, on
-//! a connection of its own; changes nothing but the settings of that session.
+//! a prepared session; changes nothing.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result, Side};
-use crate::pg::session::apply_settings;
 use crate::pg::wire::{Connection, Row};
 
 /// Roles of providers whose members may do more than their attributes say, such as creating extensions.
@@ -66,8 +65,6 @@ pub struct Connections {
 
 pub fn fetch(connection: &mut Connection) -> Result<Server> {
     let (side, version) = (connection.side(), connection.server_version());
-    // The role's own timeouts must not end a look around, also while programs are looked for.
-    apply_settings(connection)?;
     let row = connection
         .query_one(&sql(version))
         .with_context(|| format!("could not look at the settings of the {side}"))?;

@@ -1,5 +1,5 @@
 //! What the role that connects to the source can and cannot do with its objects, fetched in a few queries whatever their
-//! number. Runs in the process that checks, on a session that `server::fetch` has prepared. Reads catalogs only.
+//! number. Runs in the process that checks, on a prepared session. Reads catalogs only.
 
 use serde::{Deserialize, Serialize};
 

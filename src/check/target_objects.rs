@@ -1,5 +1,5 @@
 //! What the role that connects to the target may use there, and what is there already. Fetched in a few queries by the
-//! process that checks, on a session that `server::fetch` has prepared. Changes nothing.
+//! process that checks, on a prepared session. Changes nothing.
 
 use std::collections::HashSet;
 

@@ -8,6 +8,7 @@ use super::clone::{CloneArgs, validate};
 use super::given::Given;
 use crate::clone::{self, CloneSpec, Phase, Phases};
 use crate::error::{Error, Result};
+use crate::logging;
 use crate::sys::signal::Shutdown;
 
 /// One command: what it does, and the options it takes, by their ids.
@@ -182,7 +183,9 @@ fn id_of(name: &str) -> String {
 
 pub fn run(section: &Section, args: CloneArgs, given: &Given) -> Result<()> {
     let spec = section_spec(section, args, given)?;
-    clone::run(&spec, &Shutdown::install()?)
+    let shutdown = Shutdown::install()?;
+    logging::share_terminal();
+    clone::run(&spec, &shutdown)
 }
 
 fn section_spec(section: &Section, args: CloneArgs, given: &Given) -> Result<CloneSpec> {

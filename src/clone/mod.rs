@@ -83,6 +83,8 @@ struct Clone<'a> {
     check_spec: CheckSpec,
     /// None: one of the two servers is not known at all.
     checked: Option<check::Begun>,
+    /// On the source, for the changes that follow: set up by this command, or for this directory before it.
+    publication: Option<String>,
     /// Found by the checks before anything is restored.
     left_alone: LeftAlone,
     pub shutdown: &'a Shutdown,

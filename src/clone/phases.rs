@@ -106,6 +106,16 @@ impl Phase {
     }
 }
 
+const RESUME: &str = " --resume";
+
+/// What "copy data" is, as far as it leaves a step of its own.
+const COPY_DATA: Phases = Phases::of(&[
+    Phase::TableData,
+    Phase::LargeObjects,
+    Phase::Indexes,
+    Phase::Constraints,
+]);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     Complete,
@@ -181,15 +191,17 @@ impl Phases {
         progress: impl Fn(Phase) -> Result<Progress>,
     ) -> Result<()> {
         let missing = |phase: Phase, needed: Phase, reason: &str, more: &str| {
+            let command = needed.command();
+            // It may have been a part of the larger command that was interrupted.
+            let larger = match COPY_DATA.has(needed) && more == RESUME {
+                true => format!(", or \"pgcopydb copy data{RESUME}\"",),
+                false => String::new(),
+            };
             Error::state(format!(
-                "cannot {}: \"{}\" {reason} in work directory \"{dir}\"",
+                "cannot {}: \"{command}\" {reason} in work directory \"{dir}\"",
                 phase.words(),
-                needed.command()
             ))
-            .with_hint(format!(
-                "Run \"pgcopydb {}{more}\" first.",
-                needed.command()
-            ))
+            .with_hint(format!("Run \"pgcopydb {command}{more}\"{larger} first."))
         };
         for phase in self.iter() {
             let before = phase.needs().iter().filter(|(other, _)| !self.has(*other));
@@ -200,7 +212,7 @@ impl Phases {
                         return Err(missing(phase, *needed, "was not run", ""));
                     }
                     (Progress::Begun, _) => {
-                        return Err(missing(phase, *needed, "was not finished", " --resume"));
+                        return Err(missing(phase, *needed, "was not finished", RESUME));
                     }
                 }
             }
@@ -216,7 +228,7 @@ impl Phases {
                 Phase::PostData,
                 Phase::Constraints,
                 "was not run",
-                " --resume",
+                RESUME,
             ));
         }
         Ok(())

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::phases::Phase;
 use super::{Clone, step};
@@ -20,7 +20,9 @@ use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
 use crate::sys::durable::Sync;
 use crate::workdir::WorkDir;
-use crate::workdir::done::{self, BlobsDone, ConstraintDone, IndexDone, TableDone, VacuumDone};
+use crate::workdir::done::{
+    self, BlobsDone, ConstraintDone, IndexDone, Pieces, TableDone, VacuumDone,
+};
 
 /// What was cut into parts and batches under one snapshot. Sizes change while a run lives, so a resume under the same
 /// snapshot must not cut anew: the parts that are done would not fit to the others.
@@ -30,13 +32,6 @@ pub struct Cut {
     pub snapshot: String,
     pub items: Vec<WorkItem>,
     pub batches: Vec<LargeObjectBatch>,
-}
-
-/// The pieces of one kind, as the work directory keeps them: tables and large objects may be cut by different commands.
-#[derive(Serialize, Deserialize)]
-struct Pieces<T> {
-    snapshot: String,
-    pieces: Vec<T>,
 }
 
 /// The parts of tables and the batches of large objects under this snapshot, as far as the command copies them.

@@ -9,13 +9,14 @@ use crate::check::{self, SourceFacts};
 use crate::dump::programs::SearchPlaces;
 use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
-use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::open_and_pin;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
+use crate::stream::setup::{self, SetUp, publication_of};
 use crate::sys::durable::Sync;
 use crate::sys::signal::Shutdown;
-use crate::workdir::{WorkDir, done};
+use crate::workdir::{WorkDir, cdc_location, done};
 
 /// Phases that run pg_dump or pg_restore.
 const OF_PROGRAMS: Phases = Phases::of(&[Phase::Dump, Phase::PreData, Phase::PostData]);
@@ -29,7 +30,7 @@ pub fn reach<'a>(
     shutdown: &'a Shutdown,
 ) -> Result<Clone<'a>> {
     let name = run.name.of("clone");
-    let connect = |info: &ConnInfo| connect_and_pin(info, &name, shutdown);
+    let connect = |info: &ConnInfo| open_and_pin(info, &name, shutdown);
     let mut source: Option<Reached> = match spec.phases.need_source() {
         true => spec.source.as_ref().map(connect).transpose()?,
         false => None,
@@ -83,9 +84,24 @@ pub fn reach<'a>(
         source_facts: facts,
         check_spec,
         checked,
+        publication: publication(spec)?,
         left_alone: LeftAlone::default(),
         shutdown,
     })
+}
+
+/// A command for a section is told nothing about following; what was set up is in the directory of the changes.
+fn publication(spec: &CloneSpec) -> Result<Option<String>> {
+    if let Some(follow) = &spec.follow {
+        return Ok(Some(follow.publication().to_string()));
+    }
+    let set_up = setup::noted(&cdc_location(spec.dir.as_deref()))?;
+    let is_of_this = |set_up: &SetUp| {
+        let source = spec.source.as_ref();
+        source.is_none_or(|source| source.identity() == set_up.source)
+    };
+    let set_up = set_up.filter(is_of_this);
+    Ok(set_up.map(|set_up| publication_of(&set_up.slot_name).to_string()))
 }
 
 /// As the source is now, or as the dump found it.

@@ -22,7 +22,6 @@ use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
-use crate::stream::setup::SetupSpec;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
@@ -263,7 +262,7 @@ fn rules<'a>(
         built,
         omitted,
         skip_collations: clone.spec.skip_collations,
-        publication: clone.spec.follow.as_ref().map(SetupSpec::publication),
+        publication: clone.publication.as_deref(),
     }
 }
 

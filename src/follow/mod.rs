@@ -21,9 +21,8 @@ use std::path::PathBuf;
 
 use crate::check;
 use crate::error::{Context, Error, Result};
-use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
+use crate::pg::session::{RunName, TargetSettings, open_and_pin, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
 use crate::stream::apply::ApplySpec;
@@ -64,8 +63,8 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
 fn begin<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<Follow<'a>> {
     let dir = cdc_location(spec.dir.as_deref());
     let run = RunName::new(&run_id(&spec.slot_name));
-    let (mut on_source, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
-    let (mut on_target, target) = connect_and_pin(&spec.target, &run.of("follow"), shutdown)?;
+    let (mut on_source, source) = open_and_pin(&spec.source, &run.of("follow"), shutdown)?;
+    let (mut on_target, target) = open_and_pin(&spec.target, &run.of("follow"), shutdown)?;
     // Once it is set up, somebody has looked; a resume goes on whatever a look would say.
     if setup::noted(&dir)?.is_none() {
         check::begin_follow(&mut on_source, &mut on_target)?;
@@ -96,7 +95,7 @@ fn begin_on_source<'a>(spec: &'a FollowSpec, shutdown: &'a Shutdown) -> Result<F
         return begin(spec, shutdown);
     };
     let run = RunName::new(&run_id(&spec.slot_name));
-    let (_, source) = connect_and_pin(&spec.source, &run.of("follow"), shutdown)?;
+    let (_, source) = open_and_pin(&spec.source, &run.of("follow"), shutdown)?;
     Ok(Follow {
         spec,
         set_up,

@@ -3,7 +3,7 @@
 
 use crate::error::{Context, Result, Side};
 use crate::ident::quote_literal;
-use crate::pg::connect::connect;
+use crate::pg::connect::{connect, connect_and_pin};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
@@ -91,6 +91,18 @@ pub fn open_source(
     Ok(connection)
 }
 
+/// Connect to either side for a look, with a conninfo that names only the server that answered. Prepared at once: while the
+/// other side is looked at, a timeout of the role's could end this session.
+pub fn open_and_pin(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<(Connection, ConnInfo)> {
+    let (mut connection, pinned) = connect_and_pin(info, application_name, shutdown)?;
+    apply_settings(&mut connection)?;
+    Ok((connection, pinned))
+}
+
 /// Connect to the target.
 pub fn open_target(
     info: &ConnInfo,
@@ -129,8 +141,7 @@ pub fn client_encoding_sql(connection: &Connection) -> String {
     format!("SET client_encoding = {}", quote_literal(encoding))
 }
 
-/// The settings of both sides, for a connection that was opened without them.
-pub fn apply_settings(connection: &mut Connection) -> Result<()> {
+fn apply_settings(connection: &mut Connection) -> Result<()> {
     let mut sql = String::new();
     for (name, value) in EXACT_VALUES {
         sql.push_str(&format!("SET {name} = {}; ", quote_literal(value)));

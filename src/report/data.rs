@@ -3,23 +3,17 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Deserialize;
-
 use super::estimate::{per_second, seconds_left};
 use super::running::{running_indexes, running_tables};
 use super::{Progress, TableProgress, TableState, Tables};
 use crate::catalog::{Catalog, Table, WorkItem};
 use crate::error::Result;
 use crate::ident::Oid;
-use crate::workdir::done::{self, BlobsDone, ConstraintDone, IndexDone, TableDone, VacuumDone};
+use crate::workdir::done::{
+    self, BlobsDone, ConstraintDone, IndexDone, Pieces, TableDone, VacuumDone,
+};
 use crate::workdir::live::{LiveRun, WorkerRecord};
 use crate::workdir::paths::Paths;
-
-/// The part of `cut.json` that is of interest here.
-#[derive(Deserialize)]
-struct CutItems {
-    items: Vec<WorkItem>,
-}
 
 pub fn count(
     progress: &mut Progress,
@@ -29,7 +23,7 @@ pub fn count(
     now_ms: u64,
 ) -> Result<()> {
     let records = live.map_or(&[][..], |(_, records)| records);
-    let items = done::read::<CutItems>(&paths.cut())?.map(|cut| cut.items);
+    let items = done::read::<Pieces<WorkItem>>(&paths.cut())?.map(|cut| cut.pieces);
     let mut all = tables_of_run(catalog, items.as_deref());
     let copied = done::read_directory::<TableDone>(&paths.tables(), ".done")?;
     add_done(&mut all, copied.into_values(), progress.has_done("tables"));

@@ -90,6 +90,14 @@ pub struct BlobsDone {
     pub finished_at_ms: u64,
 }
 
+/// How the work of one kind was cut: tables and large objects may be cut by different commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pieces<T> {
+    /// `Snapshot::content`.
+    pub snapshot: String,
+    pub pieces: Vec<T>,
+}
+
 /// A step of the whole run was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepDone {
