@@ -180,6 +180,37 @@ fn the_connection_to_the_source_is_cut() {
     survives(&following, cuts(&proxy));
 }
 
+/// Receive asks for the catalog when a mode begins: the source may be away just then, for longer than a start waits.
+#[test]
+fn a_source_that_is_away_when_a_mode_begins_is_waited_for() {
+    let mut following = Following::of(
+        shared(Version::Pg17),
+        "pgoutput",
+        "create table public.marks (mark int primary key)",
+    );
+    let proxy = Proxy::start(following.source.port());
+    following.source_uri = following.source.tcp_uri(&following.db, proxy.port());
+    let mut run = following
+        .command(&["clone", "--follow"], &[])
+        .env("PGCOPYDB_FAILPOINT", "follow.before_mode=sleep:700")
+        .env("PGCOPYDB_TEST_PATIENCE_MS", "400")
+        .spawn();
+    wait_until(SOON, "live replay to be about to begin", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr().contains("replaying changes live")
+    });
+    proxy.refuse(true);
+    proxy.cut();
+    wait_until(SOON, "receive to wait", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr()
+            .contains("waiting for the source: could not connect")
+    });
+    proxy.refuse(false);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, TOLD);
+}
+
 #[test]
 fn the_connection_to_the_target_is_cut() {
     let mut following = loaded(shared(Version::Debian15), "pgoutput");
