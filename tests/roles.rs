@@ -347,3 +347,50 @@ fn a_clone_brings_the_roles_it_needs() {
     outcome.assert_success(told);
     assert_eq!(roles(&target)["owner"][10], password);
 }
+
+/// The catalogs of the oldest source, and of the first one with options of memberships; with an extension and what was
+/// granted on it.
+#[test]
+fn older_sources_are_understood() {
+    let target = Cluster::start(Version::Pg18, &[]);
+    for version in [Version::Pg10, Version::Pg16] {
+        let source = Cluster::start(version, &[]);
+        let (group, user) = (format!("group{version:?}"), format!("user{version:?}"));
+        let options = match version {
+            Version::Pg16 => "inherit false, set false",
+            _ => "admin option",
+        };
+        let db = source.new_db("old");
+        source.psql(
+            &db,
+            &format!(
+                "create role \"{group}\"; create role \"{user}\" login password 'x' valid until '2030-01-01';
+                 alter role \"{user}\" set work_mem = '3MB'; grant \"{group}\" to \"{user}\" with {options};
+                 create schema s; create extension postgres_fdw schema s; create extension earthdistance schema s cascade;
+                 grant usage on foreign data wrapper postgres_fdw to \"{user}\"; grant usage on schema s to \"{user}\""
+            ),
+        );
+        let (scene, copy) = (Scene::new(), target.new_db("old"));
+        let (from, to) = (source.uri(&db), target.uri(&copy));
+        for command in ["roles", "extensions"] {
+            let args = ["copy", command, "--source", &from, "--target", &to];
+            scene.command(args).run().assert_success(&[]);
+        }
+        assert_eq!(roles(&target)[&user], roles(&source)[&user]);
+        let membership = format!(
+            "select inherit_option::text || admin_option from pg_auth_members where roleid = '\"{group}\"'::regrole \
+             and member = '\"{user}\"'::regrole"
+        );
+        let expected = match version {
+            Version::Pg16 => "falsefalse",
+            _ => "truetrue",
+        };
+        assert_eq!(target.value(&copy, &membership), expected);
+        let rights = format!(
+            "select has_foreign_data_wrapper_privilege('{user}', 'postgres_fdw', 'usage') \
+             and has_schema_privilege('{user}', 's', 'usage') and count(*) = 3 \
+             from pg_extension where extnamespace = 's'::regnamespace"
+        );
+        assert_eq!(target.value(&copy, &rights), "t");
+    }
+}
