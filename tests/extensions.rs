@@ -265,9 +265,11 @@ fn the_tutorial_copies_users_and_extensions() {
     source.psql(
         "shop",
         "create schema ext; grant usage on schema ext to public; create extension hstore schema ext;
-         create extension citext; create extension earthdistance schema ext cascade;
+         create extension citext; create extension earthdistance schema ext cascade; create extension postgres_fdw;
+         grant usage on foreign data wrapper postgres_fdw to shop with grant option; revoke execute on function ext.akeys from public;
+         grant execute on function ext.akeys to clerk;
          comment on extension citext is 'ours'; set role shop;
-         create schema app; create type app.state as enum ('open', 'done');
+         create schema app; create server elsewhere foreign data wrapper postgres_fdw; create type app.state as enum ('open', 'done');
          create table app.customer (id serial primary key, name citext unique, data ext.hstore, place ext.cube);
          create table app.orders (id int primary key, customer int references app.customer, state app.state);
          create index on app.customer using gist (data); grant usage on schema app to clerk;
@@ -324,6 +326,9 @@ fn check_tutorial(source: &Cluster, target: &Cluster) {
         "select nspname, pg_get_userbyid(nspowner), nspacl from pg_namespace where nspname in ('app', 'ext') order by 1",
         "select c.relname, pg_get_userbyid(c.relowner), has_table_privilege('clerk', c.oid, 'select'), obj_description(c.oid, 'pg_class') from pg_class c \
          where c.relnamespace = 'app'::regnamespace order by 1",
+        "select fdwacl from pg_foreign_data_wrapper",
+        "select srvname, pg_get_userbyid(srvowner) from pg_foreign_server",
+        "select proacl from pg_proc where proname in ('akeys', 'avals') order by proname",
         "select * from app.customer order by 1",
         "select conname, pg_get_constraintdef(oid) from pg_constraint where connamespace = 'app'::regnamespace \
          and contype <> 'n' order by 1",

@@ -86,18 +86,6 @@ impl Catalog {
         self.put_in_order();
     }
 
-    /// Take out what the other has, and would copy.
-    pub fn without(&mut self, other: &Catalog) {
-        let is_kept = |table: &Table| other.table(table.oid).is_some_and(|it| !it.rows_left_out);
-        self.tables.retain(|table| !is_kept(table));
-        self.indexes
-            .retain(|index| other.index(index.oid).is_none());
-        let kept: HashSet<Oid> = other.sequences.iter().map(|it| it.oid).collect();
-        self.sequences
-            .retain(|sequence| !kept.contains(&sequence.oid));
-        self.put_in_order();
-    }
-
     /// Establish the orders that the look-ups rely on.
     pub(super) fn put_in_order(&mut self) {
         self.tables.sort_unstable_by_key(|table| table.oid);

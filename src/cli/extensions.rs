@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::error::{Result, Side};
 use crate::extensions::{self, ExtensionsSpec, Requirements};
 use crate::sys::signal::Shutdown;
@@ -43,6 +43,8 @@ pub struct CopyExtensionsArgs {
     #[command(flatten)]
     dir: DirArgs,
     #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
     requirements: RequirementsArgs,
     /// Leave out comments on extensions
     #[arg(long)]
@@ -74,6 +76,7 @@ pub fn copy(args: CopyExtensionsArgs, given: &Given) -> Result<()> {
         target: args.connections.required(Side::Target)?,
         dir: args.dir.dir,
         requirements: args.requirements.read()?,
+        filters: args.filters.read()?,
         skip_comments: args.skip_ext_comments,
         snapshot,
     };

@@ -12,14 +12,20 @@ mod server;
 use clap::{Args, Subcommand};
 
 use super::options::{FilterArgs, SourceArgs};
-use crate::catalog::{self, Catalog, Extension, FetchOptions};
-use crate::dump::filtered::{self, Filtered};
+use crate::catalog::{self, Catalog, FetchOptions, Table};
+use crate::dump::closure::Omitted;
+use crate::dump::filtered;
 use crate::error::{Context, Result};
 use crate::filter;
 use crate::logging;
+use crate::pg::connect::connect_and_pin;
+use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
+
+/// As the server sees us.
+const NAME: &str = "pgcopydb list";
 
 /// List what would be copied, and what is copied already
 #[derive(Args)]
@@ -70,57 +76,6 @@ struct FromSource {
     force: bool,
 }
 
-/// What the filters leave, or what they leave out.
-#[derive(Args)]
-struct MeantArgs {
-    #[command(flatten)]
-    filters: FilterArgs,
-    /// List what the filters leave out, instead of what they leave
-    #[arg(long, requires = "filters")]
-    list_skipped: bool,
-}
-
-impl MeantArgs {
-    /// `None` without filters: then everything is meant.
-    fn fetch(
-        &self,
-        from: &FromSource,
-        source: &mut Connection,
-        estimate_sizes: bool,
-    ) -> Result<Option<Catalog>> {
-        let Some(filtered) = fetch_filtered(&self.filters, from, source, estimate_sizes)? else {
-            return Ok(None);
-        };
-        Ok(Some(match self.list_skipped {
-            true => filtered.skipped,
-            false => filtered.catalog,
-        }))
-    }
-}
-
-/// `source` is in a transaction, which sees what the dump of the schema sees too.
-fn fetch_filtered(
-    filters: &FilterArgs,
-    from: &FromSource,
-    source: &mut Connection,
-    estimate_sizes: bool,
-) -> Result<Option<Filtered>> {
-    let Some(filters) = filters.read()? else {
-        return Ok(None);
-    };
-    let (info, shutdown) = (from.source.required()?, Shutdown::handle());
-    // A mistake in an expression would end the transaction.
-    filter::check(
-        &mut open_source(&info, "pgcopydb list", &shutdown)?,
-        &filters,
-    )?;
-    let options = FetchOptions {
-        estimate_sizes,
-        skip_extensions: false,
-    };
-    filtered::fetch(source, &info, &filters, &options, &shutdown).map(Some)
-}
-
 /// Objects of one schema or table only. A name is taken as it is, without quotes.
 #[derive(Args)]
 struct NameArgs {
@@ -144,30 +99,89 @@ impl NameArgs {
     }
 }
 
+/// The same for what filters may leave out.
+#[derive(Args)]
+struct Filtered {
+    #[command(flatten)]
+    from: FromSource,
+    #[command(flatten)]
+    filters: FilterArgs,
+}
+
+/// How much of the catalog is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Of a database with many tables, that is a fraction of the whole.
+    Tables,
+    Everything,
+}
+
+/// The source as it would be copied.
+struct Found {
+    /// In the transaction that saw it.
+    source: Connection,
+    catalog: Catalog,
+    /// Tables that are left out, or whose rows are.
+    skipped: Vec<Table>,
+    omitted: Vec<Omitted>,
+}
+
 impl FromSource {
     /// A connection that sees one moment of the source.
     fn open(&self) -> Result<Connection> {
         let info = self.source.required()?;
+        let mut source = self.connect(&info, &Shutdown::install()?)?;
+        begin(&mut source)?;
+        Ok(source)
+    }
+
+    fn connect(&self, info: &ConnInfo, shutdown: &Shutdown) -> Result<Connection> {
         if self.force {
             log::info!(target: logging::NOTICE, "nothing is cached: the source is always read");
         }
-        let mut source = open_source(&info, "pgcopydb list", &Shutdown::install()?)?;
-        source
-            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .context("could not begin a transaction on the source")?;
-        Ok(source)
+        open_source(info, NAME, shutdown)
     }
 }
 
-/// What `clone` would fetch.
-fn fetch_catalog(source: &mut Connection, estimate_sizes: bool) -> Result<Catalog> {
-    let options = FetchOptions {
-        estimate_sizes,
-        skip_extensions: false,
-    };
-    catalog::fetch(source, &options)
+impl Filtered {
+    /// Read the source, without what the filters leave out.
+    fn read(&self, estimate_sizes: bool, wanted: Wanted) -> Result<Found> {
+        let options = FetchOptions {
+            estimate_sizes,
+            skip_extensions: false,
+        };
+        let Some(filters) = self.filters.read()? else {
+            let mut source = self.from.open()?;
+            let catalog = match wanted {
+                Wanted::Tables => catalog::fetch_tables_only(&mut source, &options)?,
+                Wanted::Everything => catalog::fetch(&mut source, &options)?,
+            };
+            return Ok(Found {
+                source,
+                catalog,
+                skipped: Vec::new(),
+                omitted: Vec::new(),
+            });
+        };
+        let shutdown = Shutdown::install()?;
+        // pg_dump must reach the very server whose snapshot it is given.
+        let (_, info) = connect_and_pin(&self.from.source.required()?, NAME, &shutdown)?;
+        let mut source = self.from.connect(&info, &shutdown)?;
+        filter::check(&mut source, &filters)?;
+        begin(&mut source)?;
+        let found = filtered::fetch(&mut source, &info, &filters, &options, &shutdown)?;
+        Ok(Found {
+            source,
+            catalog: found.catalog,
+            skipped: found.skipped,
+            omitted: found.omitted,
+        })
+    }
 }
 
-fn fetch_extensions(source: &mut Connection) -> Result<Vec<Extension>> {
-    catalog::fetch_extensions(source)
+fn begin(source: &mut Connection) -> Result<()> {
+    source
+        .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .map(drop)
+        .context("could not begin a transaction on the source")
 }

@@ -51,7 +51,7 @@ pub fn explain(error: &clap::Error, command: &clap::Command, words: &[OsString])
     };
     let hint = match text(ContextKind::SuggestedArg).or(text(ContextKind::SuggestedSubcommand)) {
         Some(similar) => format!("Did you mean {similar}?"),
-        _ => "See pgcopydb help.".to_owned(),
+        None => "See pgcopydb help.".to_owned(),
     };
     Refused::Mistake(Error::usage(message).with_hint(hint))
 }

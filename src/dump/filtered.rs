@@ -19,8 +19,8 @@ use crate::sys::signal::Shutdown;
 /// What is meant, and what is not.
 pub struct Filtered {
     pub catalog: Catalog,
-    /// What is left out, and the tables whose rows are: with `catalog` it makes the whole.
-    pub skipped: Catalog,
+    /// Tables that are left out, or whose rows are.
+    pub skipped: Vec<catalog::Table>,
     pub omitted: Vec<Omitted>,
 }
 
@@ -58,9 +58,13 @@ pub fn fetch(
         .context("could not dump the schema of the source")?;
     let bytes = std::fs::read(&file)
         .with_context(|| format!("could not read file \"{}\"", file.display()))?;
-    let mut skipped = catalog.clone();
+    let all = catalog.tables.clone();
     let omitted = apply(&mut catalog, &Archive::read(&bytes)?, &selection, filters)?;
-    skipped.without(&catalog);
+    let is_skipped = |table: &catalog::Table| {
+        let kept = catalog.table(table.oid);
+        kept.is_none_or(|kept| kept.rows_left_out)
+    };
+    let skipped = all.into_iter().filter(is_skipped).collect();
     Ok(Filtered {
         catalog,
         skipped,

@@ -122,6 +122,7 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
             let of = Parents {
                 extension: about("EXTENSION"),
                 is_collation: about("COLLATION").is_some(),
+                is_member: is_about_member(entry, parents.clone().next().is_some()),
             };
             Choice {
                 entry,
@@ -136,6 +137,8 @@ pub fn select<'a>(archive: &'a Archive, rules: &SkipRules<'_>) -> Vec<Choice<'a>
 struct Parents<'a> {
     extension: Option<&'a Entry>,
     is_collation: bool,
+    /// The object itself is not in the archive: it comes with its extension.
+    is_member: bool,
 }
 
 fn skip_reason(
@@ -162,7 +165,7 @@ fn skip_reason(
         Some(SkipReason::Filtered)
     } else if is_of_large_object(entry) {
         Some(SkipReason::LargeObject)
-    } else if rules.skip_extensions && entry.desc == "EXTENSION" {
+    } else if rules.skip_extensions && (entry.desc == "EXTENSION" || parents.is_member) {
         Some(SkipReason::Extension)
     } else if entry.desc == "EXTENSION" {
         Some(SkipReason::ExtensionIsCreated)
@@ -214,6 +217,13 @@ fn is_of_own_schema(entry: &Entry) -> bool {
     let is_schema = entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA;
     let is_about_schema = about(entry, "SCHEMA ").is_some_and(|name| name == OWN_SCHEMA.as_bytes());
     entry.namespace == OWN_SCHEMA || is_schema || is_about_schema
+}
+
+/// Privileges on what an extension has made: pg_dump writes those that the user changed, and not the object. Schema
+/// "public" and what is the server's own are not written either.
+fn is_about_member(entry: &Entry, has_object: bool) -> bool {
+    let is_servers = entry.namespace == "pg_catalog" || entry.namespace == "information_schema";
+    entry.desc == "ACL" && !has_object && !is_servers && about(entry, "SCHEMA ").is_none()
 }
 
 /// One of these schemas, its comment or its privileges; their tags quote a name that needs it.
@@ -389,6 +399,18 @@ mod tests {
         );
         rules.skip_ext_comments = false;
         rules.skip_extensions = true;
+        // Privileges on what an extension has made: the object is not in the archive.
+        let wrapper = "FOREIGN DATA WRAPPER postgres_fdw";
+        let member = added(&mut archive, "ACL", wrapper, vec![77_777], Section::None);
+        let public = added(&mut archive, "ACL", "SCHEMA public", vec![], Section::None);
+        rules.section = Section::PostData;
+        assert_eq!(reason(&archive, &rules, public), None);
+        let skipped = Some(SkipReason::Extension);
+        assert_eq!(reason(&archive, &rules, member), skipped);
+        rules.skip_extensions = false;
+        assert_eq!(reason(&archive, &rules, member), None);
+        rules.skip_extensions = true;
+        rules.section = pre;
         assert_eq!(
             reason(&archive, &rules, extension),
             Some(SkipReason::Extension)

@@ -1,20 +1,24 @@
 //! `copy extensions`, and the extensions of a clone. `plan` says which ones are created and in which order, `target` asks
-//! and creates, `schemas` makes what they are put into, `rows` copies what their configuration tables have of the user's.
+//! and creates, `schemas` makes what they are put into, `rows` copies what their configuration tables have of the user's,
+//! `privileges` repeats what the user granted on what is theirs.
 //! Runs in the parent, before anything else is on the target.
 //!
 //! Must not: change an extension that the target has, or its rows.
 
 mod plan;
+mod privileges;
 mod requirements;
 mod rows;
 mod schemas;
 mod target;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::catalog::{self, Catalog, Extension, FetchOptions};
 use crate::error::{Context, Result};
-use crate::ident::{quote_ident, quote_literal};
+use crate::filter::{self, Filters, Selection};
+use crate::ident::{Oid, quote_ident, quote_literal};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, flush_commits, open_target};
@@ -37,6 +41,8 @@ pub struct ExtensionsSpec {
     /// None: `$TMPDIR/pgcopydb`.
     pub dir: Option<PathBuf>,
     pub requirements: Requirements,
+    /// Which ones are copied; `None`: all.
+    pub filters: Option<Filters>,
     pub skip_comments: bool,
     /// A snapshot of the source, held elsewhere.
     pub snapshot: Option<String>,
@@ -52,7 +58,13 @@ pub fn copy(spec: &ExtensionsSpec, shutdown: &Shutdown) -> Result<()> {
     drop(connection);
     let wanted = spec.snapshot.as_deref();
     let mut snapshot = snapshot::shared(&source, &workdir, wanted, APPLICATION_NAME, shutdown)?;
-    let catalog = catalog::fetch(snapshot.connection(), &FetchOptions::default())?;
+    let mut catalog = catalog::fetch(snapshot.connection(), &FetchOptions::default())?;
+    if let Some(filters) = &spec.filters {
+        leave_out(
+            &mut catalog,
+            &filter::resolve(snapshot.connection(), filters)?,
+        );
+    }
     let settings = TargetSettings {
         maintenance_work_mem: "64MB".to_string(),
     };
@@ -60,6 +72,22 @@ pub fn copy(spec: &ExtensionsSpec, shutdown: &Shutdown) -> Result<()> {
     copy_all(spec, &catalog, snapshot.connection(), &mut target)?;
     flush_commits(&mut target)?;
     snapshot.release()
+}
+
+/// What [include-only-extension] and [exclude-extension] say. Rules about tables are not asked: what an extension has is
+/// its own.
+fn leave_out(catalog: &mut Catalog, selection: &Selection) {
+    /// `pg_extension` has the same OID in every PostgreSQL.
+    const PG_EXTENSION: Oid = 3079;
+    let out: HashSet<Oid> = selection
+        .left_out
+        .iter()
+        .filter(|left_out| left_out.catalog == PG_EXTENSION)
+        .map(|left_out| left_out.oid)
+        .collect();
+    catalog
+        .extensions
+        .retain(|extension| !out.contains(&extension.oid));
 }
 
 fn copy_all(
@@ -74,6 +102,7 @@ fn copy_all(
     target::tell(&plan);
     let configuration = rows::fetch(source, catalog)?;
     let schemas = schemas::fetch(source)?;
+    let privileges = privileges::fetch(source)?;
     let is_replica = as_origin(target)?;
     for creation in &plan.create {
         let name = quote_ident(&creation.extension.name);
@@ -83,6 +112,9 @@ fn copy_all(
             creation,
             configuration: &configuration,
             schema: schemas.get(&*creation.extension.schema),
+            privileges: privileges
+                .get(&creation.extension.oid)
+                .map_or(&[], Vec::as_slice),
             is_replica,
         };
         one.copy(source, target)
@@ -100,6 +132,7 @@ struct One<'a> {
     creation: &'a Creation<'a>,
     configuration: &'a Configuration,
     schema: Option<&'a Schema>,
+    privileges: &'a [String],
     /// Our role may turn triggers off.
     is_replica: bool,
 }
@@ -115,6 +148,7 @@ impl One<'_> {
         if !self.spec.skip_comments {
             comment(extension, source, target)?;
         }
+        privileges::repeat(self.privileges, target)?;
         rows::copy(
             self.configuration,
             extension.oid,

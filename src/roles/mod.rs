@@ -13,6 +13,8 @@ mod script;
 
 use std::path::{Path, PathBuf};
 
+use postgres::error::SqlState;
+
 use crate::error::{Context, Error, Result};
 use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
@@ -117,11 +119,17 @@ fn snapshot_if_held(
     };
     match Snapshot::import(source, &id, APPLICATION_NAME, shutdown) {
         Ok(snapshot) => Ok(Some(snapshot)),
-        Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),
-        Err(error) => {
+        // Of another database, or of a holder that was killed: roles are as good without it.
+        Err(error)
+            if error.is_any_of(&[SqlState::FEATURE_NOT_SUPPORTED]) || spec.snapshot.is_none() =>
+        {
+            if error.is_interrupted() || error.is_connection_lost() {
+                return Err(error);
+            }
             log::info!("reading roles as they are now: {error}");
             Ok(None)
         }
+        Err(error) => Err(error),
     }
 }
 

@@ -108,6 +108,8 @@ impl Carrier {
         let state = match (applies, is_paused) {
             (false, _) => State::ApplyDisabled,
             _ if self.given_up == Some(wish.number) => State::TooLong,
+            // It went on after an earlier wish had taken too long.
+            _ if wish.at != AT_ONCE && positions.committed() > wish.at => State::TooLong,
             (true, true) if since.is_some_and(|since| since.elapsed() > LONGEST_PAUSE) => {
                 log::warn!("a comparison holds up apply for too long: going on");
                 self.given_up = Some(wish.number);
@@ -332,6 +334,12 @@ mod tests {
         assert!(asker.confirm().is_err());
         assert_eq!(carry(&mut carrier, &positions), Some((8, Lsn(99))));
         asker.confirm().unwrap();
+        positions.advance_committed(Lsn(100));
+        carrier.carry(&positions, true).unwrap();
+        assert!(asker.confirm().is_err());
+        assert_eq!(positions.pause(), None);
+        wish(&mut asker, 9, 0);
+        assert!(carry(&mut carrier, &positions).is_some());
         carrier.carry(&positions, false).unwrap();
         assert!(asker.confirm().is_err());
         assert_eq!(positions.pause(), None);

@@ -1,80 +1,76 @@
-//! `list depends`: what a filters file leaves out, object by object, and why: by a rule, or because of what it needs.
+//! `list depends`: what the filters leave out, and what falls with it.
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{FromSource, fetch_filtered};
-use crate::cli::options::FilterArgs;
+use super::{Filtered, Wanted};
 use crate::cli::stdout;
-use crate::cli::text_table::Align::Left;
+use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::TextTable;
 use crate::dump::closure::Omitted;
 use crate::error::{Error, Result};
 use crate::ident::Oid;
 
-/// List what the filters leave out, with the reason
+/// List what the filters leave out, and what falls with it
 #[derive(Args)]
 #[command(after_help = "\
-Objects that a rule leaves out, and objects that cannot be made without them: views, foreign keys, tables whose default calls a \
-function that is left out. They are found in a dump of the schema, which is made for this and removed.
+Each object of the schema that a copy with these filters would not make, with the reason: a rule, or something that it \
+cannot be made without. In the order in which pg_dump would write them.
 
-JSON: an array of objects with the keys kind (as pg_dump names it), object, reason, by-rule (true or false) and oid (0 for \
-comments and privileges).
+JSON: an array of objects with the keys oid, kind (as pg_dump calls it), object, reason and by-rule (false for what falls \
+because of something else).
 
 Example: pgcopydb list depends --source postgres://me@old/shop --filters filters.ini")]
 pub struct DependsArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    filters: FilterArgs,
-    /// List what is left out; it is what this command always does
-    #[arg(long)]
-    list_skipped: bool,
+    filtered: Filtered,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Line<'a> {
+struct DependLine<'a> {
+    oid: Oid,
     kind: &'a str,
     object: &'a str,
     reason: &'a str,
     by_rule: bool,
-    oid: Oid,
 }
 
-impl<'a> Line<'a> {
-    fn new(omitted: &'a Omitted) -> Line<'a> {
-        let object = omitted.object.strip_prefix(omitted.kind.as_str());
-        Line {
+impl<'a> DependLine<'a> {
+    fn new(omitted: &'a Omitted) -> DependLine<'a> {
+        DependLine {
+            oid: omitted.catalog_id.oid,
             kind: &omitted.kind,
-            object: object.map_or(omitted.object.as_str(), str::trim_start),
+            object: &omitted.object,
             reason: &omitted.reason,
             by_rule: omitted.is_by_rule,
-            oid: omitted.catalog_id.oid,
         }
     }
 }
 
 pub fn run(args: &DependsArgs) -> Result<()> {
-    if args.list_skipped {
-        log::debug!("what is left out is always listed");
-    }
-    let mut source = args.from.open()?;
-    let Some(filtered) = fetch_filtered(&args.filters, &args.from, &mut source, true)? else {
+    if args.filtered.filters.filters.is_none() {
         return Err(Error::usage("no filters given")
-            .with_hint("Use --filters with a file that has a rule."));
-    };
-    let lines: Vec<Line<'_>> = filtered.omitted.iter().map(Line::new).collect();
-    if args.from.json {
+            .with_hint("Use --filters: without one, everything is copied."));
+    }
+    let found = args.filtered.read(true, Wanted::Everything)?;
+    let lines: Vec<DependLine<'_>> = found.omitted.iter().map(DependLine::new).collect();
+    if args.filtered.from.json {
         return stdout::print_json(&lines);
     }
-    let mut table = TextTable::new(&[("Kind", Left), ("Object", Left), ("Reason", Left)]);
+    let mut text = TextTable::new(&[
+        ("OID", Right),
+        ("Object", Left),
+        ("By Rule", Left),
+        ("Reason", Left),
+    ]);
     for line in lines {
-        table.row([
-            line.kind.to_owned(),
+        text.row([
+            line.oid.to_string(),
             line.object.to_owned(),
+            if line.by_rule { "yes" } else { "no" }.to_owned(),
             line.reason.to_owned(),
         ]);
     }
-    stdout::print(&table.render())
+    stdout::print(&text.render())
 }

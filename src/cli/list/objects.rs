@@ -6,16 +6,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, MeantArgs, NameArgs, fetch_catalog, fetch_filtered};
+use super::{Filtered, Found, NameArgs, Wanted};
 use crate::catalog::inventory::{
     SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
 };
-use crate::catalog::{Catalog, ConstraintKind, FetchOptions, Index, Sequence, Table};
+use crate::catalog::{ConstraintKind, Index, Sequence, Table};
 use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::TextTable;
-use crate::dump::filtered::Filtered;
+use crate::dump::closure::Omitted;
 use crate::error::Result;
 use crate::ident::Oid;
 
@@ -33,9 +33,7 @@ Examples: pgcopydb list tables --source postgres://me@old/shop --without-pkey
   pgcopydb list tables --source postgres://me@old/shop --split-tables-larger-than \"10 GB\" --json")]
 pub struct TablesArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    meant: MeantArgs,
+    filtered: Filtered,
     #[command(flatten)]
     names: NameArgs,
     #[command(flatten)]
@@ -43,6 +41,9 @@ pub struct TablesArgs {
     /// Only tables without a primary key
     #[arg(long)]
     without_pkey: bool,
+    /// With --filters, the tables that would not be copied, and why
+    #[arg(long, requires = "filters")]
+    list_skipped: bool,
 }
 
 #[derive(Serialize)]
@@ -61,7 +62,7 @@ pub(super) struct TableLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parts: Option<Vec<PartLine>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    reason: Option<&'a str>,
 }
 
 impl<'a> TableLine<'a> {
@@ -74,7 +75,7 @@ impl<'a> TableLine<'a> {
             reltuples: table.row_estimate,
             bytes: table.bytes,
             bytes_pretty: pretty_size(table.bytes),
-            exclude_data: false,
+            exclude_data: table.rows_left_out,
             restore_list_name: format!("{} {} {}", table.schema, table.name, table.owner),
             part_key: table.split_key.as_ref().map(|key| &*key.column),
             parts,
@@ -84,52 +85,44 @@ impl<'a> TableLine<'a> {
 }
 
 pub fn tables(args: &TablesArgs) -> Result<()> {
-    let mut source = args.from.open()?;
-    let estimates = args.split.estimates_sizes();
-    let filters = &args.meant.filters;
-    let filtered = fetch_filtered(filters, &args.from, &mut source, estimates)?;
-    let mut skipped = HashMap::new();
-    let catalog = match filtered {
-        Some(filtered) if args.meant.list_skipped => {
-            skipped = reasons(&filtered);
-            filtered.skipped
-        }
-        Some(filtered) => filtered.catalog,
-        None => fetch_tables(&mut source, args)?,
-    };
+    let Found {
+        mut source,
+        catalog,
+        skipped,
+        omitted,
+    } = args
+        .filtered
+        .read(args.split.estimates_sizes(), Wanted::Tables)?;
     let with_key = match args.without_pkey {
         true => fetch_tables_with_primary_key(&mut source)?,
         false => Default::default(),
     };
-    let mut chosen: Vec<&Table> = catalog
-        .tables_to_copy()
+    let candidates: Vec<&Table> = match args.list_skipped {
+        true => skipped.iter().collect(),
+        false => catalog.tables_to_copy().collect(),
+    };
+    let mut chosen: Vec<&Table> = candidates
+        .into_iter()
         .filter(|table| args.names.matches(&table.schema, &table.name))
         .filter(|table| !with_key.contains(&table.oid))
         .collect();
     chosen.sort_by_key(|table| (std::cmp::Reverse(table.bytes), table.oid));
+    if args.list_skipped {
+        let kept = |oid| catalog.table(oid).is_some();
+        return print_skipped(&chosen, &omitted, &kept, args.filtered.from.json);
+    }
     let mut parts = match args.split.is_asked() {
         true => Some(parts_by_table(&mut source, &chosen, &args.split)?),
         false => None,
     };
-    if args.from.json {
+    if args.filtered.from.json {
         let lines: Vec<TableLine<'_>> = chosen
             .iter()
             .map(|table| {
                 let own = |parts: &mut HashMap<Oid, Vec<PartLine>>| {
                     parts.remove(&table.oid).unwrap_or_default()
                 };
-                let line = TableLine::new(table, parts.as_mut().map(own));
-                match skipped.remove(&table.oid) {
-                    Some(Skipped {
-                        exclude_data,
-                        reason,
-                    }) => TableLine {
-                        exclude_data,
-                        reason: Some(reason),
-                        ..line
-                    },
-                    None => line,
-                }
+                TableLine::new(table, parts.as_mut().map(own))
             })
             .collect();
         return stdout::print_json(&lines);
@@ -142,7 +135,6 @@ pub fn tables(args: &TablesArgs) -> Result<()> {
         ("On-disk size", Right),
     ];
     columns.extend(parts.as_ref().map(|_| ("Parts", Right)));
-    columns.extend(args.meant.list_skipped.then_some(("Reason", Left)));
     let mut text = TextTable::new(&columns);
     for table in chosen {
         let mut cells = vec![
@@ -158,54 +150,58 @@ pub fn tables(args: &TablesArgs) -> Result<()> {
             let count = parts.get(&table.oid).map_or(1, |parts| parts.len().max(1));
             count.to_string()
         }));
-        if args.meant.list_skipped {
-            cells.push(
-                skipped
-                    .remove(&table.oid)
-                    .map_or_else(String::new, |it| it.reason),
-            );
-        }
         text.row(cells);
     }
     stdout::print(&text.render())
 }
 
-/// Why a table is in the list of those that the filters leave out.
-struct Skipped {
-    /// The table itself is kept.
-    exclude_data: bool,
-    reason: String,
-}
-
-fn reasons(filtered: &Filtered) -> HashMap<Oid, Skipped> {
-    let omitted: HashMap<Oid, &str> = filtered
-        .omitted
+/// Tables that are left out, with the reason of each.
+fn print_skipped(
+    tables: &[&Table],
+    omitted: &[Omitted],
+    is_kept: &dyn Fn(Oid) -> bool,
+    is_json: bool,
+) -> Result<()> {
+    let reasons: HashMap<Oid, &str> = omitted
         .iter()
         .filter(|omitted| omitted.kind == "TABLE")
         .map(|omitted| (omitted.catalog_id.oid, omitted.reason.as_str()))
         .collect();
-    let reason = |table: &Table| {
-        let exclude_data = filtered.catalog.table(table.oid).is_some();
-        let reason = match exclude_data {
-            true => "its rows are left out by a rule in [exclude-table-data]",
-            false => omitted.get(&table.oid).copied().unwrap_or("is left out"),
-        };
-        let skipped = Skipped {
-            exclude_data,
-            reason: reason.to_owned(),
-        };
-        (table.oid, skipped)
-    };
-    filtered.skipped.tables.iter().map(reason).collect()
-}
-
-/// Nothing but tables is asked for, and of a database with many of them that is most of what there is.
-fn fetch_tables(source: &mut crate::pg::wire::Connection, args: &TablesArgs) -> Result<Catalog> {
-    let options = FetchOptions {
-        estimate_sizes: args.split.estimates_sizes(),
-        skip_extensions: false,
-    };
-    crate::catalog::fetch_tables_only(source, &options)
+    let lines: Vec<TableLine<'_>> = tables
+        .iter()
+        .map(|table| {
+            let exclude_data = is_kept(table.oid);
+            let reason = match exclude_data {
+                true => "is excluded with its rows only, by [exclude-table-data]",
+                false => reasons.get(&table.oid).copied().unwrap_or("is left out"),
+            };
+            TableLine {
+                exclude_data,
+                reason: Some(reason),
+                ..TableLine::new(table, None)
+            }
+        })
+        .collect();
+    if is_json {
+        return stdout::print_json(&lines);
+    }
+    let mut text = TextTable::new(&[
+        ("OID", Right),
+        ("Schema Name", Left),
+        ("Table Name", Left),
+        ("On-disk size", Right),
+        ("Reason", Left),
+    ]);
+    for line in lines {
+        text.row([
+            line.oid.to_string(),
+            line.schema.to_owned(),
+            line.name.to_owned(),
+            line.bytes_pretty,
+            line.reason.unwrap_or_default().to_owned(),
+        ]);
+    }
+    stdout::print(&text.render())
 }
 
 /// List the sequences that would be set
@@ -217,9 +213,7 @@ not know it), restore-list-name and owned-by: null, or an object with the keys s
 Example: pgcopydb list sequences --source postgres://me@old/shop")]
 pub struct SequencesArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    meant: MeantArgs,
+    filtered: Filtered,
     /// Only in this schema
     #[arg(long, value_name = "NAME")]
     schema_name: Option<String>,
@@ -245,18 +239,18 @@ struct SequenceOwner {
 }
 
 pub fn sequences(args: &SequencesArgs) -> Result<()> {
-    let mut source = args.from.open()?;
-    let found = match args.meant.fetch(&args.from, &mut source, true)? {
-        Some(catalog) => catalog.sequences,
-        None => crate::catalog::fetch_sequences(&mut source, &FetchOptions::default())?,
-    };
+    let Found {
+        mut source,
+        catalog,
+        ..
+    } = args.filtered.read(true, Wanted::Everything)?;
     let states = fetch_sequence_states(&mut source)?;
     let is_wanted = |sequence: &&Sequence| {
         let wanted = args.schema_name.as_deref();
         wanted.is_none_or(|wanted| wanted == &*sequence.schema)
     };
-    let lines = sequence_lines(found.iter().filter(is_wanted), states);
-    if args.from.json {
+    let lines = sequence_lines(catalog.sequences.iter().filter(is_wanted), states);
+    if args.filtered.from.json {
         return stdout::print_json(&lines);
     }
     let mut table = TextTable::new(&[
@@ -323,9 +317,7 @@ object with the keys oid, schema and name) and constraint: null, or an object wi
 Example: pgcopydb list indexes --source postgres://me@old/shop --schema-name public --table-name film")]
 pub struct IndexesArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    meant: MeantArgs,
+    filtered: Filtered,
     #[command(flatten)]
     names: NameArgs,
 }
@@ -388,11 +380,7 @@ impl<'a> IndexLine<'a> {
 }
 
 pub fn indexes(args: &IndexesArgs) -> Result<()> {
-    let mut source = args.from.open()?;
-    let catalog = match args.meant.fetch(&args.from, &mut source, true)? {
-        Some(catalog) => catalog,
-        None => fetch_catalog(&mut source, true)?,
-    };
+    let catalog = args.filtered.read(true, Wanted::Everything)?.catalog;
     let lines: Vec<IndexLine<'_>> = catalog
         .tables_to_copy()
         .filter(|table| args.names.matches(&table.schema, &table.name))
@@ -401,7 +389,7 @@ pub fn indexes(args: &IndexesArgs) -> Result<()> {
             indexes.map(move |index| IndexLine::new(table, index))
         })
         .collect();
-    if args.from.json {
+    if args.filtered.from.json {
         return stdout::print_json(&lines);
     }
     let mut text = TextTable::new(&[

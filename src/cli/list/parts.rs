@@ -5,12 +5,10 @@ use std::collections::HashMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::{FromSource, NameArgs, fetch_filtered};
+use super::{Filtered, NameArgs, Wanted};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan};
-use crate::catalog::{
-    FetchOptions, Part, PartRange, Table, WorkItem, fetch_key_bounds, fetch_tables_only,
-};
-use crate::cli::options::{FilterArgs, SplitArgs, parse_jobs};
+use crate::catalog::{Part, PartRange, Table, WorkItem, fetch_key_bounds};
+use crate::cli::options::{SplitArgs, parse_jobs};
 use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
@@ -65,9 +63,7 @@ to (null where open), bytes (the part's share), bytes-pretty and where.
 Example: pgcopydb list table-parts --source postgres://me@old/shop --table-name film --split-tables-larger-than 200kB")]
 pub struct TablePartsArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    filters: FilterArgs,
+    filtered: Filtered,
     #[command(flatten)]
     names: NameArgs,
     #[command(flatten)]
@@ -146,26 +142,18 @@ pub fn table_parts(args: &TablePartsArgs) -> Result<()> {
         return Err(Error::usage("no size to split tables at given")
             .with_hint("Use --split-tables-larger-than, such as \"10 GB\"."));
     }
-    let mut source = args.from.open()?;
-    let estimate_sizes = args.split.estimates_sizes();
-    let catalog = match fetch_filtered(&args.filters, &args.from, &mut source, estimate_sizes)? {
-        Some(filtered) => filtered.catalog,
-        None => {
-            let options = FetchOptions {
-                estimate_sizes,
-                skip_extensions: false,
-            };
-            fetch_tables_only(&mut source, &options)?
-        }
-    };
-    let chosen: Vec<&Table> = catalog
+    let mut found = args
+        .filtered
+        .read(args.split.estimates_sizes(), Wanted::Tables)?;
+    let chosen: Vec<&Table> = found
+        .catalog
         .tables_to_copy()
         .filter(|table| args.names.matches(&table.schema, &table.name))
         .collect();
-    let parts = parts_by_table(&mut source, &chosen, &args.split)?;
+    let parts = parts_by_table(&mut found.source, &chosen, &args.split)?;
     let mut lines: Vec<PartLine> = parts.into_values().flatten().collect();
     lines.sort_by(|a, b| (&a.schema, &a.table, a.number).cmp(&(&b.schema, &b.table, b.number)));
-    if args.from.json {
+    if args.filtered.from.json {
         return stdout::print_json(&lines);
     }
     if lines.is_empty() {

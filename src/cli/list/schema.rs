@@ -7,10 +7,9 @@ use serde::Serialize;
 
 use super::objects::{IndexLine, SequenceLine, TableLine, sequence_lines};
 use super::parts::{PartLine, SplitChoice, parts_by_table};
-use super::{FromSource, fetch_catalog, fetch_filtered};
+use super::{Filtered, Found, Wanted};
 use crate::catalog::inventory::fetch_sequence_states;
 use crate::catalog::{Catalog, Table};
-use crate::cli::options::FilterArgs;
 use crate::cli::stdout;
 use crate::error::Result;
 use crate::ident::Oid;
@@ -25,9 +24,7 @@ them), extensions (oid, name, schema, version), large-objects (count, bytes), ro
 Example: pgcopydb list schema --source postgres://me@old/shop")]
 pub struct SchemaArgs {
     #[command(flatten)]
-    from: FromSource,
-    #[command(flatten)]
-    filters: FilterArgs,
+    filtered: Filtered,
     #[command(flatten)]
     split: SplitChoice,
 }
@@ -55,12 +52,13 @@ struct Schema<'a> {
 }
 
 pub fn run(args: &SchemaArgs) -> Result<()> {
-    let mut source = args.from.open()?;
-    let estimates = args.split.estimates_sizes();
-    let catalog = match fetch_filtered(&args.filters, &args.from, &mut source, estimates)? {
-        Some(filtered) => filtered.catalog,
-        None => fetch_catalog(&mut source, estimates)?,
-    };
+    let Found {
+        mut source,
+        catalog,
+        ..
+    } = args
+        .filtered
+        .read(args.split.estimates_sizes(), Wanted::Everything)?;
     let states = fetch_sequence_states(&mut source)?;
     let tables: Vec<&Table> = catalog.tables_to_copy().collect();
     let mut parts = match args.split.is_asked() {

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{FromSource, fetch_extensions};
+use super::FromSource;
+use crate::catalog::fetch_extensions;
 use crate::catalog::inventory::{
     self, CollationEntry, ExtensionConfig, ExtensionVersions, fetch_collations, fetch_databases,
     fetch_extension_configs, fetch_extension_versions,

@@ -35,6 +35,8 @@ pub fn snapshots(
     let mut pause = Asker::begin(dir, shutdown)?;
     let name = format!("pgcopydb_compare_{}", std::process::id());
     let new = slot::create_temporary(source, NAME, &name, set_up.plugin, shutdown)?;
+    // It may have taken longer than apply waits.
+    pause.confirm()?;
     let point = new.consistent_point;
     pause.move_to(point, shutdown)?;
     failpoint("compare.paused")?;

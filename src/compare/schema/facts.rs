@@ -1,5 +1,5 @@
-//! The objects of one kind on one server, one after the other, through a cursor: two servers are read in step. Runs in
-//! the parent.
+//! The objects of one kind on one server, one after the other, through a cursor: two servers are read in step, and each makes
+//! its next batch while the last ones are merged. Runs in the parent.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,8 @@ pub struct Facts<'c> {
     kind: &'static str,
     columns: usize,
     batch: VecDeque<Fact>,
-    is_complete: bool,
+    /// The next batch is asked for.
+    is_under_way: bool,
 }
 
 impl<'c> Facts<'c> {
@@ -27,16 +28,29 @@ impl<'c> Facts<'c> {
             kind: section.kind,
             columns: section.properties.len() + 3,
             batch: VecDeque::new(),
-            is_complete: false,
+            is_under_way: false,
         };
         facts.run(&format!(
             "DECLARE facts NO SCROLL CURSOR FOR {}",
             section.sql
         ))?;
+        facts.ask()?;
         Ok(facts)
     }
 
+    fn ask(&mut self) -> Result<()> {
+        let (kind, side) = (self.kind, self.connection.side());
+        self.connection
+            .start_query(&format!("FETCH {BATCH} FROM facts"))
+            .with_context(|| format!("could not read objects of kind \"{kind}\" on the {side}"))?;
+        self.is_under_way = true;
+        Ok(())
+    }
+
     pub fn close(mut self) -> Result<()> {
+        while self.is_under_way {
+            self.fetch()?;
+        }
         self.run("CLOSE facts")
     }
 
@@ -51,20 +65,24 @@ impl<'c> Facts<'c> {
     fn fetch(&mut self) -> Result<()> {
         let (kind, side, columns) = (self.kind, self.connection.side(), self.columns);
         let batch = &mut self.batch;
+        let before = batch.len();
+        self.is_under_way = false;
         self.connection
-            .query_each(&format!("FETCH {BATCH} FROM facts"), &mut |row| {
+            .finish_query(&mut |row| {
                 batch.push_back(fact(row, columns, kind)?);
                 Ok(())
             })
             .with_context(|| format!("could not read objects of kind \"{kind}\" on the {side}"))?;
-        self.is_complete = self.batch.len() < BATCH;
-        Ok(())
+        match self.batch.len() - before < BATCH {
+            true => Ok(()),
+            false => self.ask(),
+        }
     }
 }
 
 impl Stream for Facts<'_> {
     fn next(&mut self) -> Result<Option<Fact>> {
-        if self.batch.is_empty() && !self.is_complete {
+        if self.batch.is_empty() && self.is_under_way {
             self.fetch()?;
         }
         Ok(self.batch.pop_front())

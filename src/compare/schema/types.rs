@@ -273,7 +273,7 @@ fn publications(d: &Dialect) -> Section {
 /// A copy never comes alive by itself, so whether it is enabled and which slot it uses differs on purpose.
 fn subscriptions(d: &Dialect) -> Section {
     let select = format!(
-        "SELECT {name} AS name, NULL::text, s.tableoid || ':' || s.oid, {publications}, pg_get_userbyid(s.subowner) \
+        "SELECT {name} AS name, NULL::text, NULL::text, {publications}, pg_get_userbyid(s.subowner) \
          FROM pg_subscription s \
          WHERE s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
         name = quoted("s.subname"),

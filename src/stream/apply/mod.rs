@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 
+use super::pause;
 use super::positions::Positions;
 use super::script::{CommitIs, ScriptLine};
 use crate::error::{Context, Error, Result};
@@ -144,6 +145,7 @@ impl Applier {
             );
             positions.reset_replayed(progress);
         }
+        positions.advance_committed(progress);
         positions.advance_replayed(progress);
         Ok(Applier {
             session,
@@ -360,14 +362,11 @@ impl Applier {
                 .pause()
                 .filter(|(_, at)| end > *at && endpos.is_none_or(|endpos| end <= endpos))
         };
-        while let Some((number, _)) = is_wanted(&self.positions) {
+        while let Some((number, at)) = is_wanted(&self.positions) {
             if !self.state.is_inside() {
                 self.send_complete()?;
             }
-            if self.positions.paused() != Some(number) {
-                log::debug!("standing still before {end}");
-                self.positions.set_paused(number);
-            }
+            self.set_paused(number, at);
             self.flush_if_due()?;
             self.shutdown.sleep(PAUSE_TICK)?;
         }
@@ -381,6 +380,15 @@ impl Applier {
             && is_idle
             && self.positions.replayed() >= at
         {
+            self.set_paused(number, at);
+        }
+    }
+
+    /// Say so, unless the target has more than was asked for: then nobody can have it without.
+    fn set_paused(&self, number: u64, at: Lsn) {
+        let is_passed = at != pause::AT_ONCE && self.state.progress() > at;
+        if !is_passed && self.positions.paused() != Some(number) {
+            log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
         }
     }
