@@ -96,8 +96,20 @@ fn extensions_are_copied_with_their_schemas() {
                         where extname in ('citext', 'pg_trgm')";
         assert_eq!(target.value(&copy, comments), "my own words,kept");
 
-        // Again: everything is kept, in its version.
-        let outcome = copy_extensions(&scene, &from, &to, &[]);
+        // Again, with the target's own versions as the list gives them: everything is kept as it is.
+        let list = [
+            "list",
+            "extensions",
+            "--requirements",
+            "--json",
+            "--source",
+            &to,
+        ];
+        let listed = scene.command(list).run();
+        listed.assert_success(&[]);
+        let file = requirements(&scene, &listed.stdout);
+        let more = ["--requirements", file.to_str().unwrap()];
+        let outcome = copy_extensions(&scene, &from, &to, &more);
         outcome.assert_success(&[kept]);
         assert!(
             outcome.stderr.contains("copied 0 extensions"),
@@ -118,6 +130,27 @@ fn extensions_are_copied_with_their_schemas() {
     let outcome = scene.clone_db(&from, &to, &[]).tools(Version::Pg18).run();
     outcome.assert_last_error(7, &["not available on the target: adminpack"]);
     assert_eq!(installed(&other, &copy), "");
+    // The way out.
+    let filters = scene.path("filters.ini");
+    fs::write(
+        &filters,
+        "[exclude-extension]\nadminpack\nearthdistance\ncube\n",
+    )
+    .unwrap();
+    let more = ["--filters", filters.to_str().unwrap(), "--requirements"];
+    let file = requirements(&scene, r#"[{"name": "ltree", "version": "1.2"}]"#);
+    let more = [&more[..], &[file.to_str().unwrap()]].concat();
+    let outcome = scene.clone_db(&from, &to, &more).tools(Version::Pg18).run();
+    outcome.assert_success(&[]);
+    let found = installed(&other, &copy);
+    assert!(
+        found.starts_with("citext ") && found.contains("ltree 1.2 text, pg_trgm "),
+        "{found}"
+    );
+    let copy = other.new_db("extensions");
+    let outcome = copy_extensions(&scene, &from, &other.uri(&copy), &more);
+    outcome.assert_success(&[]);
+    assert_eq!(installed(&other, &copy), found);
 }
 
 /// The rows of configuration tables, against the order of their names, for a role that may turn no triggers off, too.

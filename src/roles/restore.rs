@@ -74,9 +74,17 @@ fn hush(target: &mut Connection, us: &Us) -> Result<()> {
 fn fetch_us(target: &mut Connection) -> Result<Us> {
     let row = target
         .query_one(
-            "SELECT rolname, rolsuper, rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user",
+            "SELECT rolname, rolsuper, rolcreaterole, pg_catalog.pg_is_in_recovery() \
+             FROM pg_catalog.pg_roles WHERE rolname = current_user",
         )
         .context("could not find out who we are on the target")?;
+    // Once, and not for each role.
+    if row.bool(3)? {
+        return Err(Error::on(
+            Side::Target,
+            "the target is a standby, which cannot be written to",
+        ));
+    }
     Ok(Us {
         name: row.text(0)?.to_string(),
         is_superuser: row.bool(1)?,
