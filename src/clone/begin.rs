@@ -115,10 +115,20 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     match done::read::<String>(&path)? {
         Some(content) if content == snapshot.content() => {}
         // One that somebody holds for this directory need not be the one that this run began with.
-        Some(_) if !spec.not_consistent => return Err(not_the_same(&snapshot)),
+        Some(_) if has_read(workdir)? && !spec.not_consistent => {
+            return Err(not_the_same(&snapshot));
+        }
         _ => done::write(&path, &snapshot.content(), Sync::Now)?,
     }
     Ok(Some(snapshot))
+}
+
+/// Whether anything that was read of the source is kept: what is read later must be of the same moment.
+fn has_read(workdir: &WorkDir) -> Result<bool> {
+    // A dump that was interrupted is made again as a whole.
+    Ok(progress(workdir, Phase::Dump)? == Progress::Done
+        || progress(workdir, Phase::TableData)? != Progress::NotBegun
+        || progress(workdir, Phase::LargeObjects)? != Progress::NotBegun)
 }
 
 fn not_the_same(snapshot: &Snapshot) -> Error {
@@ -146,8 +156,7 @@ fn find_snapshot(clone: &Clone<'_>) -> Result<Snapshot> {
         // Its holder was killed before it could remove the note.
         workdir.forget_snapshot()?;
     }
-    let has_read = workdir.paths.snapshot_content().exists();
-    if clone.is_resumed && has_read && !spec.not_consistent {
+    if clone.is_resumed && has_read(workdir)? && !spec.not_consistent {
         return Err(Error::state(
             "cannot resume consistently: the snapshot of the earlier run is gone and not everything was read from it",
         )

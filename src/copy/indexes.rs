@@ -207,7 +207,15 @@ impl Worker<'_> {
             Err(error) if is_name_not_found(&error) => {
                 self.build_with_search_path(&name, table, index, error)
             }
-            Err(error) if self.keeps_primary_key(table, index, &error) => Ok(()),
+            // On a partitioned table the key is made at once, and a second one is refused before its name is looked at.
+            Err(error)
+                if index.is_primary && error.is_any_of(&[SqlState::INVALID_TABLE_DEFINITION]) =>
+            {
+                match self.adopt(&name, table, index, error) {
+                    Err(error) if self.keeps_primary_key(table, index, &error) => Ok(()),
+                    result => result,
+                }
+            }
             result => result,
         };
         failpoint("index.after_build")?;
