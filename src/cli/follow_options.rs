@@ -75,6 +75,8 @@ pub fn follow_spec(
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
+    // Who gave neither is told of the source first, as everywhere.
+    connections.required(Side::Source)?;
     let target = connections.required(Side::Target)?;
     follow_spec_to(target, connections, dir, slot, apply, filters, again)
 }
