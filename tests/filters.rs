@@ -315,6 +315,14 @@ fn lists_show_what_is_meant_and_why_not() {
         json(&["tables", "--list-skipped"], "name"),
         ["log", "stamped", "users"]
     );
+    assert_eq!(
+        json(&["sequences", "--list-skipped"], "name"),
+        ["log_id_seq"]
+    );
+    assert_eq!(
+        json(&["indexes", "--list-skipped"], "name"),
+        ["log_pkey", "stamped_pkey", "users_name_key", "users_pkey"]
+    );
     let depends = list(&["depends"]);
     for words in [
         "needs FUNCTION \"audit\".\"stamp()\"",

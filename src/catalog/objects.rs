@@ -86,6 +86,19 @@ impl Catalog {
         self.put_in_order();
     }
 
+    /// What this has and the other has not, or has without its rows.
+    pub fn without(mut self, other: &Catalog) -> Catalog {
+        let is_kept = |table: &Table| other.table(table.oid).is_some_and(|it| !it.rows_left_out);
+        self.tables.retain(|table| !is_kept(table));
+        self.indexes
+            .retain(|index| other.index(index.oid).is_none());
+        let kept: HashSet<Oid> = other.sequences.iter().map(|it| it.oid).collect();
+        self.sequences
+            .retain(|sequence| !kept.contains(&sequence.oid));
+        self.put_in_order();
+        self
+    }
+
     /// Establish the orders that the look-ups rely on.
     pub(super) fn put_in_order(&mut self) {
         self.tables.sort_unstable_by_key(|table| table.oid);

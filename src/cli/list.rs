@@ -12,7 +12,7 @@ mod server;
 use clap::{Args, Subcommand};
 
 use super::options::{FilterArgs, SourceArgs};
-use crate::catalog::{self, Catalog, FetchOptions, Table};
+use crate::catalog::{self, Catalog, FetchOptions};
 use crate::dump::closure::Omitted;
 use crate::dump::filtered;
 use crate::error::{Context, Result};
@@ -121,8 +121,8 @@ struct Found {
     /// In the transaction that saw it.
     source: Connection,
     catalog: Catalog,
-    /// Tables that are left out, or whose rows are.
-    skipped: Vec<Table>,
+    /// What is left out, and the tables whose rows are; `None` without filters.
+    skipped: Option<Catalog>,
     omitted: Vec<Omitted>,
 }
 
@@ -159,7 +159,7 @@ impl Filtered {
             return Ok(Found {
                 source,
                 catalog,
-                skipped: Vec::new(),
+                skipped: None,
                 omitted: Vec::new(),
             });
         };
@@ -173,7 +173,7 @@ impl Filtered {
         Ok(Found {
             source,
             catalog: found.catalog,
-            skipped: found.skipped,
+            skipped: Some(found.skipped),
             omitted: found.omitted,
         })
     }

@@ -19,8 +19,8 @@ use crate::sys::signal::Shutdown;
 /// What is meant, and what is not.
 pub struct Filtered {
     pub catalog: Catalog,
-    /// Tables that are left out, or whose rows are.
-    pub skipped: Vec<catalog::Table>,
+    /// What is left out, and the tables whose rows are.
+    pub skipped: Catalog,
     pub omitted: Vec<Omitted>,
 }
 
@@ -58,13 +58,9 @@ pub fn fetch(
         .context("could not dump the schema of the source")?;
     let bytes = std::fs::read(&file)
         .with_context(|| format!("could not read file \"{}\"", file.display()))?;
-    let all = catalog.tables.clone();
+    let all = catalog.clone();
     let omitted = apply(&mut catalog, &Archive::read(&bytes)?, &selection, filters)?;
-    let is_skipped = |table: &catalog::Table| {
-        let kept = catalog.table(table.oid);
-        kept.is_none_or(|kept| kept.rows_left_out)
-    };
-    let skipped = all.into_iter().filter(is_skipped).collect();
+    let skipped = all.without(&catalog);
     Ok(Filtered {
         catalog,
         skipped,

@@ -24,6 +24,9 @@ Example: pgcopydb list depends --source postgres://me@old/shop --filters filters
 pub struct DependsArgs {
     #[command(flatten)]
     filtered: Filtered,
+    /// List what is left out, which is what this command always does
+    #[arg(long)]
+    list_skipped: bool,
 }
 
 #[derive(Serialize)]
@@ -52,6 +55,9 @@ pub fn run(args: &DependsArgs) -> Result<()> {
     if args.filtered.filters.filters.is_none() {
         return Err(Error::usage("no filters given")
             .with_hint("Use --filters: without one, everything is copied."));
+    }
+    if args.list_skipped {
+        log::debug!("what is left out is always listed");
     }
     let found = args.filtered.read(true, Wanted::Everything)?;
     let lines: Vec<DependLine<'_>> = found.omitted.iter().map(DependLine::new).collect();

@@ -10,7 +10,7 @@ use super::{Filtered, Found, NameArgs, Wanted};
 use crate::catalog::inventory::{
     SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
 };
-use crate::catalog::{ConstraintKind, Index, Sequence, Table};
+use crate::catalog::{Catalog, ConstraintKind, Index, Sequence, Table};
 use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
@@ -97,12 +97,8 @@ pub fn tables(args: &TablesArgs) -> Result<()> {
         true => fetch_tables_with_primary_key(&mut source)?,
         false => Default::default(),
     };
-    let candidates: Vec<&Table> = match args.list_skipped {
-        true => skipped.iter().collect(),
-        false => catalog.tables_to_copy().collect(),
-    };
-    let mut chosen: Vec<&Table> = candidates
-        .into_iter()
+    let mut chosen: Vec<&Table> = listed(args.list_skipped, &catalog, skipped.as_ref())
+        .tables_to_copy()
         .filter(|table| args.names.matches(&table.schema, &table.name))
         .filter(|table| !with_key.contains(&table.oid))
         .collect();
@@ -153,6 +149,11 @@ pub fn tables(args: &TablesArgs) -> Result<()> {
         text.row(cells);
     }
     stdout::print(&text.render())
+}
+
+/// What a list is of.
+fn listed<'a>(is_skipped: bool, catalog: &'a Catalog, skipped: Option<&'a Catalog>) -> &'a Catalog {
+    skipped.filter(|_| is_skipped).unwrap_or(catalog)
 }
 
 /// Tables that are left out, with the reason of each.
@@ -217,6 +218,9 @@ pub struct SequencesArgs {
     /// Only in this schema
     #[arg(long, value_name = "NAME")]
     schema_name: Option<String>,
+    /// With --filters, those that would be left out
+    #[arg(long, requires = "filters")]
+    list_skipped: bool,
 }
 
 #[derive(Serialize)]
@@ -242,14 +246,16 @@ pub fn sequences(args: &SequencesArgs) -> Result<()> {
     let Found {
         mut source,
         catalog,
+        skipped,
         ..
     } = args.filtered.read(true, Wanted::Everything)?;
+    let listed = listed(args.list_skipped, &catalog, skipped.as_ref());
     let states = fetch_sequence_states(&mut source)?;
     let is_wanted = |sequence: &&Sequence| {
         let wanted = args.schema_name.as_deref();
         wanted.is_none_or(|wanted| wanted == &*sequence.schema)
     };
-    let lines = sequence_lines(catalog.sequences.iter().filter(is_wanted), states);
+    let lines = sequence_lines(listed.sequences.iter().filter(is_wanted), states);
     if args.filtered.from.json {
         return stdout::print_json(&lines);
     }
@@ -320,6 +326,9 @@ pub struct IndexesArgs {
     filtered: Filtered,
     #[command(flatten)]
     names: NameArgs,
+    /// With --filters, those that would be left out
+    #[arg(long, requires = "filters")]
+    list_skipped: bool,
 }
 
 #[derive(Serialize)]
@@ -380,14 +389,18 @@ impl<'a> IndexLine<'a> {
 }
 
 pub fn indexes(args: &IndexesArgs) -> Result<()> {
-    let catalog = args.filtered.read(true, Wanted::Everything)?.catalog;
-    let lines: Vec<IndexLine<'_>> = catalog
-        .tables_to_copy()
-        .filter(|table| args.names.matches(&table.schema, &table.name))
-        .flat_map(|table| {
-            let indexes = catalog.indexes_of(table.oid).iter();
-            indexes.map(move |index| IndexLine::new(table, index))
-        })
+    let Found {
+        catalog, skipped, ..
+    } = args.filtered.read(true, Wanted::Everything)?;
+    let listed = listed(args.list_skipped, &catalog, skipped.as_ref());
+    // The table of an index that is left out may be kept.
+    let table_of = |index: &Index| listed.table(index.table).or(catalog.table(index.table));
+    let lines: Vec<IndexLine<'_>> = listed
+        .indexes
+        .iter()
+        .filter_map(|index| Some((table_of(index)?, index)))
+        .filter(|(table, _)| args.names.matches(&table.schema, &table.name))
+        .map(|(table, index)| IndexLine::new(table, index))
         .collect();
     if args.filtered.from.json {
         return stdout::print_json(&lines);

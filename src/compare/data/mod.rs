@@ -122,7 +122,11 @@ fn fetch_source(
         return Ok((catalog::fetch(connection, &options)?, HashSet::new()));
     };
     let filtered = filtered::fetch(connection, source, filters, &options, shutdown)?;
-    let names = filtered.skipped.iter().map(|table| table.qualified_name());
+    let names = filtered
+        .skipped
+        .tables
+        .iter()
+        .map(|table| table.qualified_name());
     Ok((filtered.catalog, names.collect()))
 }
 
