@@ -96,6 +96,33 @@ pub fn read(text: &[u8]) -> Result<(Cow<'_, [u8]>, &[u8])> {
     }
 }
 
+/// The same without undoing the escapes: for what only passes on. Whether they are right is for who undoes them.
+pub fn read_raw(text: &[u8]) -> Result<(&[u8], &[u8])> {
+    let Some((b'"', body)) = text.split_first() else {
+        return Err(malformed("expected a string"));
+    };
+    let mut from = 0;
+    while let Some(found) = body
+        .get(from..)
+        .and_then(|rest| memchr::memchr2(b'"', b'\\', rest))
+    {
+        let at = from + found;
+        if body[at] == b'"' {
+            return Ok((&body[..at], &body[at + 1..]));
+        }
+        // Whatever is escaped is no end.
+        from = at + 2;
+    }
+    Err(malformed("a string has no end"))
+}
+
+/// Append what `read_raw` gave.
+pub fn write_raw(raw: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(raw);
+    out.push(b'"');
+}
+
 /// `start` is the place of the first backslash.
 fn read_escaped(body: &[u8], start: usize) -> Result<(Cow<'_, [u8]>, &[u8])> {
     let mut value = body[..start].to_vec();
@@ -195,7 +222,7 @@ pub fn read_number(text: &[u8]) -> Option<(u32, &[u8])> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{read, write};
+    use super::{read, read_raw, write, write_raw};
 
     fn written(bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -232,6 +259,11 @@ mod tests {
             let (value, rest) = read(&text).unwrap();
             prop_assert_eq!(&value[..], &bytes[..]);
             prop_assert_eq!(rest, &after[..]);
+            let (raw, rest) = read_raw(&text).unwrap();
+            prop_assert_eq!(rest, &after[..]);
+            let mut again = Vec::new();
+            write_raw(raw, &mut again);
+            prop_assert_eq!(again, written(&bytes));
         }
 
         #[test]
@@ -245,8 +277,10 @@ mod tests {
         #[test]
         fn nothing_panics(bytes: Vec<u8>) {
             let _ = read(&bytes);
+            let _ = read_raw(&bytes);
             let quoted = [b"\"".as_slice(), &bytes, b"\"".as_slice()].concat();
             let _ = read(&quoted);
+            let _ = read_raw(&quoted);
         }
     }
 }

@@ -276,11 +276,21 @@ fn malformed(line: &[u8]) -> Error {
 impl<'a> LogicalMessage<'a> {
     /// Read one line, given without its line break. Errors: `Protocol`, with the beginning of the line.
     pub fn parse_json(line: &'a [u8]) -> Result<LogicalMessage<'a>> {
+        LogicalMessage::parse(line, read_value)
+    }
+
+    /// The same, with values as they are written there, escapes and all: for transform, which only passes them on. That saves a
+    /// copy of each value, which may be most of a gigabyte.
+    pub fn parse_json_raw(line: &'a [u8]) -> Result<LogicalMessage<'a>> {
+        LogicalMessage::parse(line, read_raw_value)
+    }
+
+    fn parse(line: &'a [u8], read: ReadValue) -> Result<LogicalMessage<'a>> {
         let frequent = line.strip_prefix(b"{\"action\":\"").and_then(|rest| {
             let (action, rest) = rest.split_first()?;
             let rest = rest.strip_prefix(b"\",")?;
             match action {
-                b'I' | b'U' | b'D' => Some(parse_change(*action, rest)),
+                b'I' | b'U' | b'D' => Some(parse_change(*action, rest, read)),
                 b'B' => Some(parse_begin(rest)),
                 _ => None,
             }
@@ -292,23 +302,36 @@ impl<'a> LogicalMessage<'a> {
     }
 }
 
+/// How a string is read: the value, and what comes after it.
+type ReadValue = fn(&[u8]) -> Option<(Value<'_>, &[u8])>;
+
+fn read_value(text: &[u8]) -> Option<(Value<'_>, &[u8])> {
+    let (value, after) = json_text::read(text).ok()?;
+    Some((Value::Text(value), after))
+}
+
+fn read_raw_value(text: &[u8]) -> Option<(Value<'_>, &[u8])> {
+    let (raw, after) = json_text::read_raw(text).ok()?;
+    Some((Value::Text(Cow::Borrowed(raw)), after))
+}
+
 fn parse_begin(rest: &[u8]) -> Option<LogicalMessage<'_>> {
     let (xid, rest) = json_text::read_number(rest.strip_prefix(b"\"xid\":")?)?;
     (rest == b"}").then_some(LogicalMessage::Begin { xid })
 }
 
-fn parse_change(action: u8, rest: &[u8]) -> Option<LogicalMessage<'_>> {
+fn parse_change(action: u8, rest: &[u8], read: ReadValue) -> Option<LogicalMessage<'_>> {
     let (relation, rest) = json_text::read_number(rest.strip_prefix(b"\"relation\":")?)?;
     let (old, rest) = match rest.strip_prefix(b",\"old\":[") {
         Some(rest) => {
-            let (old, rest) = parse_tuple(rest)?;
+            let (old, rest) = parse_tuple(rest, read)?;
             (Some(old), rest)
         }
         None => (None, rest),
     };
     let (new, rest) = match rest.strip_prefix(b",\"new\":[") {
         Some(rest) => {
-            let (new, rest) = parse_tuple(rest)?;
+            let (new, rest) = parse_tuple(rest, read)?;
             (Some(new), rest)
         }
         None => (None, rest),
@@ -327,7 +350,7 @@ fn parse_change(action: u8, rest: &[u8]) -> Option<LogicalMessage<'_>> {
 const USUAL_COLUMNS: usize = 8;
 
 /// What comes after `[`, up to and with `]`.
-fn parse_tuple(rest: &[u8]) -> Option<(Tuple<'_>, &[u8])> {
+fn parse_tuple(rest: &[u8], read: ReadValue) -> Option<(Tuple<'_>, &[u8])> {
     // As many columns as most tables have: growing step by step would cost as much as parsing.
     let mut tuple = Vec::with_capacity(USUAL_COLUMNS);
     if let Some(rest) = rest.strip_prefix(b"]") {
@@ -336,10 +359,7 @@ fn parse_tuple(rest: &[u8]) -> Option<(Tuple<'_>, &[u8])> {
     let mut rest = rest;
     loop {
         let (value, after) = match rest.first()? {
-            b'"' => {
-                let (text, after) = json_text::read(rest).ok()?;
-                (Value::Text(text), after)
-            }
+            b'"' => read(rest)?,
             b'n' => (Value::Null, rest.strip_prefix(b"null")?),
             _ => (Value::NotSent, rest.strip_prefix(b"false")?),
         };

@@ -145,6 +145,24 @@ pub fn write_execute<'a>(
     parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
     out: &mut Vec<u8>,
 ) {
+    write_values(statement, parameters, json_text::write, out);
+}
+
+/// The same with values that are written as JSON already.
+pub fn write_execute_raw<'a>(
+    statement: StatementId,
+    parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
+    out: &mut Vec<u8>,
+) {
+    write_values(statement, parameters, json_text::write_raw, out);
+}
+
+fn write_values<'a>(
+    statement: StatementId,
+    parameters: impl IntoIterator<Item = Option<&'a [u8]>>,
+    write: fn(&[u8], &mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"EXECUTE ");
     json_text::write_number(statement, out);
     let mut before = b'[';
@@ -152,7 +170,7 @@ pub fn write_execute<'a>(
         out.push(before);
         before = b',';
         match parameter {
-            Some(text) => json_text::write(text, out),
+            Some(text) => write(text, out),
             None => out.extend_from_slice(b"null"),
         }
     }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::message::{LogicalMessage, Relation, RelationId, Tuple, Value};
-use super::script::{CommitIs, Operation, ScriptLine, StatementId, write_execute};
+use super::script::{CommitIs, Operation, ScriptLine, StatementId, write_execute_raw};
 use super::statement::{Shape, describe, sql};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
@@ -96,6 +96,14 @@ impl Transform {
         &mut self.out
     }
 
+    /// What was ready is written. The memory of a very long line goes with it.
+    pub fn clear_output(&mut self) {
+        self.out.clear();
+        if self.out.capacity() > 2 * HELD_BYTES {
+            self.out.shrink_to(HELD_BYTES);
+        }
+    }
+
     /// Forget the transaction under way: its end will not come.
     pub fn abort(&mut self) {
         let passed_on = self.transaction.take().is_some_and(|it| it.is_passed_on);
@@ -104,7 +112,7 @@ impl Transform {
         }
     }
 
-    /// Take one message.
+    /// Take one message, its values as `parse_json_raw` gives them.
     pub fn step(&mut self, message: &LogicalMessage<'_>) -> Result<()> {
         match message {
             LogicalMessage::Relation { relation, is } => {
@@ -214,7 +222,7 @@ impl Transform {
         let statement = prepare(known, operation, shape, &mut self.next, &mut self.out);
         let set = shape.set.iter().map(|column| value(new, *column));
         let find = shape.find.iter().map(|column| value(old.or(new), *column));
-        write_execute(statement, set.chain(find), &mut transaction.lines);
+        write_execute_raw(statement, set.chain(find), &mut transaction.lines);
         pass_on_if_large(transaction, &mut self.out);
         Ok(())
     }
@@ -283,7 +291,15 @@ fn pass_on_if_large(transaction: &mut Transaction, out: &mut Vec<u8>) {
         }
         .write(out);
     }
-    out.append(&mut transaction.lines);
+    pass_on(&mut transaction.lines, out);
+}
+
+/// A large value is not copied once more.
+fn pass_on(lines: &mut Vec<u8>, out: &mut Vec<u8>) {
+    match out.is_empty() {
+        true => std::mem::swap(lines, out),
+        false => out.append(lines),
+    }
 }
 
 /// The number of the statement, which is prepared now if it was not. The line goes ahead of the transaction, which may be

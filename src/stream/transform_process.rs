@@ -124,11 +124,12 @@ fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> 
         };
         seen += line.len() as u64 + 1;
         number += 1;
-        LogicalMessage::parse_json(line)
+        LogicalMessage::parse_json_raw(line)
             .and_then(|message| transform.step(&message))
             .map_err(|error| in_line(error, json, number))?;
         if transform.output().len() >= WRITE_BYTES {
             out.write(transform.output())?;
+            transform.clear_output();
             shutdown.check()?;
         }
     }
@@ -232,12 +233,12 @@ pub fn run_stream(
             if !output.write_all(transform.output(), shutdown)? {
                 return Ok(false);
             }
-            transform.output().clear();
+            transform.clear_output();
         }
         match lines.next(None, shutdown)? {
             Next::Line(line) => {
                 seen += line.len() as u64 + 1;
-                transform.step(&LogicalMessage::parse_json(line)?)?;
+                transform.step(&LogicalMessage::parse_json_raw(line)?)?;
             }
             Next::Nothing => {}
             Next::End => break,
@@ -278,7 +279,7 @@ impl Live<'_> {
                 Next::End => break,
             };
             let length = line.len() as u64 + 1;
-            match LogicalMessage::parse_json(line)? {
+            match LogicalMessage::parse_json_raw(line)? {
                 LogicalMessage::File { name, offset } => {
                     let json = self.spec.dir.join(name.as_ref()).with_extension("json");
                     self.begin_file(&json, offset, shutdown)?;
@@ -316,7 +317,7 @@ impl Live<'_> {
             script.out.append(ready)?;
         }
         let is_read = self.output.write_all(ready, shutdown)?;
-        ready.clear();
+        self.transform.clear_output();
         Ok(is_read)
     }
 
