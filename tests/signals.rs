@@ -221,7 +221,11 @@ fn is_interrupted_everywhere_by(signal: Signal) {
         outcome.assert_signalled(signal);
         if signal != Signal::SIGKILL {
             leftovers::assert_no_queue(&outcome.pids);
-            outcome.assert_no_unexpected(&["interrupted by a signal"]);
+            // What stalls the schema on the target is an event trigger, which the checks see.
+            outcome.assert_no_unexpected(&[
+                "interrupted by a signal",
+                "event triggers of the target will fire",
+            ]);
         }
         pids.extend(outcome.pids);
         if number > 0 && STAGES[number - 1].is_read {
