@@ -65,8 +65,10 @@ fn what_a_done_file_speaks_of_survives_a_crash_of_the_target() {
             .spawn();
         let run = scene.work_dir().join("run");
         wait_until(Duration::from_secs(30), ending, || {
+            let is_running = running.is_running();
+            // Looked for after that: the last file and the end of the run are one moment.
             let is_there = has_file(&run.join(folder), ending);
-            is_there || !running.is_running() && panic!("no {ending}: {}", running.stderr())
+            is_there || !is_running && panic!("no {ending}: {}", running.stderr())
         });
         target.stop(StopMode::Immediate);
         let outcome = running.wait_deadline(Duration::from_secs(60));
