@@ -287,9 +287,9 @@ cdc_latency() {
     mv "$SOCKETS/$socket" "$ROOT/slow/$socket"
     python3 "$here/scripts/lib/slow-proxy.py" 0.005 "$SOCKETS/$socket" "$ROOT/slow/$socket" &
     proxy=$!
-    until [[ -S $SOCKETS/$socket ]]; do sleep 0.02; done
+    until [[ -S $SOCKETS/$socket ]] || ! kill -0 "$proxy" 2>/dev/null; do sleep 0.02; done
     follow_ours "$out" backlog pgoutput || status=$?
-    kill "$proxy"
+    kill "$proxy" 2>/dev/null || true
     mv -f "$ROOT/slow/$socket" "$SOCKETS/$socket"
     ((status == 0)) || return 1
     far=$(field "$out" seconds)

@@ -6,7 +6,7 @@ use crate::clone::CloneSpec;
 use crate::error::{Context, Error, Result, Side};
 use crate::ident::{Oid, quote_ident, quote_literal};
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::session::{TargetSettings, open_target};
+use crate::pg::session::{TargetSettings, flush_commits, open_target};
 use crate::pg::wire::{Connection, Row};
 use crate::sys::signal::Shutdown;
 
@@ -207,7 +207,7 @@ pub fn create(
             );
         }
     }
-    Ok(())
+    flush_commits(&mut target)
 }
 
 fn check_encoding(database: &Database, there: &str) -> Result<()> {
