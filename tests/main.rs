@@ -28,6 +28,7 @@ mod follow_faults;
 mod follow_live;
 mod follow_rows;
 mod follow_sources;
+mod follow_space;
 mod follow_versions;
 mod instance;
 mod large_objects;

@@ -11,7 +11,9 @@ mod modes;
 mod online;
 pub mod parts;
 mod remote;
+mod retention;
 mod spec;
+mod spool;
 mod trio;
 
 pub use online::{OnlineSpec, run as run_online};
@@ -36,6 +38,8 @@ use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
 use remote::Remote;
+use retention::Retention;
+use spool::Spool;
 use trio::Trio;
 
 /// What every part of a follow needs; made once the servers were reached.
@@ -224,6 +228,8 @@ impl Follow<'_> {
             .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
         remote.watch_publication(publication, self.spec.filters.clone());
+        remote.watch_slot(Retention::new(&self.set_up.slot_name));
+        remote.watch_files(Spool::new(&self.dir, self.spec.cdc_max_size));
         remote.exchange_now(positions)?;
         Ok(remote)
     }
