@@ -4,6 +4,7 @@
 
 mod apply;
 mod apply_faults;
+mod apply_in_copy;
 mod authentication;
 mod check;
 mod cli;
