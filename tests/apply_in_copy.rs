@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 
 use pgcopydb::ident::QualifiedName;
 use pgcopydb::lsn::Lsn;
-use pgcopydb::stream::apply::{Applied, ApplyMode};
+use pgcopydb::stream::apply::{Applied, Applier, ApplyMode};
 use pgcopydb::stream::meeting::{self, TableAsOf};
+use pgcopydb::sys::signal::Shutdown;
 
 use crate::support::applying::{Place, id, some, target};
 use crate::support::script::{Script, lsn_of};
@@ -154,7 +155,8 @@ fn nothing_is_applied_before_the_copy_is_complete() {
         ..Default::default()
     };
     meeting::note(place.dir.path(), &meeting).unwrap();
-    let error = place.apply(script(false)).unwrap_err();
+    let connected = Applier::connect(&place.spec, &place.positions, &Shutdown::deaf());
+    let error = connected.err().expect("it is refused");
     assert_eq!(error.exit_code(), 3);
     assert!(error.hint().unwrap().contains("clone --follow --resume"));
 }
