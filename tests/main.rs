@@ -4,6 +4,7 @@
 
 mod apply;
 mod apply_faults;
+mod apply_in_copy;
 mod authentication;
 mod check;
 mod cli;
@@ -35,6 +36,7 @@ mod large_objects;
 mod layering;
 mod list;
 mod list_progress;
+mod online_resume;
 mod receive;
 mod resume;
 mod roles;

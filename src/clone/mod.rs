@@ -7,6 +7,7 @@ mod data;
 mod drops;
 mod filters;
 mod finish;
+mod meeting;
 mod noted;
 mod occupied;
 pub mod parse_list;
@@ -21,6 +22,7 @@ mod schema;
 mod spec;
 mod summary;
 
+pub use meeting::left_post_data;
 pub use noted::names as noted_options;
 pub use phases::{Phase, Phases};
 pub use prerequisites::RolesOptions;
@@ -155,6 +157,9 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     if phases.has(Phase::Sequences) {
         data::sequences(&clone, &catalog, has_copied)?;
     }
+    if phases.has(Phase::PostData) && meeting::must_wait(&clone)? {
+        return finish::wait(&clone, &catalog, clock);
+    }
     if phases.has(Phase::PostData) {
         schema::restore_post(&clone, &catalog)?;
         clock.lap("post-data");
@@ -238,7 +243,14 @@ impl Clone<'_> {
             estimate_sizes: self.spec.split.estimate_sizes,
             skip_extensions: self.spec.skip_extensions,
         };
+        let before = match self.spec.follow.is_some() && path.exists() {
+            true => Some(self.fetch_catalog(None)?),
+            false => None,
+        };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
+        if let Some(before) = &before {
+            meeting::note_former(self, before, &catalog)?;
+        }
         self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
@@ -276,6 +288,7 @@ impl Clone<'_> {
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
             keeps_indexes: spec.said.is_some(),
+            is_followed: spec.follow.is_some(),
         })
     }
 }

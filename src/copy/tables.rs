@@ -176,7 +176,8 @@ impl Worker<'_> {
             copy = table.copy_out_sql(part, format),
         );
         let copy_in = copy_in_sql(context, table, part, format)?;
-        let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
+        let way_out = context.spec.way_out();
+        let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row, way_out))?;
         failpoint("copy.started")?;
         let to = target.copy_in(&copy_in)?;
         let relayed = relay(from, to, Some(&mut self.seat))?;
@@ -235,7 +236,7 @@ impl Worker<'_> {
         self.ledger
             .committed(move || workdir.write_part_done(&done));
         self.settle()?;
-        if workdir.complete_parts(oid, count)? {
+        if workdir.complete_parts(oid, count, context.snapshot_content)? {
             self.queue_indexes(table)?;
         }
         Ok(())
@@ -282,7 +283,7 @@ fn guard_sql(table: &Table) -> String {
     )
 }
 
-fn check_guard(table: &Table, row: &Row) -> Result<()> {
+fn check_guard(table: &Table, row: &Row, way_out: &str) -> Result<()> {
     if row.opt_text(0)? == Some("t") {
         return Ok(());
     }
@@ -294,7 +295,7 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
         ),
     )
     .with_side(Side::Source)
-    .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
+    .with_hint(format!("Its rows in the snapshot are gone: {way_out}.")))
 }
 
 /// COPY FROM with what must happen in the same transaction before it.
