@@ -116,7 +116,13 @@ fn run_in(job: &Job, shutdown: &Shutdown) -> Result<()> {
         snapshot: &mut snapshot,
     };
     let databases = [ready.context()];
-    copy::run(&databases, &job.workdir, ready.jobs(), shutdown, &mut reader)?;
+    copy::run(
+        &databases,
+        &job.workdir,
+        ready.jobs(),
+        shutdown,
+        &mut reader,
+    )?;
     ready.finish(ready.clone.spec.restore_jobs)
 }
 

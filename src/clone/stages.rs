@@ -193,12 +193,6 @@ impl Ready<'_> {
         data::finish(&self.clone, &self.section)?;
         clock.lap("data");
         let has_copied = self.section.has_work();
-        after_data(
-            &self.clone,
-            &self.catalog,
-            has_copied,
-            restore_jobs,
-            clock,
-        )
+        after_data(&self.clone, &self.catalog, has_copied, restore_jobs, clock)
     }
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
+use super::CopyContext;
 use super::work::Work;
 use super::worker::Worker;
-use super::CopyContext;
 use crate::catalog::{Index, Table, is_name_not_found};
 use crate::error::{Error, Result};
 use crate::ident::{Oid, quote_literal};
@@ -306,7 +306,8 @@ impl<'a> Builder<'_, 'a> {
 
     /// Whether the constraint stands already, on this very index.
     fn is_attached(&mut self, index: &Index, name: &str, error: &Error) -> Result<bool> {
-        let (Some(constraint), Some(target)) = (&index.constraint, self.worker.target_left()) else {
+        let (Some(constraint), Some(target)) = (&index.constraint, self.worker.target_left())
+        else {
             return Ok(false);
         };
         if error.is_interrupted() || error.is_connection_lost() {

@@ -290,12 +290,7 @@ struct Run<'r> {
 
 impl Run<'_> {
     /// Feed and reap until every worker has left in good order.
-    fn supervise(
-        &mut self,
-        feeds: &mut Feeds<'_>,
-        live: &Live,
-        shutdown: &Shutdown,
-    ) -> Result<()> {
+    fn supervise(&mut self, feeds: &mut Feeds<'_>, live: &Live, shutdown: &Shutdown) -> Result<()> {
         loop {
             shutdown.check()?;
             feeds.feed()?;

@@ -26,9 +26,7 @@ pub fn run(mut worker: Worker<'_>) -> Result<()> {
         };
         match item {
             Some(item) => copy(worker, item),
-            None => Err(Error::internal(format!(
-                "a copy worker was given {work:?}"
-            ))),
+            None => Err(Error::internal(format!("a copy worker was given {work:?}"))),
         }
     })
 }

@@ -160,8 +160,7 @@ fn copy_jobs(
             snapshots.push(snapshot);
         }
     }
-    let contexts: Vec<CopyContext<'_>> =
-        readies.iter().map(|(_, ready)| ready.context()).collect();
+    let contexts: Vec<CopyContext<'_>> = readies.iter().map(|(_, ready)| ready.context()).collect();
     if let Some((_, first)) = readies.first() {
         let mut pool = Pool {
             crew,

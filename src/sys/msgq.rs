@@ -238,12 +238,7 @@ fn sys_remove(id: i32) -> io::Result<()> {
     }
 }
 
-fn sys_send(
-    id: i32,
-    kind: libc::c_long,
-    bytes: &[u8; ITEM_BYTES],
-    flags: i32,
-) -> io::Result<()> {
+fn sys_send(id: i32, kind: libc::c_long, bytes: &[u8; ITEM_BYTES], flags: i32) -> io::Result<()> {
     let buffer = Buffer {
         mtype: kind,
         mtext: *bytes,

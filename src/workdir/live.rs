@@ -366,7 +366,7 @@ mod tests {
         seat.write();
         let (_, records) = read_file(&path).unwrap().unwrap();
         assert_eq!(records, [seat.record]);
-        let mut bytes = std::fs::read_file(&path).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
         bytes[RECORD_BYTES + 5] = 0xff;
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(read_file(&path).unwrap().unwrap().1, []);
