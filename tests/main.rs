@@ -34,6 +34,7 @@ mod large_objects;
 mod layering;
 mod list;
 mod list_progress;
+mod online_resume;
 mod receive;
 mod resume;
 mod roles;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, occupied, step};
+use super::{Clone, meeting, occupied, step};
 use crate::catalog::{Catalog, Target, target};
 use crate::copy::{self, CopyContext, CopyPlan, CopySpec, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -134,6 +134,7 @@ pub fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, section: &Section) -
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
     if phases.has(Phase::TableData) && is_free_of("table") {
         check_tables(clone, catalog)?;
+        meeting::note_tables(clone, catalog)?;
         workdir.finish_step(step::TABLES, started.elapsed())?;
     }
     if phases.has(Phase::LargeObjects) && is_free_of("large objects") {

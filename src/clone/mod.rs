@@ -7,6 +7,7 @@ mod data;
 mod drops;
 mod filters;
 mod finish;
+mod meeting;
 mod noted;
 mod occupied;
 pub mod parse_list;
@@ -22,6 +23,7 @@ mod spec;
 mod stages;
 mod summary;
 
+pub use meeting::left_post_data;
 pub use noted::names as noted_options;
 pub use phases::{Phase, Phases};
 pub use prerequisites::RolesOptions;
@@ -193,6 +195,9 @@ fn after_data(
     if phases.has(Phase::Sequences) {
         data::sequences(clone, catalog, has_copied)?;
     }
+    if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
+        return finish::wait(clone, catalog, clock);
+    }
     if phases.has(Phase::PostData) {
         schema::restore_post(clone, catalog, restore_jobs)?;
         clock.lap("post-data");
@@ -271,7 +276,14 @@ impl Clone<'_> {
             estimate_sizes: self.spec.split.estimate_sizes,
             skip_extensions: self.spec.skip_extensions,
         };
+        let before = match self.spec.follow.is_some() && path.exists() {
+            true => Some(self.fetch_catalog(None)?),
+            false => None,
+        };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
+        if let Some(before) = &before {
+            meeting::note_former(self, before, &catalog)?;
+        }
         self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
@@ -305,6 +317,7 @@ impl Clone<'_> {
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
             keeps_indexes: spec.said.is_some(),
+            is_followed: spec.follow.is_some(),
         })
     }
 }

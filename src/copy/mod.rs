@@ -62,6 +62,20 @@ pub struct CopySpec {
     pub fail_fast: bool,
     /// An index that the user made on a table before its turn stays, though its definition is another than the source's.
     pub keeps_indexes: bool,
+    /// Changes follow: what is left can be copied later, as of another position.
+    pub is_followed: bool,
+}
+
+impl CopySpec {
+    /// What to do when rows of the snapshot cannot be had any more.
+    fn way_out(&self) -> &'static str {
+        match self.is_followed {
+            true => {
+                "run again with --resume, which copies what is left in a new snapshot and skips the changes that it holds"
+            }
+            false => "run again with --resume --not-consistent, or --restart",
+        }
+    }
 }
 
 /// Everything a worker reads of a database; made by the parent, inherited across fork, never changed.
@@ -171,10 +185,10 @@ impl CopyContext<'_> {
             )
             .with_server_of(&again)
             .with_kind(ErrorKind::Source)
-            .with_hint(
-                "The source was restarted, or the connection that held the snapshot was lost: run again with \
-                 --resume --not-consistent, or --restart.",
-            ),
+            .with_hint(format!(
+                "The source was restarted, or the connection that held the snapshot was lost: {}.",
+                self.spec.way_out()
+            )),
             _ => {
                 source.recover();
                 error

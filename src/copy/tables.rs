@@ -85,7 +85,8 @@ fn copy_rows(worker: &mut Worker<'_>, table: &Table, part: Option<&Part>) -> Res
         copy = table.copy_out_sql(part, format),
     );
     let copy_in = copy_in_sql(context, table, part, format)?;
-    let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
+    let way_out = context.spec.way_out();
+    let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row, way_out))?;
     failpoint("copy.started")?;
     let to = target.copy_in(&copy_in)?;
     let relayed = relay(from, to, Some(seat))?;
@@ -147,7 +148,7 @@ fn copied(
         .ledger
         .committed(move || workdir.write_part_done(&done));
     worker.flush()?;
-    match workdir.complete_parts(table.oid, part.count)? {
+    match workdir.complete_parts(table.oid, part.count, context.snapshot_content)? {
         true => queue_indexes(worker, table),
         false => Ok(()),
     }
@@ -194,7 +195,7 @@ fn guard_sql(table: &Table) -> String {
     )
 }
 
-fn check_guard(table: &Table, row: &Row) -> Result<()> {
+fn check_guard(table: &Table, row: &Row, way_out: &str) -> Result<()> {
     if row.opt_text(0)? == Some("t") {
         return Ok(());
     }
@@ -206,7 +207,7 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
         ),
     )
     .with_side(Side::Source)
-    .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
+    .with_hint(format!("Its rows in the snapshot are gone: {way_out}.")))
 }
 
 /// COPY FROM with what must happen in the same transaction before it.

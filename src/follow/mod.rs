@@ -7,15 +7,18 @@
 //! ```
 
 mod finish;
+mod meet;
 mod modes;
 mod online;
 pub mod parts;
 mod remote;
 mod spec;
+mod stages;
 mod trio;
 
-pub use online::{OnlineSpec, run as run_online};
+pub use online::{OnlineSpec, enable_apply, run as run_online};
 pub use spec::FollowSpec;
+pub use stages::{Action, Event, Stages};
 
 use std::path::PathBuf;
 
@@ -146,14 +149,14 @@ impl Follow<'_> {
         finish::warn_of_large_objects(self, false)?;
         let trio = self.trio(positions, workdir);
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
-        let mut mode = match positions.is_apply_enabled() {
+        let mut mode = match trio.applies(&mut remote)? {
             true => StreamMode::Drain,
             false => StreamMode::Prefetch,
         };
         let mut are_triggers_off = false;
         while mode != StreamMode::Done {
             log::info!("{}", mode.words());
-            // Once: a later catchup may be waiting for a target that is away, and receive must not wait with it.
+            // Once in a while: a later catchup may be waiting for a target that is away, and receive must not wait with it.
             if mode != StreamMode::Prefetch && !are_triggers_off {
                 self.disable_triggers()?;
                 are_triggers_off = true;
@@ -161,7 +164,10 @@ impl Follow<'_> {
             let event = trio.run(mode, &mut remote)?;
             log::debug!("{mode:?}: {event:?}");
             mode = mode.next(event);
+            // While nothing is applied the clone may make some.
+            are_triggers_off &= mode != StreamMode::Prefetch;
         }
+        remote.reached_end()?;
         finish::finish(self, &positions, &mut remote)
     }
 
@@ -187,6 +193,7 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                dir: self.dir.clone(),
             },
             positions,
             workdir,

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::meet::Meet;
 use crate::error::Result;
 use crate::filter::Filters;
 use crate::lsn::Lsn;
@@ -54,6 +55,8 @@ pub struct Remote {
     sentinel: Option<Sentinel>,
     /// A comparison on the same work directory may ask for a pause.
     pauses: Carrier,
+    /// A copy that was resumed may keep apply from going on.
+    meet: Meet,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
     filters: Option<Filters>,
@@ -79,6 +82,7 @@ impl Remote {
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
             pauses: Carrier::new(dir),
+            meet: Meet::new(dir),
             publication: None,
             filters: None,
             next_comparison: Instant::now(),
@@ -95,9 +99,23 @@ impl Remote {
         self.filters = filters;
     }
 
-    /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
+    /// Whether somebody wants apply to pause, and whether it does. Costs a look at two file names.
     pub fn carry_pause(&mut self, positions: &Positions, applies: bool) -> Result<()> {
-        self.pauses.carry(positions, applies)
+        match self.meet.look(positions, applies)? {
+            // The clone goes first: for a comparison this is as before the end of the copy.
+            true => self.pauses.decline(),
+            false => self.pauses.carry(positions, applies),
+        }
+    }
+
+    /// Whether everything that may be applied before the rest of the clone is made is applied.
+    pub fn holds_apply(&self) -> bool {
+        self.meet.holds()
+    }
+
+    /// The end position is reached: what waits for an earlier position need not wait any more.
+    pub fn reached_end(&mut self) -> Result<()> {
+        self.meet.reached_end()
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.

@@ -6,14 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::site::Site;
 use super::{InstanceSpec, NAME};
-use crate::clone::{Job, Ready, Started};
+use crate::clone::{self, Job, Ready, Started};
 use crate::error::{Error, Result, Side};
-use crate::follow::{self, FollowSpec};
+use crate::follow::{self, Action, Event, FollowSpec, Stages};
 use crate::logging;
 use crate::pg::connect::connect_once;
-use crate::pg::session::open_source;
-use crate::sentinel::Sentinel;
-use crate::stream::setup;
+use crate::stream::{meeting, setup};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
 
@@ -32,6 +30,8 @@ enum Stage {
     Preparing,
     /// A child makes what needs the rows.
     Finishing,
+    /// Its tables were copied as of different positions: changes are applied up to where they meet.
+    Meeting,
     Copied,
     Failed,
 }
@@ -42,6 +42,8 @@ pub struct Crew<'i> {
     shutdown: &'i Shutdown,
     workers: WorkerSet,
     stages: Vec<Stage>,
+    /// What comes when of copy and changes.
+    online: Vec<Stages>,
     /// Whose follow was started.
     are_followed: Vec<bool>,
     /// Databases whose rows are there.
@@ -57,6 +59,7 @@ impl<'i> Crew<'i> {
             shutdown,
             workers: WorkerSet::new(),
             stages: vec![Stage::Copying; sites.len()],
+            online: vec![Stages::new(); sites.len()],
             are_followed: vec![false; sites.len()],
             to_finish: VecDeque::new(),
             failures: Vec::new(),
@@ -170,11 +173,14 @@ impl<'i> Crew<'i> {
         Ok(())
     }
 
-    /// All that is left to finish.
+    /// All that is left to finish, also what waits for changes to be applied first.
     pub fn finish_all(&mut self, readies: &[(usize, Ready<'_>)], lanes: usize) -> Result<()> {
         loop {
             self.finish(readies, lanes)?;
-            if self.to_finish.is_empty() && self.count(Stage::Finishing) == 0 {
+            let is_left = [Stage::Finishing, Stage::Meeting]
+                .iter()
+                .any(|stage| self.count(*stage) > 0);
+            if !is_left && self.to_finish.is_empty() {
                 return Ok(());
             }
             self.wait()?;
@@ -205,19 +211,40 @@ impl<'i> Crew<'i> {
         Ok(())
     }
 
-    /// The copy is there, indexes and constraints included: from here on changes may be applied.
-    pub fn copied(&mut self, at: usize) -> Result<()> {
-        self.stages[at] = Stage::Copied;
+    /// The child that finishes the copy has ended, or found that there was nothing left of it.
+    pub fn finished(&mut self, at: usize) -> Result<()> {
+        let site = &self.sites[at];
+        let waits = site.follow.is_some() && clone::left_post_data(&site.dir)?;
+        self.stages[at] = match waits {
+            true => Stage::Meeting,
+            false => Stage::Copied,
+        };
+        if !waits {
+            log::info!("{} is copied", site.name);
+        }
+        self.step(at, Event::CloneEnded { waits })
+    }
+
+    /// Do what comes next of the copy and the changes of a database.
+    fn step(&mut self, at: usize, event: Event) -> Result<()> {
         let (site, shutdown) = (&self.sites[at], self.shutdown);
-        log::info!("{} is copied", site.name);
         let Some(follow) = &site.follow else {
             return Ok(());
         };
-        self.attempt(at, || {
-            let source = open_source(&follow.source, NAME, shutdown)?;
-            Sentinel::open(source, &site.cdc_dir())?.set_apply(true)
-        })
-        .map(drop)
+        for action in self.online[at].step(event) {
+            match action {
+                Action::EnableApply => {
+                    self.attempt(at, || {
+                        follow::enable_apply(follow, &site.cdc_dir(), shutdown)
+                    })?;
+                }
+                Action::FinishClone => self.to_finish.push_back(at),
+                Action::ForgetMeeting => meeting::forget(&site.cdc_dir())?,
+                // Others go on.
+                Action::End => {}
+            }
+        }
+        Ok(())
     }
 
     /// Those that are followed, until their end positions.
@@ -237,7 +264,20 @@ impl<'i> Crew<'i> {
         for ended in self.workers.reap() {
             self.take(&ended)?;
         }
+        for at in 0..self.sites.len() {
+            if self.stages[at] == Stage::Meeting
+                && self.online[at].awaits_meeting()
+                && meeting::is_over(&self.sites[at].cdc_dir())?
+            {
+                self.step(at, Event::Met)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Whatever ends the run ends its children.
+    pub fn stop(&mut self) {
+        self.workers.stop();
     }
 
     fn take(&mut self, ended: &Ended) -> Result<()> {
@@ -251,22 +291,15 @@ impl<'i> Crew<'i> {
         match self.stages[at] {
             _ if ended.group == self.sites[at].follow_name => {
                 log::info!("{} has ended at its end position", ended.name);
-                Ok(())
+                self.step(at, Event::FollowEnded)
             }
             Stage::Preparing => {
                 self.stages[at] = Stage::Copying;
                 Ok(())
             }
-            Stage::Finishing => self.copied(at),
-            Stage::Copying | Stage::Copied | Stage::Failed => Ok(()),
+            Stage::Finishing => self.finished(at),
+            Stage::Copying | Stage::Meeting | Stage::Copied | Stage::Failed => Ok(()),
         }
-    }
-}
-
-impl Drop for Crew<'_> {
-    /// Whatever ends the run ends its children first: they use what the parent holds.
-    fn drop(&mut self) {
-        self.workers.stop();
     }
 }
 

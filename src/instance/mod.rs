@@ -89,6 +89,9 @@ fn copy_all(
         jobs.push(open(spec, sites, crew, at, shutdown)?);
     }
     let result = copy_jobs(spec, top, sites, &jobs, crew, shutdown);
+    if result.is_err() {
+        crew.stop();
+    }
     crew::end_backends(spec, crew, &jobs, result.is_err());
     result?;
     jobs.iter().flatten().try_for_each(Job::release)
@@ -140,7 +143,7 @@ fn copy_jobs(
                 crew.prepare(at, &mut clone, lanes)?;
                 started.push((at, clone));
             }
-            Some(None) => crew.copied(at)?,
+            Some(None) => crew.finished(at)?,
             None => {}
         }
     }
