@@ -18,8 +18,9 @@ mod spool;
 mod stages;
 mod trio;
 
-pub use online::{OnlineSpec, run as run_online};
+pub use online::{OnlineSpec, enable_apply, run as run_online};
 pub use spec::FollowSpec;
+pub use stages::{Action, Event, Stages};
 
 use std::path::PathBuf;
 

@@ -31,6 +31,9 @@ enum Slot {
     Held,
 }
 
+/// How many there are: the last one's place and one.
+const SLOTS: usize = Slot::PausedNumber as usize + 1;
+
 /// Why receive ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReceiveEnd {
@@ -60,7 +63,7 @@ pub struct Positions {
 
 impl Positions {
     pub fn create() -> Result<Positions> {
-        let page = SharedNumbers::create()
+        let page = SharedNumbers::create(SLOTS)
             .map_err(|error| Error::io("could not make shared memory", error))?;
         Ok(Positions { page })
     }

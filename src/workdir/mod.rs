@@ -38,6 +38,8 @@ pub enum Service {
     /// The parent of a clone and a follow.
     Online,
     Compare,
+    /// The parent of the clones of all databases.
+    Instance,
 }
 
 impl Service {
@@ -48,6 +50,7 @@ impl Service {
             Service::Follow => "pgcopydb.service.pid",
             Service::Online => "pgcopydb.aux.pid",
             Service::Compare => "pgcopydb.compare.pid",
+            Service::Instance => "pgcopydb.instance.pid",
         }
     }
 }
@@ -63,7 +66,7 @@ struct SlotNote {
 #[derive(Debug)]
 pub struct WorkDir {
     pub paths: Paths,
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 /// `--dir`, else `$TMPDIR/pgcopydb`, else `/tmp/pgcopydb`.
@@ -112,8 +115,13 @@ impl WorkDir {
         let lock = take_lock(dir, service)?;
         Ok(WorkDir {
             paths: Paths::new(dir),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Let others use it, though this process and children of it live on.
+    pub fn release(&self) -> Result<()> {
+        self.lock.release()
     }
 
     /// Make the directories of a run.
