@@ -53,6 +53,7 @@ struct Follow<'a> {
 /// Follow until the end position. `Ok` means that everything up to it is on the target and flushed there.
 pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
+    let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;

@@ -15,6 +15,7 @@ pub const TOP_NAMES: &[&str] = &[
     "pgcopydb.pid",
     "pgcopydb.service.pid",
     "pgcopydb.aux.pid",
+    "pgcopydb.apply.pid",
     "pgcopydb.snapshot.pid",
     "pgcopydb.compare.pid",
     "snapshot",
