@@ -175,12 +175,14 @@ impl Follow<'_> {
                 plugin: self.set_up.plugin,
                 publication: publication_of(&self.set_up.slot_name).to_owned(),
                 filters: self.spec.filters.clone(),
+                left_out: workdir.paths.left_out_tables(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },
             transform: TransformSpec {
                 dir: self.dir.clone(),
                 replay_no_op_updates: self.spec.replay_no_op_updates,
+                left_out: workdir.paths.left_out_tables(),
             },
             apply: ApplySpec {
                 target: self.target.clone(),
@@ -188,6 +190,7 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                left_out: workdir.paths.left_out_tables(),
             },
             positions,
             workdir,

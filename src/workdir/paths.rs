@@ -63,6 +63,11 @@ impl Paths {
         self.schema().join("filtered.json")
     }
 
+    /// The tables among that, by their names: their changes are not followed.
+    pub fn left_out_tables(&self) -> PathBuf {
+        self.schema().join("left-out-tables.json")
+    }
+
     /// The dump as the target gets it.
     pub fn restored_dump(&self) -> PathBuf {
         self.schema().join("restore.dump")

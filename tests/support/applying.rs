@@ -50,6 +50,7 @@ impl<'c> Place<'c> {
             origin,
             keeper: PositionKeeper::Origin,
             mode: ApplyMode::Auto,
+            left_out: PathBuf::new(),
         };
         Place {
             cluster,

@@ -31,8 +31,11 @@ struct PlaceArgs {
 #[derive(Subcommand)]
 enum SentinelCommand {
     /// Create the sentinel on the source
-    #[command(visible_alias = "create", after_help = "\
-Example: pgcopydb stream sentinel setup --source postgres://me@old/shop --dir /var/tmp/shop")]
+    #[command(
+        visible_alias = "create",
+        after_help = "\
+Example: pgcopydb stream sentinel setup --source postgres://me@old/shop --dir /var/tmp/shop"
+    )]
     Setup(CreateArgs),
     /// Drop the sentinel
     #[command(after_help = "\

@@ -13,16 +13,19 @@ mod sql;
 mod state;
 mod target;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 
+use super::left_out::{self, LeftOutTables};
 use super::pause;
 use super::positions::Positions;
-use super::script::{CommitIs, ScriptLine};
+use super::script::{CommitIs, ScriptLine, StatementId, statement_of};
 use crate::error::{Context, Error, Result};
+use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::sys::pipe::{LineReader, Next};
@@ -80,6 +83,8 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    /// Where the base copy notes the tables that it left out, whose changes are nobody's.
+    pub left_out: PathBuf,
 }
 
 /// Why an input ended.
@@ -124,6 +129,9 @@ pub struct Applier {
     has_savepoint: bool,
     /// Changes that met no row, until they are committed.
     missed: Missed,
+    /// Tables that were not copied, and the statements of the script that are about one of them.
+    left_out: LeftOutTables,
+    passed_over: HashSet<StatementId>,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -161,6 +169,8 @@ impl Applier {
             commit_lsn: None,
             has_savepoint: false,
             missed: Missed::default(),
+            left_out: left_out::read(&spec.left_out)?,
+            passed_over: HashSet::new(),
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -275,7 +285,9 @@ impl Applier {
     fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.line += 1;
         if line.starts_with(b"EXECUTE ") {
-            if let Some(xid) = self.state.takes_changes() {
+            if let Some(xid) = self.state.takes_changes()
+                && !self.passes_over(line)
+            {
                 let place = self.place(xid);
                 self.chunk.add_execute(line, place);
                 self.send_if_large()?;
@@ -286,6 +298,10 @@ impl Applier {
         let line = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
         match &line {
             ScriptLine::Prepare { statement, sql, is } => {
+                match self.is_left_out(&is.schema, &is.table) {
+                    true => self.passed_over.insert(*statement),
+                    false => self.passed_over.remove(statement),
+                };
                 self.executor.prepare(*statement, sql, is);
                 return Ok(false);
             }
@@ -293,10 +309,13 @@ impl Applier {
                 tables,
                 restart_identity,
             } => {
-                if let Some(xid) = self.state.takes_changes() {
+                let mut tables = tables.clone();
+                tables.retain(|(schema, table)| !self.is_left_out(schema, table));
+                if let Some(xid) = self.state.takes_changes()
+                    && !tables.is_empty()
+                {
                     let place = self.place(xid);
-                    self.chunk
-                        .add_truncate(tables.clone(), *restart_identity, place);
+                    self.chunk.add_truncate(tables, *restart_identity, place);
                 }
                 return Ok(false);
             }
@@ -313,6 +332,7 @@ impl Applier {
             Action::BeginScript => {
                 self.send_complete()?;
                 self.executor.forget_statements();
+                self.passed_over.clear();
             }
             // Nobody knows yet whether it will stay: what is complete must not share its fate.
             Action::BeginAlone => self.send_complete()?,
@@ -391,6 +411,16 @@ impl Applier {
             log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
         }
+    }
+
+    fn is_left_out(&self, schema: &str, table: &str) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&QualifiedName::new(schema, table))
+    }
+
+    /// Whether this EXECUTE line is a change of a table that was not copied.
+    fn passes_over(&self, line: &[u8]) -> bool {
+        !self.passed_over.is_empty()
+            && statement_of(line).is_some_and(|statement| self.passed_over.contains(&statement))
     }
 
     fn place(&self, xid: u32) -> Place {
