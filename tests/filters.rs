@@ -227,6 +227,75 @@ fn what_is_left_out_need_not_be_readable() {
     assert_eq!(migration.on_target("select count(*) from app.orders"), "10");
 }
 
+/// pg_dump is not shown what the role may not read, so it cannot say what needs it: functions, views on those, columns,
+/// defaults, children, policies fall all the same, each with a line that says why.
+#[test]
+fn what_needs_something_unreadable_falls_too() {
+    let migration = Migration::shared(
+        "create schema app; create table app.secret (id serial primary key, v text);
+         create table app.kept (id int primary key, v text); insert into app.kept values (1, 'x');
+         create function app.ids() returns setof int begin atomic select id from app.secret; end;
+         create function app.shown(app.secret) returns text language sql as 'select $1.v';
+         create function app.all_of() returns setof app.secret language sql as 'select * from app.secret';
+         create function app.fine() returns int begin atomic select id from app.kept; end;
+         create view app.over_ids as select * from app.ids() id;
+         create view app.direct as select id from app.secret; create materialized view app.stored as select * from app.direct;
+         create table app.holds (id int primary key, s app.secret); create type app.pair as (a app.secret, b int);
+         create domain app.many as app.secret[]; create table app.holds_many (id int primary key, m app.many);
+         create table app.child (w int) inherits (app.secret);
+         create table app.numbered (id int primary key default nextval('app.secret_id_seq'), v text);
+         create table app.checked (id int primary key, v text check (app.shown(row(1, v)::app.secret) <> ''));
+         create table app.guarded (id int primary key); alter table app.guarded enable row level security;
+         create policy open on app.guarded using (id in (select id from app.secret)); create policy fine on app.guarded using (true);
+         create table app.refers (id int primary key references app.secret); insert into app.guarded values (7)",
+    );
+    let source: &Cluster = migration.source;
+    let role = format!("reader_{}", migration.db);
+    source.psql(
+        &migration.db,
+        &format!(
+            "create role {role} login bypassrls; grant usage on schema app to {role};
+             grant select on all tables in schema app to {role}; grant select on all sequences in schema app to {role};
+             revoke all on app.secret from {role}; revoke all on app.secret_id_seq from {role}"
+        ),
+    );
+    let path = migration.scene.path("filters.ini");
+    std::fs::write(&path, "[exclude-table]\napp.secret\n").unwrap();
+    let path = path.to_str().unwrap();
+    let from = source
+        .uri(&migration.db)
+        .replace("user=postgres", &format!("user={role}"));
+    let more = ["--filters", path, "--no-owner", "--no-acl"];
+    let to = migration.target.uri(&migration.copy);
+    let outcome = migration.scene.clone_db(&from, &to, &more).run();
+    outcome.assert_success(&[]);
+    assert_eq!(
+        migration.on_target(RELATIONS),
+        "r app.guarded=1, r app.kept=1, r app.refers=0"
+    );
+    let rest = "select string_agg(proname, ' ') || (select string_agg(polname, ' ') from pg_policy)
+            || (select count(*) from pg_type t where typnamespace = 'app'::regnamespace and typtype = 'd')
+        from pg_proc where pronamespace = 'app'::regnamespace";
+    assert_eq!(migration.on_target(rest), "finefine0");
+    for words in [
+        "FUNCTION \"app\".\"ids()\", which needs table \"app\".\"secret\"",
+        "VIEW \"app\".\"over_ids\", which needs FUNCTION",
+        "TABLE \"app\".\"numbered\", which needs sequence \"app\".\"secret_id_seq\"",
+    ] {
+        let log = &outcome.stderr;
+        assert!(log.contains(words), "no \"{words}\" in\n{log}");
+    }
+    // What is asked for by name and cannot be is an error, not less.
+    std::fs::write(path, "[include-only-table]\napp.kept\napp.holds\n").unwrap();
+    let again = migration.again();
+    let to = again.target.uri(&again.copy);
+    let refused = again.scene.clone_db(&from, &to, &more).run();
+    refused.assert_last_error(
+        2,
+        &["the filters ask for TABLE \"app\".\"holds\" and leave out what it needs"],
+    );
+}
+
 /// Each plugin leaves out what the copy left out, in its own way; a table without replica identity that is left out is no
 /// obstacle.
 #[test]

@@ -115,6 +115,7 @@ fn is_rider(kind: &str) -> bool {
             | "DEFAULT ACL"
             | "PUBLICATION TABLE"
             | "TABLE DATA"
+            | "MATERIALIZED VIEW DATA"
             | "SEQUENCE SET"
     )
 }
