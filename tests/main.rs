@@ -20,6 +20,7 @@ mod connections;
 mod decoding;
 mod durability;
 mod encodings;
+mod examples;
 mod extensions;
 mod failed_objects;
 mod faults;

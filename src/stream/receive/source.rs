@@ -13,6 +13,7 @@ use crate::pg::connect::connect_once;
 use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
+use crate::stream::left_out;
 use crate::stream::positions::Positions;
 use crate::stream::relations::Relations;
 use crate::stream::slot;
@@ -100,7 +101,13 @@ impl Source<'_> {
             let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
             let shutdown = self.shutdown;
             let open = move || open_source(&info, &name, &shutdown);
-            Relations::fetch(connection, self.spec.filters.as_ref(), Box::new(open))
+            let fallen = left_out::read(&self.spec.left_out)?;
+            Relations::fetch(
+                connection,
+                self.spec.filters.as_ref(),
+                fallen,
+                Box::new(open),
+            )
         })
     }
 
