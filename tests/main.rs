@@ -5,6 +5,7 @@
 mod apply;
 mod apply_faults;
 mod authentication;
+mod chaos;
 mod check;
 mod cli;
 mod clone_effects;
