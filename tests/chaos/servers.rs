@@ -8,6 +8,7 @@ use postgres::{Client, NoTls};
 use super::plan::Pair;
 use crate::support::cluster::Cluster;
 use crate::support::following::SETTINGS;
+use crate::support::version::Version;
 use crate::support::wait_until;
 
 /// A crash recovery on a busy machine.
@@ -20,16 +21,17 @@ pub struct Pairs {
 
 impl Pairs {
     pub fn get(&mut self, pair: Pair) -> (&Cluster, &Cluster) {
-        let make = || {
+        let start = |version| {
             let mut settings = SETTINGS.to_vec();
+            // Only there is a plugin that has to be allowed, and not every release knows the setting.
+            settings
+                .retain(|(name, _)| version == Version::Debian15 || !name.ends_with("_libraries"));
             // What is committed and not flushed is lost by an immediate restart: as much as possible.
             settings.extend([("wal_writer_delay", "2s"), ("autovacuum_naptime", "5s")]);
-            (
-                Cluster::start(pair.0, &settings),
-                Cluster::start(pair.1, &settings),
-            )
+            Cluster::start(version, &settings)
         };
-        let (source, target) = self.started.entry(pair).or_insert_with(make);
+        let started = self.started.entry(pair);
+        let (source, target) = started.or_insert_with(|| (start(pair.0), start(pair.1)));
         (source, target)
     }
 }
