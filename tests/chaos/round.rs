@@ -204,10 +204,12 @@ impl<'a> Round<'a> {
     }
 
     fn start(&mut self, what: &str, more: &[&str]) {
-        self.say(&format!("{what} {}", more.join(" ")));
+        let pauses = pauses(&mut self.random);
+        self.say(&format!("{what} {} {pauses}", more.join(" ")));
         let mut arguments: Vec<&str> = self.plan.options.iter().map(String::as_str).collect();
         arguments.extend(more);
-        self.run = Some(self.following.clone_follow(&arguments));
+        let command = self.following.command(&["clone", "--follow"], &arguments);
+        self.run = Some(command.env("PGCOPYDB_FAILPOINT", pauses).spawn());
         self.faults_of_run = 0;
         self.sent = None;
     }
@@ -385,6 +387,38 @@ impl<'a> Round<'a> {
             following.target.psql("postgres", "checkpoint");
         }
     }
+}
+
+/// A small database is copied in a moment: here and there the program dawdles, so that things break while it is there.
+fn pauses(random: &mut Random) -> String {
+    const POINTS: [(&str, u64); 20] = [
+        ("clone.after_dump", 1_500),
+        ("clone.after_restore_pre", 1_500),
+        ("clone.before_restore_post", 1_500),
+        ("clone.after_restore_post", 1_500),
+        ("clone.before_summary", 1_500),
+        ("copy.started", 200),
+        ("copy.before_commit", 200),
+        ("copy.after_commit", 200),
+        ("copy.before_done_file", 200),
+        ("index.before_build", 200),
+        ("index.after_build", 200),
+        ("constraint.after_attach", 200),
+        ("blobs.before_commit", 1_000),
+        ("follow.before_mode", 1_000),
+        ("receive.before_flush", 300),
+        ("receive.after_file", 300),
+        ("transform.after_file", 300),
+        ("apply.before_commit", 20),
+        ("apply.after_commit", 20),
+        ("apply.after_file", 300),
+    ];
+    let mut pauses = Vec::new();
+    for _ in 0..random.below(4) {
+        let (point, longest) = POINTS[random.below(POINTS.len() as u64) as usize];
+        pauses.push(format!("{point}=sleep:{}", 1 + random.below(longest)));
+    }
+    pauses.join(",")
 }
 
 /// Only while the copy is not done: the one thing that cannot be resumed.
