@@ -14,15 +14,14 @@ mod tables;
 mod vacuum;
 mod work;
 
-use std::time::Instant;
-
-use postgres::error::SqlState;
+use std::time::{Duration, Instant};
 
 use crate::catalog::{Catalog, Table, Target, TargetKind};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::Oid;
 use crate::pg::connect::patience;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::{begin_sql, is_gone};
@@ -145,12 +144,13 @@ impl CopyContext<'_> {
 }
 
 /// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
-/// is restarting, so a few attempts are enough.
-const ATTEMPTS: u32 = 3;
+/// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
-fn is_conflict_with_recovery(error: &Error) -> bool {
-    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
+/// Between one attempt and the next, the first being 1.
+fn pause_after(attempt: u32) -> Duration {
+    FIRST_PAUSE * 2u32.pow(attempt.saturating_sub(1).min(8))
 }
 
 /// Run one piece of work, again with fresh connections when a connection was lost. `reset` drops the old ones.
@@ -171,16 +171,18 @@ fn with_retry<W, T>(
         reset(worker);
         // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
         let since = *lost_since.get_or_insert_with(Instant::now);
-        let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
+        let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
         if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
             return Err(error);
         }
         // Its statement was cancelled because of the signal: what broke after that is no news.
         Shutdown::handle().check()?;
-        log::warn!(
-            "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
-            attempt + 1
-        );
+        let pause = pause_after(attempt);
         attempt += 1;
+        log::warn!(
+            "{error}; trying again in {} ms ({what}, attempt {attempt} of {ATTEMPTS})",
+            pause.as_millis()
+        );
+        Shutdown::handle().sleep(pause)?;
     }
 }
