@@ -6,6 +6,7 @@ mod apply;
 mod apply_faults;
 mod apply_in_copy;
 mod authentication;
+mod chaos;
 mod check;
 mod cli;
 mod clone_effects;

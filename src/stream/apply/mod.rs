@@ -29,6 +29,7 @@ use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -655,31 +656,18 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
-/// is refused for good, such as a password, is not waited for.
+/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+/// somebody was in the way. What is refused for good, such as a password, is not waited for.
 pub fn may_pass(error: &Error) -> bool {
-    match class_of(error) {
-        // Authorization; a database that is gone.
-        "28" | "3D" => false,
-        _ => has_no_room(error) || error.is_connection_lost() || is_conflict(error),
-    }
+    Remedy::of(error).exists() || is_conflict(error)
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.
 pub fn has_no_room(error: &Error) -> bool {
-    class_of(error) == "53"
+    Remedy::of(error) == Remedy::Room
 }
 
-/// The class of the SQLSTATE.
-fn class_of(error: &Error) -> &str {
-    error
-        .sqlstate()
-        .map_or("", |state| state.get(..2).unwrap_or(""))
-}
-
+/// Lost against another session, or cancelled by somebody who had his reasons: as for native replication, no end of it.
 fn is_conflict(error: &Error) -> bool {
-    error.is_any_of(&[
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-    ])
+    Remedy::of(error) == Remedy::Attempt || error.is_any_of(&[SqlState::QUERY_CANCELED])
 }
