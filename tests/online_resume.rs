@@ -68,6 +68,13 @@ fn change(following: &Following, round: i32) {
     );
 }
 
+/// Materialized views are refreshed where the tables meet; what comes after is the user's to refresh.
+fn refresh_both(following: &Following) {
+    let sql = "refresh materialized view public.counted";
+    following.source.psql(&following.db, sql);
+    following.target.psql(&following.copy, sql);
+}
+
 /// Hold a gate of the target.
 fn close_gates(following: &Following, locks: &[i32]) -> Client {
     let mut gate = following.target.client(&following.copy);
@@ -190,14 +197,7 @@ fn survives_two_kills<'a>(pair: (&'a Cluster, &'a Cluster), plugin: &'static str
     positions.dedup();
     assert_eq!(positions.len(), 3, "{done:#?}");
     assert_no_temporary_slot(&following);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    // Matviews are refreshed where the tables meet; then they are the user's to refresh.
-    following.wait_for_mark(&mut run);
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
     assert!(meeting::is_over(&cdc(&following)).unwrap());
 }
@@ -285,9 +285,7 @@ fn killed_at_each_step_of_the_resume_it_goes_on() {
     }
     let mut run = following.resume(&[]);
     following.wait_for_mark(&mut run);
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -320,12 +318,7 @@ fn killed_under_load_it_loses_nothing() {
     load.wait_for(100);
     load.finish();
     following.wait_for_mark(&mut run);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -358,6 +351,7 @@ fn a_large_transaction_is_decided_at_its_end() {
     });
     open.batch_execute("truncate moving; commit").unwrap();
     following.wait_for_mark(&mut run);
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -386,12 +380,7 @@ fn the_source_restarts_in_the_middle_of_the_copy() {
     );
     let mut run = following.resume(&[]);
     following.wait_for_mark(&mut run);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 

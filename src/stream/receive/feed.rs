@@ -245,7 +245,7 @@ mod tests {
 
     fn file_line(file: usize, offset: u64) -> String {
         let name = NAMES[file];
-        format!("{{\"action\":\"F\",\"file\":\"{name}\",\"offset\":{offset}}}\n")
+        format!("{{\"action\":\"F\",\"file\":\"{name}\",\"offset\":{offset},\"lsn\":\"0/0\"}}\n")
     }
 
     #[test]
