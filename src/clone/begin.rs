@@ -257,15 +257,18 @@ fn held_snapshot_of_slot(
 /// For each server: a run that ends because of a signal has ten seconds for everything.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(1);
 
-/// End every backend that carries this run's name, on both servers. Best effort: it is also done after failures, when a
-/// server may be the one that failed.
-pub fn end_backends(spec: &CloneSpec, run: &RunName) {
+/// End every backend that carries the name of one of these runs, on both servers. Best effort: it is also done after
+/// failures, when a server may be the one that failed.
+pub fn end_backends(spec: &CloneSpec, runs: &[&RunName]) {
     for info in spec.source.iter().chain(&spec.target) {
-        let end = || -> Result<u64> {
+        let end = || -> Result<()> {
             let mut connection =
                 connect_once(info, "pgcopydb clean-up", &Shutdown::deaf(), CLEAN_UP_WAIT)?;
             connection.set_deadline(Some(CLEAN_UP_WAIT));
-            connection.query_one(&run.terminate_sql())?.parse(0)
+            for run in runs {
+                connection.query(&run.terminate_sql())?;
+            }
+            Ok(())
         };
         if let Err(error) = end() {
             log::debug!(

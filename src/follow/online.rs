@@ -98,7 +98,7 @@ impl Online<'_> {
 
     fn act(&mut self, action: Action) -> Result<bool> {
         match action {
-            Action::EnableApply => self.enable_apply()?,
+            Action::EnableApply => enable_apply(&self.spec.follow, self.dir, self.shutdown)?,
             Action::FinishClone => self.start_clone(CloneSpec {
                 restart: false,
                 resume: true,
@@ -129,23 +129,23 @@ impl Online<'_> {
             .start_one(FOLLOW, move |shutdown| super::run(&follow, &shutdown))?;
         Ok(())
     }
+}
 
-    /// The copy is there, indexes and constraints included: from here on changes may be applied. Said once, as from then on
-    /// it is for the user to say.
-    fn enable_apply(&self) -> Result<()> {
-        let source = open_source(&self.spec.follow.source, "pgcopydb clone", self.shutdown)?;
-        let mut sentinel = Sentinel::open(source, self.dir)?;
-        if !setup::has_enabled_apply(self.dir) {
-            sentinel.set_apply(true)?;
-            return setup::note_enabled_apply(self.dir);
-        }
-        if !sentinel.get()?.apply {
-            log::info!(
-                "applying changes was disabled before: \"pgcopydb stream sentinel set apply\" enables it"
-            );
-        }
-        Ok(())
+/// The copy is there, indexes and constraints included: from here on changes may be applied. Said once, as from then on
+/// it is for the user to say.
+pub fn enable_apply(spec: &FollowSpec, dir: &Path, shutdown: &Shutdown) -> Result<()> {
+    let source = open_source(&spec.source, "pgcopydb clone", shutdown)?;
+    let mut sentinel = Sentinel::open(source, dir)?;
+    if !setup::has_enabled_apply(dir) {
+        sentinel.set_apply(true)?;
+        return setup::note_enabled_apply(dir);
     }
+    if !sentinel.get()?.apply {
+        log::info!(
+            "applying changes was disabled before: \"pgcopydb stream sentinel set apply\" enables it"
+        );
+    }
+    Ok(())
 }
 
 /// A child that failed is the run's error; others that failed with it are in the log.

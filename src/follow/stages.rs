@@ -50,6 +50,12 @@ pub struct Stages {
     has_followed: bool,
 }
 
+impl Default for Stages {
+    fn default() -> Stages {
+        Stages::new()
+    }
+}
+
 impl Stages {
     pub fn new() -> Stages {
         Stages {

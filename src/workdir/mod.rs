@@ -35,9 +35,13 @@ pub enum Service {
     Clone,
     Snapshot,
     Follow,
+    /// Whoever applies changes: "stream apply" may run beside "stream receive" and beside no other.
+    Apply,
     /// The parent of a clone and a follow.
     Online,
     Compare,
+    /// The parent of the clones of all databases.
+    Instance,
 }
 
 impl Service {
@@ -46,8 +50,10 @@ impl Service {
             Service::Clone => "pgcopydb.pid",
             Service::Snapshot => "pgcopydb.snapshot.pid",
             Service::Follow => "pgcopydb.service.pid",
+            Service::Apply => "pgcopydb.apply.pid",
             Service::Online => "pgcopydb.aux.pid",
             Service::Compare => "pgcopydb.compare.pid",
+            Service::Instance => "pgcopydb.instance.pid",
         }
     }
 }
@@ -63,7 +69,7 @@ struct SlotNote {
 #[derive(Debug)]
 pub struct WorkDir {
     pub paths: Paths,
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 /// `--dir`, else `$TMPDIR/pgcopydb`, else `/tmp/pgcopydb`.
@@ -112,8 +118,13 @@ impl WorkDir {
         let lock = take_lock(dir, service)?;
         Ok(WorkDir {
             paths: Paths::new(dir),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Let others use it, though this process and children of it live on.
+    pub fn release(&self) -> Result<()> {
+        self.lock.release()
     }
 
     /// Make the directories of a run.

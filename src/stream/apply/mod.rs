@@ -15,18 +15,22 @@ mod sql;
 mod state;
 mod target;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 
+use super::left_out::{self, LeftOutTables};
 use super::pause;
 use super::positions::Positions;
-use super::script::{CommitIs, ScriptLine};
+use super::script::{CommitIs, ScriptLine, StatementId, statement_of};
 use crate::error::{Context, Error, Result};
+use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -86,6 +90,8 @@ pub struct ApplySpec {
     pub mode: ApplyMode,
     /// Where the files of the follow are.
     pub dir: PathBuf,
+    /// Where the base copy notes the tables that it left out, whose changes are nobody's.
+    pub left_out: PathBuf,
 }
 
 /// Why an input ended.
@@ -136,6 +142,9 @@ pub struct Applier {
     kept: Option<Kept>,
     /// Where the files of the follow are.
     dir: PathBuf,
+    /// Tables that were not copied, and the statements of the script that are about one of them.
+    left_out: LeftOutTables,
+    passed_over: HashSet<StatementId>,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -177,6 +186,8 @@ impl Applier {
             in_copy,
             kept: None,
             dir: spec.dir.clone(),
+            left_out: left_out::read(&spec.left_out)?,
+            passed_over: HashSet::new(),
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -319,6 +330,9 @@ impl Applier {
         let Some(xid) = self.state.takes_changes() else {
             return Ok(());
         };
+        if self.passes_over(line) {
+            return Ok(());
+        }
         let commit_lsn = self.commit_lsn;
         if let Some(in_copy) = &mut self.in_copy
             && in_copy.has_change(line, commit_lsn)
@@ -334,10 +348,11 @@ impl Applier {
         let Some(xid) = self.state.takes_changes() else {
             return;
         };
-        let tables = match &mut self.in_copy {
+        let mut tables = match &mut self.in_copy {
             Some(in_copy) => in_copy.left_to_truncate(tables, self.commit_lsn),
             None => tables.to_vec(),
         };
+        tables.retain(|(schema, table)| !self.is_left_out(schema, table));
         if !tables.is_empty() {
             let place = self.place(xid);
             self.chunk.add_truncate(tables, restart_identity, place);
@@ -381,6 +396,10 @@ impl Applier {
     fn take_line(&mut self, line: &ScriptLine<'_>) -> Result<bool> {
         match line {
             ScriptLine::Prepare { statement, sql, is } => {
+                match self.is_left_out(&is.schema, &is.table) {
+                    true => self.passed_over.insert(*statement),
+                    false => self.passed_over.remove(statement),
+                };
                 self.executor.prepare(*statement, sql, is);
                 if let Some(in_copy) = &mut self.in_copy {
                     in_copy.prepare(*statement, is);
@@ -420,6 +439,7 @@ impl Applier {
                 if let Some(in_copy) = &mut self.in_copy {
                     in_copy.begin_script();
                 }
+                self.passed_over.clear();
             }
             // Nobody knows yet whether it will stay: what is complete must not share its fate.
             Action::BeginAlone => self.send_complete()?,
@@ -508,6 +528,16 @@ impl Applier {
             log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
         }
+    }
+
+    fn is_left_out(&self, schema: &str, table: &str) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&QualifiedName::new(schema, table))
+    }
+
+    /// Whether this EXECUTE line is a change of a table that was not copied.
+    fn passes_over(&self, line: &[u8]) -> bool {
+        !self.passed_over.is_empty()
+            && statement_of(line).is_some_and(|statement| self.passed_over.contains(&statement))
     }
 
     fn place(&self, xid: u32) -> Place {
@@ -659,31 +689,18 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
-/// is refused for good, such as a password, is not waited for.
+/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+/// somebody was in the way. What is refused for good, such as a password, is not waited for.
 pub fn may_pass(error: &Error) -> bool {
-    match class_of(error) {
-        // Authorization; a database that is gone.
-        "28" | "3D" => false,
-        _ => has_no_room(error) || error.is_connection_lost() || is_conflict(error),
-    }
+    Remedy::of(error).exists() || is_conflict(error)
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.
 pub fn has_no_room(error: &Error) -> bool {
-    class_of(error) == "53"
+    Remedy::of(error) == Remedy::Room
 }
 
-/// The class of the SQLSTATE.
-fn class_of(error: &Error) -> &str {
-    error
-        .sqlstate()
-        .map_or("", |state| state.get(..2).unwrap_or(""))
-}
-
+/// Lost against another session, or cancelled by somebody who had his reasons: as for native replication, no end of it.
 fn is_conflict(error: &Error) -> bool {
-    error.is_any_of(&[
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-    ])
+    Remedy::of(error) == Remedy::Attempt || error.is_any_of(&[SqlState::QUERY_CANCELED])
 }
