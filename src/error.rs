@@ -100,6 +100,8 @@ pub struct Error {
     hint: Option<String>,
     server: Option<Box<ServerError>>,
     is_connection_lost: bool,
+    #[serde(default)]
+    was_waited_for: bool,
 }
 
 impl Error {
@@ -112,6 +114,7 @@ impl Error {
             hint: None,
             server: None,
             is_connection_lost: false,
+            was_waited_for: false,
         }
     }
 
@@ -201,6 +204,12 @@ impl Error {
         self
     }
 
+    /// The server was waited for as long as one is waited for: who tries again would wait as long once more.
+    pub fn after_waiting(mut self) -> Error {
+        self.was_waited_for = true;
+        self
+    }
+
     /// Take over what the server said about another error of the same cause: its SQLSTATE and its other fields.
     pub fn with_server_of(mut self, other: &Error) -> Error {
         self.kind = other.kind;
@@ -252,6 +261,10 @@ impl Error {
 
     pub fn is_connection_lost(&self) -> bool {
         self.is_connection_lost
+    }
+
+    pub fn was_waited_for(&self) -> bool {
+        self.was_waited_for
     }
 
     pub fn exit_code(&self) -> u8 {

@@ -2,6 +2,7 @@
 //! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
 //! all there is to `--resume`, and to the commands that do one section each in a work directory that they share.
 
+mod again;
 mod begin;
 mod data;
 mod drops;
@@ -41,6 +42,7 @@ use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
+use again::again;
 use begin::Run;
 use summary::Clock;
 
@@ -107,7 +109,9 @@ pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
 fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
     begin::check_predecessors(spec, workdir)?;
     let mut clock = Clock::start();
-    let mut clone = reach::reach(spec, workdir, run, shutdown)?;
+    let mut clone = again("the checks", shutdown, || {
+        reach::reach(spec, workdir, run, shutdown)
+    })?;
     if let Some(earlier) = &run.earlier {
         begin::end_backends(spec, earlier);
     }
@@ -117,7 +121,9 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     let phases = spec.phases;
     if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
         // A slot that nobody will read must not be made.
-        check::objects_now(&clone.check_spec, begun, shutdown)?;
+        again("the checks", shutdown, || {
+            check::objects_now(&clone.check_spec, begun, shutdown)
+        })?;
     }
     let mut snapshot = begin::snapshot(&clone)?;
     if phases.has(Phase::Dump) {
@@ -129,22 +135,30 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
     if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         if phases.has(Phase::Dump) {
-            schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+            again("the dump of the schema", shutdown, || {
+                schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))
+            })?;
         }
         let archive = filters::read_dump(&clone)?;
         filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if phases.has_any(begin::RESTORES) {
-        reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())?;
+        again("the checks of the target", shutdown, || {
+            reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())
+        })?;
     }
     if phases.has(Phase::Dump) {
-        schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
+        again("the dump of the schema", shutdown, || {
+            schema::dump(&clone, &catalog, snapshot.as_ref(), None)
+        })?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
     if phases.has(Phase::PreData) {
-        schema::restore_pre(&clone, &catalog)?;
+        again("pre-data", shutdown, || {
+            schema::restore_pre(&clone, &catalog)
+        })?;
         clock.lap("pre-data");
     }
     let mut has_copied = false;
@@ -153,12 +167,18 @@ fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -
         clock.lap("data");
     }
     if phases.has(Phase::Sequences) {
-        data::sequences(&clone, &catalog, has_copied)?;
+        again("sequences", shutdown, || {
+            data::sequences(&clone, &catalog, has_copied)
+        })?;
     }
     if phases.has(Phase::PostData) {
-        schema::restore_post(&clone, &catalog)?;
+        again("post-data", shutdown, || {
+            schema::restore_post(&clone, &catalog)
+        })?;
         clock.lap("post-data");
-        properties::copy(&clone, &catalog)?;
+        again("properties of the database", shutdown, || {
+            properties::copy(&clone, &catalog)
+        })?;
     }
     finish::finish(&clone, &catalog, clock)
 }

@@ -9,13 +9,12 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
-use super::ledger::Ledger;
+use super::committer::Committer;
 use super::work::Work;
 use super::{CopyContext, with_retry};
 use crate::catalog::{Index, Table, is_name_not_found};
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result};
 use crate::ident::{Oid, quote_literal};
-use crate::pg::wire::Connection;
 use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
@@ -31,11 +30,18 @@ pub struct Queues<'a> {
 struct Worker<'a> {
     context: &'a CopyContext<'a>,
     queues: &'a Queues<'a>,
-    process: String,
     shutdown: Shutdown,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
+    target: Committer<'a, Made>,
+    /// What a target that was started anew may have lost.
+    lost: Vec<Made>,
     seat: Seat<'a>,
+}
+
+/// Of which index of the source: what a done-file speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Index(Oid),
+    Constraint(Oid),
 }
 
 /// The body of an index worker.
@@ -49,10 +55,9 @@ pub fn run(
     let mut worker = Worker {
         context,
         queues,
-        process,
         shutdown: *shutdown,
-        target: None,
-        ledger: Ledger::new(),
+        target: Committer::new(context, &process, shutdown),
+        lost: Vec::new(),
         seat,
     };
     loop {
@@ -79,7 +84,7 @@ pub fn run(
 
 impl Worker<'_> {
     fn next(&mut self) -> Result<Option<Work>> {
-        if self.ledger.is_due() {
+        if self.target.is_due() {
             self.settle()?;
         }
         let received = match self.queues.indexes.try_recv()? {
@@ -95,17 +100,33 @@ impl Worker<'_> {
         }
     }
 
+    /// Announce what was committed. What the target may have lost since is done again, as after a resume: what it has kept
+    /// is found to be there.
     fn settle(&mut self) -> Result<()> {
-        if self.ledger.is_empty() {
-            return Ok(());
+        loop {
+            let lost = self.target.settle()?;
+            self.lost.extend(lost);
+            if self.lost.is_empty() {
+                return Ok(());
+            }
+            for work in std::mem::take(&mut self.lost) {
+                self.redo(work)?;
+            }
         }
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost before its last commits were known to be durable",
-            )
-            .with_hint("Run again with --resume.")),
+    }
+
+    fn redo(&mut self, work: Made) -> Result<()> {
+        let context = self.context;
+        let (Made::Index(oid) | Made::Constraint(oid)) = work;
+        let Some(index) = context.catalog.index(oid) else {
+            return Err(Error::internal(format!(
+                "no index with oid {oid} in the catalog"
+            )));
+        };
+        let table = context.table(index.table)?;
+        match work {
+            Made::Index(_) => self.build(table, index),
+            Made::Constraint(_) => self.attach_one(table, index),
         }
     }
 
@@ -115,22 +136,15 @@ impl Worker<'_> {
             self,
             what,
             |worker| {
-                if worker.target.is_none() {
-                    worker.settle()?;
-                    worker.target = Some(
-                        worker
-                            .context
-                            .open_target(&worker.process, &worker.shutdown)?,
-                    );
+                if let Err(lost) = worker.target.connect()? {
+                    worker.lost.extend(lost);
                 }
-                match &mut worker.target {
+                match worker.target.current() {
                     Some(target) => target.execute(sql).map(|_| ()),
                     None => Err(Error::internal("a connection vanished")),
                 }
             },
-            |worker| {
-                worker.target.take_if(|target| !target.recover());
-            },
+            |worker| worker.target.keep_if_it_works(),
         )
     }
 
@@ -238,7 +252,7 @@ impl Worker<'_> {
 
     /// An index of that name stands already: from a run that was killed between commit and done-file, or left invalid.
     fn adopt(&mut self, name: &str, table: &Table, index: &Index, error: Error) -> Result<()> {
-        let Some(target) = &mut self.target else {
+        let Some(target) = self.target.current() else {
             return Err(error);
         };
         let rows = target.query(&format!(
@@ -339,8 +353,9 @@ impl Worker<'_> {
         log::info!("built index {} in {} ms", done.name, done.duration_ms);
         self.seat.items(1);
         let workdir = self.context.workdir;
-        self.ledger
-            .committed(move || workdir.write_index_done(&done));
+        self.target.committed(Made::Index(index.oid), move || {
+            workdir.write_index_done(&done)
+        });
     }
 
     fn attach_all(&mut self, table: &Table) -> Result<()> {
@@ -349,20 +364,28 @@ impl Worker<'_> {
             if context.workdir.is_index_failed(index.oid) {
                 continue;
             }
-            let started = Instant::now();
-            let name = index.qualified_name(table).to_string();
-            match self.attach(table, index, &name) {
-                Ok(()) => self.attached(table, index, started),
-                Err(error) => {
-                    let what = format!(
-                        "could not attach constraint {name} to target table {}",
-                        table.qualified_name()
-                    );
-                    context.object_failed("constraint", &name, error.context(what))?;
-                }
-            }
+            self.attach_one(table, index)?;
         }
         Ok(())
+    }
+
+    fn attach_one(&mut self, table: &Table, index: &Index) -> Result<()> {
+        let started = Instant::now();
+        let name = index.qualified_name(table).to_string();
+        match self.attach(table, index, &name) {
+            Ok(()) => {
+                self.attached(table, index, started);
+                Ok(())
+            }
+            Err(error) => {
+                let what = format!(
+                    "could not attach constraint {name} to target table {}",
+                    table.qualified_name()
+                );
+                self.context
+                    .object_failed("constraint", &name, error.context(what))
+            }
+        }
     }
 
     /// The statements one by one: the first makes the constraint, which an earlier run may have done.
@@ -382,7 +405,7 @@ impl Worker<'_> {
 
     /// Whether the constraint stands already, on this very index.
     fn is_attached(&mut self, index: &Index, name: &str, error: &Error) -> Result<bool> {
-        let (Some(constraint), Some(target)) = (&index.constraint, &mut self.target) else {
+        let (Some(constraint), Some(target)) = (&index.constraint, self.target.current()) else {
             return Ok(false);
         };
         if error.is_interrupted() || error.is_connection_lost() {
@@ -405,8 +428,9 @@ impl Worker<'_> {
             finished_at_ms: now_ms(),
         };
         let workdir = self.context.workdir;
-        self.ledger
-            .committed(move || workdir.write_constraint_done(&done));
+        self.target.committed(Made::Constraint(index.oid), move || {
+            workdir.write_constraint_done(&done)
+        });
     }
 
     fn queue_vacuum(&self, table: &Table) -> Result<()> {

@@ -64,7 +64,7 @@ struct Worker<'a> {
     shutdown: Shutdown,
     source: Option<Connection>,
     target: Option<Connection>,
-    ledger: Ledger<'a>,
+    ledger: Ledger<'a, ()>,
     seat: Seat<'a>,
 }
 
@@ -118,25 +118,29 @@ impl Worker<'_> {
         let started = Instant::now();
         let name = format!("large objects {} to {}", batch.first, batch.last);
         self.seat.begin(Task::LargeObjects, number, 0, 0);
+        // Doing a batch again is the same as doing it once, so it begins anew when the connection breaks before the flush.
         let result = with_retry(
             self,
             &name,
-            |worker| worker.copy_batch(batch),
+            |worker| {
+                let copied = worker.copy_batch(batch)?;
+                if !copied.refused.is_empty() {
+                    return Ok((copied, Ok(())));
+                }
+                match worker.announce(number, batch, &copied, started) {
+                    Err(error) if error.is_connection_lost() => Err(error),
+                    announced => Ok((copied, announced)),
+                }
+            },
             |worker| {
                 worker.source.take_if(|source| !source.recover());
                 worker.target.take_if(|target| !target.recover());
             },
         );
         let copied = match result {
-            Ok(copied) if copied.refused.is_empty() => copied,
-            // The objects are there; the batch does not count as done, so that a resume tries again.
-            Ok(copied) => {
-                let mut refused = copied.refused.into_iter();
-                return refused.try_for_each(|(oid, error)| {
-                    let name = format!("large object {oid}");
-                    let error = error.context(format!("could not set a property of {name}"));
-                    context.object_failed("large objects", &name, error)
-                });
+            Ok((copied, announced)) => {
+                announced?;
+                copied
             }
             Err(error) => {
                 let error = context.explain(error, self.source.as_mut());
@@ -144,6 +148,24 @@ impl Worker<'_> {
                 return context.object_failed("large objects", &name, error);
             }
         };
+        // The objects are there; the batch does not count as done, so that a resume tries again.
+        let mut refused = copied.refused.into_iter();
+        refused.try_for_each(|(oid, error)| {
+            let name = format!("large object {oid}");
+            let error = error.context(format!("could not set a property of {name}"));
+            context.object_failed("large objects", &name, error)
+        })
+    }
+
+    /// A batch is a second's work: it pays its own flush.
+    fn announce(
+        &mut self,
+        number: u32,
+        batch: &Batch,
+        copied: &Copied,
+        started: Instant,
+    ) -> Result<()> {
+        let context = self.context;
         self.seat.items(copied.objects);
         let done = BlobsDone {
             batch: number,
@@ -156,15 +178,18 @@ impl Worker<'_> {
             finished_at_ms: now_ms(),
         };
         log::info!(
-            "copied {name}: {} objects, {} bytes in {} ms",
+            "copied large objects {} to {}: {} objects, {} bytes in {} ms",
+            done.first,
+            done.last,
             done.count,
             done.bytes,
             done.duration_ms
         );
+        // Of an attempt before this one.
+        self.ledger.forget();
         self.ledger
-            .committed(move || context.workdir.write_blobs_done(&done));
+            .committed((), move || context.workdir.write_blobs_done(&done));
         match &mut self.target {
-            // A batch is a second's work: it pays its own flush.
             Some(target) => self.ledger.settle(target),
             None => Err(Error::connection_lost(
                 Side::Target,

@@ -3,6 +3,7 @@
 //! capture, and never talks to pg_dump.
 
 mod bars;
+mod committer;
 mod indexes;
 mod large_objects;
 mod ledger;
@@ -14,12 +15,11 @@ mod tables;
 mod vacuum;
 mod work;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::catalog::{Catalog, Table, Target, TargetKind};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::Oid;
-use crate::pg::connect::patience;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::remedy::Remedy;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
@@ -161,7 +161,6 @@ fn with_retry<W, T>(
     mut reset: impl FnMut(&mut W),
 ) -> Result<T> {
     let mut attempt = 1;
-    let mut lost_since = None;
     loop {
         let error = match work(worker) {
             Ok(done) => return Ok(done),
@@ -169,10 +168,8 @@ fn with_retry<W, T>(
         };
         // Whatever happened, the protocol state of both connections is not worth guessing at.
         reset(worker);
-        // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
-        let since = *lost_since.get_or_insert_with(Instant::now);
         let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
-        if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
+        if !may_pass || attempt == ATTEMPTS || error.was_waited_for() {
             return Err(error);
         }
         // Its statement was cancelled because of the signal: what broke after that is no news.
@@ -180,7 +177,7 @@ fn with_retry<W, T>(
         let pause = pause_after(attempt);
         attempt += 1;
         log::warn!(
-            "{error}; trying again in {} ms ({what}, attempt {attempt} of {ATTEMPTS})",
+            "{error}; trying again ({what}, attempt {attempt} of {ATTEMPTS}, in {} ms)",
             pause.as_millis()
         );
         Shutdown::handle().sleep(pause)?;

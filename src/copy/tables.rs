@@ -4,11 +4,11 @@
 
 use std::time::Instant;
 
-use super::ledger::Ledger;
+use super::committer::{Committer, Fate};
 use super::relay::{Relayed, relay};
 use super::work::Work;
 use super::{CopyContext, with_retry};
-use crate::catalog::{CopyFormat, Part, Table, TargetKind, WorkItem, copy_encoding};
+use crate::catalog::{CopyFormat, Part, Table, TargetKind, copy_encoding};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::quote_literal;
 use crate::pg::wire::{Connection, Row};
@@ -26,14 +26,25 @@ pub struct Queues<'a> {
     pub vacuum: &'a MessageQueue<Work>,
 }
 
+/// A table is copied a second time when the target may have lost what it had committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Again,
+}
+
+const RESUME_LOOKS: &str =
+    "Run again with --resume, which looks, and copies the table again if need be.";
+
 struct Worker<'a> {
     context: &'a CopyContext<'a>,
     queues: &'a Queues<'a>,
     process: String,
     shutdown: Shutdown,
     source: Option<Connection>,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
+    target: Committer<'a, Work>,
+    /// What a target that was started anew may have lost.
+    lost: Vec<Work>,
     seat: Seat<'a>,
 }
 
@@ -48,16 +59,16 @@ pub fn run(
     let mut worker = Worker {
         context,
         queues,
+        target: Committer::new(context, &process, shutdown),
         process,
         shutdown: *shutdown,
         source: None,
-        target: None,
-        ledger: Ledger::new(),
+        lost: Vec::new(),
         seat,
     };
     loop {
         match worker.next()? {
-            Some(Work::Copy(item)) => worker.copy(&context.plan.items[item as usize])?,
+            Some(Work::Copy(item)) => worker.copy(item, Turn::First)?,
             Some(Work::Stop) | None => return worker.settle(),
             Some(other) => {
                 return Err(Error::internal(format!(
@@ -71,7 +82,7 @@ pub fn run(
 impl Worker<'_> {
     /// The next work; before it would wait, what is committed is made durable and announced.
     fn next(&mut self) -> Result<Option<Work>> {
-        if self.ledger.is_due() {
+        if self.target.is_due() {
             self.settle()?;
         }
         let received = match self.queues.tables.try_recv()? {
@@ -87,24 +98,34 @@ impl Worker<'_> {
         }
     }
 
+    /// Announce what was committed. What the target may have lost since is copied again.
     fn settle(&mut self) -> Result<()> {
-        if self.ledger.is_empty() {
-            return Ok(());
-        }
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost before its last commits were known to be durable",
-            )
-            .with_hint("Run again with --resume.")),
+        loop {
+            let lost = self.target.settle()?;
+            self.lost.extend(lost);
+            if self.lost.is_empty() {
+                return Ok(());
+            }
+            for work in std::mem::take(&mut self.lost) {
+                if let Work::Copy(item) = work {
+                    self.copy(item, Turn::Again)?;
+                }
+            }
         }
     }
 
-    fn copy(&mut self, item: &WorkItem) -> Result<()> {
+    fn copy(&mut self, number: u32, turn: Turn) -> Result<()> {
         let context = self.context;
+        let item = &context.plan.items[number as usize];
         let table = context.table(item.table)?;
         let name = item_name(table, item.part.as_ref());
+        if turn == Turn::Again && !is_repeatable(context, table, item.part.as_ref()) {
+            return Err(Error::on(
+                Side::Target,
+                format!("the target was started anew, and it is not known whether it has kept the rows of {name}"),
+            )
+            .with_hint(RESUME_LOOKS));
+        }
         let started = Instant::now();
         let result = with_retry(
             self,
@@ -119,7 +140,7 @@ impl Worker<'_> {
         match result {
             Ok(relayed) => {
                 self.seat.done(relayed.rows, relayed.bytes);
-                self.copied(item, relayed, started)
+                self.copied(number, turn, relayed, started)
             }
             Err(error) => {
                 self.seat.over();
@@ -134,7 +155,7 @@ impl Worker<'_> {
     /// After an error: drop the connections that cannot go on.
     fn keep_what_works(&mut self) {
         self.source.take_if(|source| !source.recover());
-        self.target.take_if(|target| !target.recover());
+        self.target.keep_if_it_works();
     }
 
     /// One COPY from socket to socket, committed on the target.
@@ -143,12 +164,11 @@ impl Worker<'_> {
         if self.source.is_none() {
             self.source = Some(context.open_source(&self.process, &self.shutdown)?);
         }
-        if self.target.is_none() {
-            // With commits waiting for their flush, a lost connection may mean a crashed server that lost them too.
-            self.settle()?;
-            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
+        if let Err(lost) = self.target.connect()? {
+            // After this one: who waits for it waits no longer than needed.
+            self.lost.extend(lost);
         }
-        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
+        let (Some(source), Some(target)) = (&mut self.source, self.target.current()) else {
             return Err(Error::internal("a connection vanished"));
         };
         let encodings = [&*source, &*target].map(|server| {
@@ -178,27 +198,57 @@ impl Worker<'_> {
         let copy_in = copy_in_sql(context, table, part, format)?;
         let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
         failpoint("copy.started")?;
-        let to = target.copy_in(&copy_in)?;
+        let mut xid = String::new();
+        let to = target.copy_in(&copy_in, &mut |row| {
+            xid = row.text(0)?.to_owned();
+            Ok(())
+        })?;
         let relayed = relay(from, to, Some(&mut self.seat))?;
         failpoint("copy.before_commit")?;
-        let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
-        target.commit().map_err(|error| match error {
-            // The rows may be there or not, and a second COPY would not remove them.
-            error if error.is_connection_lost() && !is_repeatable => Error::on(
-                Side::Target,
-                format!("it is not known whether the rows were committed: {error}"),
-            )
-            .with_hint(
-                "Run again with --resume, which looks, and copies the table again if need be.",
-            ),
-            error => error,
-        })?;
+        if let Err(error) = target.commit() {
+            self.find_out(table, part, &xid, error)?;
+        }
         failpoint("copy.after_commit")?;
         Ok(relayed)
     }
 
-    fn copied(&mut self, item: &WorkItem, relayed: Relayed, started: Instant) -> Result<()> {
+    /// The COMMIT had no good answer: `Ok` when it took place all the same. Rows that may be there or not must not be
+    /// copied a second time, unless the copy empties the table first.
+    fn find_out(
+        &mut self,
+        table: &Table,
+        part: Option<&Part>,
+        xid: &str,
+        error: Error,
+    ) -> Result<()> {
+        if !error.is_connection_lost() {
+            return Err(error);
+        }
+        self.target.keep_if_it_works();
+        match self.target.fate(xid)? {
+            Fate::Committed => {
+                log::warn!("{error}; the rows were committed all the same");
+                Ok(())
+            }
+            Fate::RolledBack => Err(error),
+            Fate::Unknown if is_repeatable(self.context, table, part) => Err(error),
+            Fate::Unknown => Err(Error::on(
+                Side::Target,
+                format!("it is not known whether the rows were committed: {error}"),
+            )
+            .with_hint(RESUME_LOOKS)),
+        }
+    }
+
+    fn copied(
+        &mut self,
+        number: u32,
+        turn: Turn,
+        relayed: Relayed,
+        started: Instant,
+    ) -> Result<()> {
         let context = self.context;
+        let item = &context.plan.items[number as usize];
         let table = context.table(item.table)?;
         let done = TableDone {
             oid: table.oid,
@@ -224,16 +274,20 @@ impl Worker<'_> {
         );
         let Some(part) = &item.part else {
             let workdir = context.workdir;
-            self.ledger
-                .committed(move || workdir.write_table_done(&done));
+            self.target
+                .committed(Work::Copy(number), move || workdir.write_table_done(&done));
             // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
-            return self.queue_indexes(table);
+            return match turn {
+                Turn::First => self.queue_indexes(table),
+                // They were queued with the rows that are lost, and are what their own worker makes of them.
+                Turn::Again => Ok(()),
+            };
         };
         // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
         let (oid, count) = (table.oid, part.count);
         let workdir = context.workdir;
-        self.ledger
-            .committed(move || workdir.write_part_done(&done));
+        self.target
+            .committed(Work::Copy(number), move || workdir.write_part_done(&done));
         self.settle()?;
         if workdir.complete_parts(oid, count)? {
             self.queue_indexes(table)?;
@@ -297,6 +351,9 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
     .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
 }
 
+/// By which a transaction can be asked for when its COMMIT is not answered.
+const XID: &str = "SELECT pg_catalog.pg_current_xact_id()";
+
 /// COPY FROM with what must happen in the same transaction before it.
 fn copy_in_sql(
     context: &CopyContext<'_>,
@@ -313,8 +370,8 @@ fn copy_in_sql(
     }
     // Functions of CHECK constraints, domains and generated columns run as they do for the source's own users.
     let begin = match context.catalog.search_path_sql() {
-        Some(path) => format!("BEGIN; SET LOCAL search_path = {path}; "),
-        None => "BEGIN; ".to_string(),
+        Some(path) => format!("BEGIN; SET LOCAL search_path = {path}; {XID}; "),
+        None => format!("BEGIN; {XID}; "),
     };
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
     if let Some(condition) = &table.extension_config {
@@ -333,6 +390,11 @@ fn copy_in_sql(
         "{begin}{truncate}{}",
         table.copy_in_sql(can_truncate, format)
     ))
+}
+
+/// Whether a second COPY gives the same as one.
+fn is_repeatable(context: &CopyContext<'_>, table: &Table, part: Option<&Part>) -> bool {
+    table.extension_config.is_some() || empties_table(context, table, part)
 }
 
 /// Whether the COPY is preceded by TRUNCATE in its own transaction. A part shares its table with others, which TRUNCATE

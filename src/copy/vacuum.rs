@@ -29,7 +29,7 @@ struct Worker<'a> {
     process: String,
     shutdown: Shutdown,
     target: Option<Connection>,
-    ledger: Ledger<'a>,
+    ledger: Ledger<'a, ()>,
     seat: Seat<'a>,
 }
 
@@ -167,7 +167,7 @@ impl Worker<'_> {
             };
             log::debug!("vacuumed table {}", table.qualified_name());
             self.ledger
-                .committed(move || context.workdir.write_vacuum_done(&done));
+                .committed((), move || context.workdir.write_vacuum_done(&done));
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod finish;
 mod modes;
 mod online;
 pub mod parts;
+mod patience;
 mod remote;
 mod spec;
 mod trio;
@@ -35,6 +36,7 @@ use crate::stream::{segment, triggers};
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
+use patience::patiently;
 use remote::Remote;
 use trio::Trio;
 
@@ -141,9 +143,12 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
 impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
         let positions = Positions::create()?;
-        let mut remote = self.remote(&positions)?;
-        self.set_endpos(&mut remote, &positions)?;
-        finish::warn_of_large_objects(self, false)?;
+        let mut remote = patiently(self.shutdown, || {
+            let mut remote = self.remote(&positions)?;
+            self.set_endpos(&mut remote, &positions)?;
+            finish::warn_of_large_objects(self, false)?;
+            Ok(remote)
+        })?;
         let trio = self.trio(positions, workdir);
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
         let mut mode = match positions.is_apply_enabled() {
@@ -155,14 +160,16 @@ impl Follow<'_> {
             log::info!("{}", mode.words());
             // Once: a later catchup may be waiting for a target that is away, and receive must not wait with it.
             if mode != StreamMode::Prefetch && !are_triggers_off {
-                self.disable_triggers()?;
+                patiently(self.shutdown, || self.disable_triggers())?;
                 are_triggers_off = true;
             }
             let event = trio.run(mode, &mut remote)?;
             log::debug!("{mode:?}: {event:?}");
             mode = mode.next(event);
         }
-        finish::finish(self, &positions, &mut remote)
+        patiently(self.shutdown, || {
+            finish::finish(self, &positions, &mut remote)
+        })
     }
 
     fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::FollowSpec;
+use super::patience::patiently;
 use crate::clone::{self, CloneSpec};
 use crate::error::Result;
 use crate::pg::session::open_source;
@@ -59,7 +60,7 @@ pub fn run(spec: &OnlineSpec, shutdown: &Shutdown) -> Result<()> {
         }
         for ended in ended {
             match ended.group {
-                CLONE => enable_apply(spec, &dir, shutdown)?,
+                CLONE => patiently(shutdown, || enable_apply(spec, &dir, shutdown))?,
                 // Its end position can only be reached once it may apply, which is after the clone.
                 _ => {
                     drop(workdir);

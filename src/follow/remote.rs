@@ -6,11 +6,14 @@
 
 use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
+
 use crate::error::Result;
 use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sentinel::{Reached, Sentinel, Wishes};
 use crate::stream::pause::Carrier;
 use crate::stream::positions::Positions;
@@ -113,7 +116,10 @@ impl Remote {
     /// Exchange whether it is time or not, such as before the end.
     pub fn exchange_now(&mut self, positions: &Positions) -> Result<()> {
         match self.try_exchange(positions) {
-            Err(error) if error.is_connection_lost() => {
+            // A statement that somebody cancelled is no reason to end either.
+            Err(error)
+                if Remedy::of(&error).exists() || error.is_any_of(&[SqlState::QUERY_CANCELED]) =>
+            {
                 if self.sentinel.take().is_some() {
                     log::warn!("{error}; trying to reach the source again");
                 }
