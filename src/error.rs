@@ -100,6 +100,7 @@ pub struct Error {
     hint: Option<String>,
     server: Option<Box<ServerError>>,
     is_connection_lost: bool,
+    is_disk_full: bool,
     #[serde(default)]
     was_waited_for: bool,
 }
@@ -114,6 +115,7 @@ impl Error {
             hint: None,
             server: None,
             is_connection_lost: false,
+            is_disk_full: false,
             was_waited_for: false,
         }
     }
@@ -139,7 +141,16 @@ impl Error {
     }
 
     pub fn io(what: impl fmt::Display, cause: std::io::Error) -> Error {
-        Error::new(ErrorKind::Io, format!("{what}: {cause}"))
+        let error = Error::new(ErrorKind::Io, format!("{what}: {cause}"));
+        match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error {
+                is_disk_full: true,
+                ..error.with_hint(
+                    "Make room in its file system; what is done stays done, and --resume goes on from there.",
+                )
+            },
+            _ => error,
+        }
     }
 
     /// The kind that means "this side could not be used".
@@ -265,6 +276,11 @@ impl Error {
 
     pub fn was_waited_for(&self) -> bool {
         self.was_waited_for
+    }
+
+    /// A file of ours could not be written for want of room.
+    pub fn is_disk_full(&self) -> bool {
+        self.is_disk_full
     }
 
     pub fn exit_code(&self) -> u8 {

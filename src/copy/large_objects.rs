@@ -6,18 +6,17 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Ledger;
+use super::CopyContext;
+use super::ledger::Made;
 use super::work::Work;
-use super::{CopyContext, with_retry};
-use crate::error::{Context, Error, Result, Side};
+use super::worker::Worker;
+use crate::error::{Context, Error, Result};
 use crate::ident::{Oid, quote_ident, quote_literal};
 use crate::pg::wire::{Connection, Row};
 use crate::snapshot::begin_sql;
 use crate::sys::failpoint::failpoint;
-use crate::sys::msgq::{MessageQueue, Received};
-use crate::sys::signal::Shutdown;
 use crate::workdir::done::{BlobsDone, now_ms};
-use crate::workdir::live::{Seat, Task};
+use crate::workdir::live::Task;
 
 /// Large objects of one batch: few enough to repeat after a crash, enough that round trips do not matter.
 const BATCH_OBJECTS: u32 = 1000;
@@ -58,48 +57,25 @@ pub fn fetch_batches(source: &mut Connection) -> Result<Vec<Batch>> {
         .collect()
 }
 
-struct Worker<'a> {
-    context: &'a CopyContext<'a>,
-    process: String,
-    shutdown: Shutdown,
-    source: Option<Connection>,
-    target: Option<Connection>,
-    ledger: Ledger<'a, ()>,
-    seat: Seat<'a>,
-}
-
 /// The body of a large-object worker.
-pub fn run(
-    context: &CopyContext<'_>,
-    queue: &MessageQueue<Work>,
-    process: String,
-    seat: Seat<'_>,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let mut worker = Worker {
-        context,
-        process,
-        shutdown: *shutdown,
-        source: None,
-        target: None,
-        ledger: Ledger::new(),
-        seat,
-    };
-    loop {
-        match queue.recv(shutdown)? {
-            Received::Item(Work::CopyLargeObjects(batch)) => {
-                worker.copy(batch)?;
-                worker.seat.over();
-            }
-            Received::Item(Work::Stop) | Received::Closed => return Ok(()),
-            Received::Item(other) => {
-                return Err(Error::internal(format!(
-                    "a large-object worker was given {other:?}"
-                )));
-            }
-            Received::Empty => {}
-        }
-    }
+pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    // Doing a batch again is the same as doing it once.
+    worker.does_again(|worker, made| match made {
+        Made::LargeObjects(number) => copy(worker, number),
+        other => Err(Error::internal(format!(
+            "a large-object worker has made {other:?}"
+        ))),
+    });
+    worker.serve(|worker, work| {
+        let Work::CopyLargeObjects(number) = work else {
+            return Err(Error::internal(format!(
+                "a large-object worker was given {work:?}"
+            )));
+        };
+        copy(worker, number)?;
+        worker.seat.over();
+        Ok(())
+    })
 }
 
 /// What was copied of a batch.
@@ -111,138 +87,95 @@ struct Copied {
     refused: Vec<(Oid, Error)>,
 }
 
-impl Worker<'_> {
-    fn copy(&mut self, number: u32) -> Result<()> {
-        let context = self.context;
-        let batch = &context.plan.batches[number as usize];
-        let started = Instant::now();
-        let name = format!("large objects {} to {}", batch.first, batch.last);
-        self.seat.begin(Task::LargeObjects, number, 0, 0);
-        // Doing a batch again is the same as doing it once, so it begins anew when the connection breaks before the flush.
-        let result = with_retry(
-            self,
-            &name,
-            |worker| {
-                let copied = worker.copy_batch(batch)?;
-                if !copied.refused.is_empty() {
-                    return Ok((copied, Ok(())));
-                }
-                match worker.announce(number, batch, &copied, started) {
-                    Err(error) if error.is_connection_lost() => Err(error),
-                    announced => Ok((copied, announced)),
-                }
-            },
-            |worker| {
-                worker.source.take_if(|source| !source.recover());
-                worker.target.take_if(|target| !target.recover());
-            },
-        );
-        let copied = match result {
-            Ok((copied, announced)) => {
-                announced?;
-                copied
-            }
-            Err(error) => {
-                let error = context.explain(error, self.source.as_mut());
-                let error = error.context(format!("could not copy {name}"));
-                return context.object_failed("large objects", &name, error);
-            }
-        };
+fn copy(worker: &mut Worker<'_>, number: u32) -> Result<()> {
+    let context = worker.context;
+    let Some(batch) = context.plan.batches.get(number as usize) else {
+        return Err(Error::internal(format!(
+            "no batch number {number} in the plan"
+        )));
+    };
+    let started = Instant::now();
+    let name = format!("large objects {} to {}", batch.first, batch.last);
+    worker.seat.begin(Task::LargeObjects, number, 0, 0);
+    let copied = match worker.retry(&name, |worker| copy_batch(worker, batch)) {
+        Ok(copied) if copied.refused.is_empty() => copied,
         // The objects are there; the batch does not count as done, so that a resume tries again.
-        let mut refused = copied.refused.into_iter();
-        refused.try_for_each(|(oid, error)| {
-            let name = format!("large object {oid}");
-            let error = error.context(format!("could not set a property of {name}"));
-            context.object_failed("large objects", &name, error)
-        })
-    }
+        Ok(copied) => {
+            let mut refused = copied.refused.into_iter();
+            return refused.try_for_each(|(oid, error)| {
+                let name = format!("large object {oid}");
+                let error = error.context(format!("could not set a property of {name}"));
+                context.object_failed("large objects", &name, error)
+            });
+        }
+        Err(error) => {
+            let error = context.explain(error, worker.source_left());
+            let error = error.context(format!("could not copy {name}"));
+            return context.object_failed("large objects", &name, error);
+        }
+    };
+    worker.seat.items(copied.objects);
+    let done = BlobsDone {
+        batch: number,
+        snapshot: context.snapshot_content.to_string(),
+        first: batch.first,
+        last: batch.last,
+        count: copied.objects,
+        bytes: copied.bytes,
+        duration_ms: started.elapsed().as_millis() as u64,
+        finished_at_ms: now_ms(),
+    };
+    log::info!(
+        "copied {name}: {} objects, {} bytes in {} ms",
+        done.count,
+        done.bytes,
+        done.duration_ms
+    );
+    worker
+        .ledger
+        .committed(Made::LargeObjects(number), move || {
+            context.workdir.write_blobs_done(&done)
+        });
+    // A batch is a second's work: it pays its own flush.
+    worker.flush()
+}
 
-    /// A batch is a second's work: it pays its own flush.
-    fn announce(
-        &mut self,
-        number: u32,
-        batch: &Batch,
-        copied: &Copied,
-        started: Instant,
-    ) -> Result<()> {
-        let context = self.context;
-        self.seat.items(copied.objects);
-        let done = BlobsDone {
-            batch: number,
-            snapshot: context.snapshot_content.to_string(),
-            first: batch.first,
-            last: batch.last,
-            count: copied.objects,
-            bytes: copied.bytes,
-            duration_ms: started.elapsed().as_millis() as u64,
-            finished_at_ms: now_ms(),
-        };
-        log::info!(
-            "copied large objects {} to {}: {} objects, {} bytes in {} ms",
-            done.first,
-            done.last,
-            done.count,
-            done.bytes,
-            done.duration_ms
-        );
-        // Of an attempt before this one.
-        self.ledger.forget();
-        self.ledger
-            .committed((), move || context.workdir.write_blobs_done(&done));
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost",
-            )),
+/// One batch in one transaction on the target. What an earlier run left of it is removed first, so that doing it
+/// again is the same as doing it once.
+fn copy_batch(worker: &mut Worker<'_>, batch: &Batch) -> Result<Copied> {
+    let context = worker.context;
+    let (source, target, _) = worker.both()?;
+    source.execute(&begin_sql(context.snapshot))?;
+    let there = target.query_one(&format!(
+        "BEGIN; SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid BETWEEN {} AND {})",
+        batch.first, batch.last
+    ))?;
+    let mut writer = Writer::new(target, there.bool(0)?);
+    let mut long = Vec::new();
+    let heads = format!(
+        "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
+         WHERE oid BETWEEN {} AND {} ORDER BY oid",
+        batch.first, batch.last
+    );
+    source.query_each(&heads, &mut |row| {
+        let (oid, hex) = (row.parse::<Oid>(0)?, row.text(1)?);
+        // Two digits a byte after "\x": a full head may have more behind it.
+        if hex.len() >= 2 + 2 * HEAD_BYTES {
+            long.push(oid);
         }
+        writer.create(oid, hex)
+    })?;
+    writer.send()?;
+    for oid in long {
+        copy_rest(source, &mut writer, oid)?;
     }
-
-    /// One batch in one transaction on the target. What an earlier run left of it is removed first, so that doing it
-    /// again is the same as doing it once.
-    fn copy_batch(&mut self, batch: &Batch) -> Result<Copied> {
-        let context = self.context;
-        if self.source.is_none() {
-            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
-        }
-        if self.target.is_none() {
-            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
-        }
-        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
-            return Err(Error::internal("a connection vanished"));
-        };
-        source.execute(&begin_sql(context.snapshot))?;
-        let there = target.query_one(&format!(
-            "BEGIN; SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid BETWEEN {} AND {})",
-            batch.first, batch.last
-        ))?;
-        let mut writer = Writer::new(target, there.bool(0)?);
-        let mut long = Vec::new();
-        let heads = format!(
-            "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
-             WHERE oid BETWEEN {} AND {} ORDER BY oid",
-            batch.first, batch.last
-        );
-        source.query_each(&heads, &mut |row| {
-            let (oid, hex) = (row.parse::<Oid>(0)?, row.text(1)?);
-            // Two digits a byte after "\x": a full head may have more behind it.
-            if hex.len() >= 2 + 2 * HEAD_BYTES {
-                long.push(oid);
-            }
-            writer.create(oid, hex)
-        })?;
-        writer.send()?;
-        for oid in long {
-            copy_rest(source, &mut writer, oid)?;
-        }
-        let statements = property_statements(context, source, writer.target, batch)?;
-        let mut copied = writer.copied;
-        copied.refused = set_properties(target, &statements)?;
-        failpoint("blobs.before_commit")?;
-        target.commit()?;
-        source.execute("COMMIT")?;
-        Ok(copied)
-    }
+    let statements = property_statements(context, source, writer.target, batch)?;
+    let mut copied = writer.copied;
+    copied.refused = set_properties(target, &statements)?;
+    failpoint("blobs.before_commit")?;
+    target.commit()?;
+    source.execute("COMMIT")?;
+    Ok(copied)
 }
 
 /// Collects the statements of a batch and sends them in pieces of bounded size.

@@ -3,11 +3,12 @@
 //! all that gathered within half a second.
 //!
 //! When the connection breaks before that flush, another one serves as well, as long as the server is still the one that
-//! has committed: it has lost nothing then. One that has started anew may have, and what waits is done once more.
+//! has committed. One that has started anew may have lost it, and what waits is done once more.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::ident::Oid;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::sys::failpoint::failpoint;
@@ -18,28 +19,59 @@ const GATHER: Duration = Duration::from_millis(500);
 /// What is to be written once the target has flushed.
 type Announcement<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
-/// Announcements in the order of their commits, each with what has to be done again if the target has lost it.
-pub struct Ledger<'a, W> {
-    waiting: Vec<(W, Announcement<'a>)>,
+/// What an announcement speaks of, for who has to do it again. Numbers are those of the plan, and oids the source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    Rows(u32),
+    LargeObjects(u32),
+    Index(Oid),
+    Constraint(Oid),
+    Vacuum(Oid),
+}
+
+/// Announcements in the order of their commits.
+#[derive(Default)]
+pub struct Ledger<'a> {
+    waiting: Vec<(Made, Announcement<'a>)>,
+    /// What comes after them, whatever becomes of them.
+    after: Vec<Box<dyn FnOnce() + 'a>>,
     since: Option<Instant>,
 }
 
-impl<'a, W> Ledger<'a, W> {
-    pub fn new() -> Ledger<'a, W> {
-        Ledger {
-            waiting: Vec::new(),
-            since: None,
+impl<'a> Ledger<'a> {
+    pub fn new() -> Ledger<'a> {
+        Ledger::default()
+    }
+
+    /// Something was committed; `announce` writes its done-file.
+    pub fn committed(&mut self, made: Made, announce: impl FnOnce() -> Result<()> + 'a) {
+        self.since.get_or_insert_with(Instant::now);
+        self.waiting.push((made, Box::new(announce)));
+    }
+
+    /// `next` is done once everything before it is announced, or given up: at once if nothing waits.
+    pub fn then(&mut self, next: impl FnOnce() + 'a) {
+        match self.waiting.is_empty() && self.after.is_empty() {
+            true => next(),
+            false => self.after.push(Box::new(next)),
         }
     }
 
-    /// `work` was committed; `announce` writes its done-file.
-    pub fn committed(&mut self, work: W, announce: impl FnOnce() -> Result<()> + 'a) {
-        self.since.get_or_insert_with(Instant::now);
-        self.waiting.push((work, Box::new(announce)));
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    /// What waits may be lost: it is the caller's to do again. What comes after it still does.
+    pub fn take(&mut self) -> Vec<Made> {
+        self.waiting.drain(..).map(|(made, _)| made).collect()
+    }
+
+    /// Nothing waits any more: what comes after it is due.
+    pub fn go_on(&mut self) {
+        if self.waiting.is_empty() {
+            self.since = None;
+            self.after.drain(..).for_each(|next| next());
+        }
     }
 
     /// Whether what waits has waited long enough.
@@ -58,13 +90,13 @@ impl<'a, W> Ledger<'a, W> {
         for (_, announce) in self.waiting.drain(..) {
             announce()?;
         }
-        self.since = None;
+        self.go_on();
         failpoint("copy.after_done_file")
     }
 
-    /// Give up what waits, in the order of the commits: it is to be done again.
-    pub fn forget(&mut self) -> Vec<W> {
-        self.since = None;
-        self.waiting.drain(..).map(|(work, _)| work).collect()
+    /// Give up what waits: it will be done again by the next run.
+    pub fn forget(&mut self) {
+        self.waiting.clear();
+        self.go_on();
     }
 }

@@ -14,6 +14,7 @@ use crate::pg::remedy::Remedy;
 use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
+use crate::stream::left_out;
 use crate::stream::positions::Positions;
 use crate::stream::relations::Relations;
 use crate::stream::slot;
@@ -101,7 +102,13 @@ impl Source<'_> {
             let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
             let shutdown = self.shutdown;
             let open = move || open_source(&info, &name, &shutdown);
-            Relations::fetch(connection, self.spec.filters.as_ref(), Box::new(open))
+            let fallen = left_out::read(&self.spec.left_out)?;
+            Relations::fetch(
+                connection,
+                self.spec.filters.as_ref(),
+                fallen,
+                Box::new(open),
+            )
         })
     }
 
@@ -192,6 +199,11 @@ impl Source<'_> {
 
     fn explain(&self, error: Error) -> Error {
         let error = match is_too_large(&error) {
+            // "can no longer get changes": the server has removed WAL that the slot needs.
+            false if error.is_any_of(&[SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE]) => error.with_hint(
+                "The source has given the slot up, and with it changes that nobody has: raise max_slot_wal_keep_size there, then \
+                 start over with --restart.",
+            ),
             true => error.with_hint(
                 "A row is larger than the server can decode: 1 GB as text, of which bytea takes two bytes for each of its own. \
                  Shorten or remove it, then start over: \"pgcopydb stream cleanup\", and a new clone.",
