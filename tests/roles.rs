@@ -72,7 +72,9 @@ fn roles_are_copied_with_all_they_have() {
         "set allow_system_table_mods = on;
          insert into pg_shseclabel values ('app'::regrole, 'pg_authid'::regclass, 'some_provider', 'it''s secret')",
     );
-    let label = ["a setting of role \"app\" is left out: security label provider \"some_provider\" is not loaded"];
+    let label = [
+        "a setting of role \"app\" is left out: security label provider \"some_provider\" is not loaded",
+    ];
     for version in [Version::Debian15, Version::Pg18] {
         let target = Cluster::start(version, &[]);
         target.psql(
