@@ -43,6 +43,15 @@ pub const FOLLOW: &[&str] = &[
     "apply.after_file",
 ];
 
+/// The names that `clone --follow` passes when it is resumed after its snapshot is lost.
+pub const MEETING: &[&str] = &[
+    "clone.resume_slot",
+    "clone.resume_noted",
+    "clone.noted_tables",
+    "clone.before_waiting",
+    "online.before_forget",
+];
+
 /// The names that a comparison passes.
 pub const COMPARE: &[&str] = &["compare.paused"];
 
@@ -54,7 +63,7 @@ pub const BEFORE: &[&str] = &[
 ];
 
 fn is_listed(name: &str) -> bool {
-    [ALL, FOLLOW, COMPARE, BEFORE]
+    [ALL, FOLLOW, MEETING, COMPARE, BEFORE]
         .iter()
         .any(|names| names.contains(&name))
 }

@@ -7,6 +7,7 @@
 
 mod chunk;
 mod execute;
+mod in_copy;
 mod plan;
 mod session;
 mod sql;
@@ -28,10 +29,12 @@ use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
 use execute::Executor;
+use in_copy::{InCopy, Kept, Look};
 use session::Session;
 use state::{Action, ApplyState};
 
@@ -83,6 +86,8 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    /// Where the files of the follow are.
+    pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.
     pub left_out: PathBuf,
 }
@@ -129,6 +134,8 @@ pub struct Applier {
     has_savepoint: bool,
     /// Changes that met no row, until they are committed.
     missed: Missed,
+    /// A copy that was read in several snapshots has some of the changes already.
+    in_copy: Option<InCopy>,
     /// Tables that were not copied, and the statements of the script that are about one of them.
     left_out: LeftOutTables,
     passed_over: HashSet<StatementId>,
@@ -155,6 +162,7 @@ impl Applier {
         }
         positions.advance_committed(progress);
         positions.advance_replayed(progress);
+        let in_copy = InCopy::read(&spec.dir, positions.replayed())?;
         Ok(Applier {
             session,
             executor,
@@ -169,6 +177,7 @@ impl Applier {
             commit_lsn: None,
             has_savepoint: false,
             missed: Missed::default(),
+            in_copy,
             left_out: left_out::read(&spec.left_out)?,
             passed_over: HashSet::new(),
             positions: *positions,
@@ -189,6 +198,7 @@ impl Applier {
         let file = std::fs::File::open(path).with_context(what)?;
         let mut lines = LineReader::new(file);
         self.line = 0;
+        self.forget_kept();
         loop {
             let shutdown = self.shutdown;
             let line = match lines.next(None, &shutdown)? {
@@ -284,6 +294,55 @@ impl Applier {
     /// Take one line; whether the end position is reached.
     fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.line += 1;
+        let Some(in_copy) = &mut self.in_copy else {
+            return self.take_line(line);
+        };
+        let number = self.line;
+        let looked = in_copy
+            .look(line, self.commit_lsn, self.state.is_inside(), number)
+            .with_context(|| format!("line {number}"))?;
+        match looked {
+            Look::Take => self.take_line(line),
+            Look::Leave => Ok(false),
+            Look::TruncateOnly {
+                tables,
+                restart_identity,
+            } => {
+                self.add_truncate(tables, restart_identity);
+                Ok(false)
+            }
+            Look::Complete(kept, commit) => self.take_kept(kept, commit),
+        }
+    }
+
+    /// Take a whole transaction, now that its end is known.
+    fn take_kept(&mut self, kept: Kept, commit: CommitIs<'static>) -> Result<bool> {
+        let end = self.line;
+        let mut line = Vec::new();
+        let mut take = |applier: &mut Applier, is: &ScriptLine<'_>| {
+            line.clear();
+            is.write(&mut line);
+            applier.take(line.trim_ascii_end())
+        };
+        self.line = kept.line - 1;
+        let begin = ScriptLine::Begin {
+            xid: kept.xid,
+            commit: Some(commit.clone()),
+        };
+        if take(self, &begin)? {
+            return Ok(true);
+        }
+        let mut lines = LineReader::new(kept.rewind()?);
+        let shutdown = self.shutdown;
+        while let Next::Line(line) = lines.next(None, &shutdown)? {
+            self.take(line)?;
+            shutdown.check()?;
+        }
+        self.line = end - 1;
+        take(self, &ScriptLine::Commit(commit))
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Result<bool> {
         if line.starts_with(b"EXECUTE ") {
             if let Some(xid) = self.state.takes_changes()
                 && !self.passes_over(line)
@@ -303,20 +362,16 @@ impl Applier {
                     false => self.passed_over.remove(statement),
                 };
                 self.executor.prepare(*statement, sql, is);
+                if let Some(in_copy) = &mut self.in_copy {
+                    in_copy.prepare(*statement, is);
+                }
                 return Ok(false);
             }
             ScriptLine::Truncate {
                 tables,
                 restart_identity,
             } => {
-                let mut tables = tables.clone();
-                tables.retain(|(schema, table)| !self.is_left_out(schema, table));
-                if let Some(xid) = self.state.takes_changes()
-                    && !tables.is_empty()
-                {
-                    let place = self.place(xid);
-                    self.chunk.add_truncate(tables, *restart_identity, place);
-                }
+                self.add_truncate(tables.clone(), *restart_identity);
                 return Ok(false);
             }
             ScriptLine::Begin { commit, .. } => {
@@ -332,6 +387,9 @@ impl Applier {
             Action::BeginScript => {
                 self.send_complete()?;
                 self.executor.forget_statements();
+                if let Some(in_copy) = &mut self.in_copy {
+                    in_copy.begin_script();
+                }
                 self.passed_over.clear();
             }
             // Nobody knows yet whether it will stay: what is complete must not share its fate.
@@ -353,6 +411,7 @@ impl Applier {
                 self.send_complete()?;
                 self.positions.advance_replayed(lsn);
                 self.is_flushed = false;
+                self.forget_copy_if_passed();
             }
             Action::End => return Ok(true),
             Action::CompleteAndEnd(commit) => {
@@ -371,6 +430,25 @@ impl Applier {
             }
         }
         Ok(false)
+    }
+
+    fn add_truncate(&mut self, mut tables: Vec<(String, String)>, restart_identity: bool) {
+        tables.retain(|(schema, table)| !self.is_left_out(schema, table));
+        if let Some(xid) = self.state.takes_changes()
+            && !tables.is_empty()
+        {
+            let place = self.place(xid);
+            self.chunk.add_truncate(tables, restart_identity, place);
+        }
+    }
+
+    /// From the last position of the copy on nothing more is asked of any change.
+    fn forget_copy_if_passed(&mut self) {
+        let replayed = self.positions.replayed();
+        let passed = self.in_copy.take_if(|in_copy| in_copy.is_passed(replayed));
+        if let Some(in_copy) = passed {
+            in_copy.tell();
+        }
     }
 
     /// Stand still before a transaction that ends after the position at which somebody wants the target as it is. What is
@@ -410,6 +488,12 @@ impl Applier {
         if !is_passed && self.positions.paused() != Some(number) {
             log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
+        }
+    }
+
+    fn forget_kept(&mut self) {
+        if let Some(in_copy) = &mut self.in_copy {
+            in_copy.forget_kept();
         }
     }
 
@@ -516,6 +600,7 @@ impl Applier {
         self.state.applied(last.commit_lsn);
         self.positions.advance_committed(last.commit_lsn);
         self.positions.advance_replayed(last.commit_lsn);
+        self.forget_copy_if_passed();
         Ok(())
     }
 
@@ -540,6 +625,7 @@ impl Applier {
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
         self.last = None;
         self.state.forget();
+        self.forget_kept();
         self.has_savepoint = false;
         if self.is_open {
             self.is_open = false;
@@ -570,31 +656,18 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
-/// is refused for good, such as a password, is not waited for.
+/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+/// somebody was in the way. What is refused for good, such as a password, is not waited for.
 pub fn may_pass(error: &Error) -> bool {
-    match class_of(error) {
-        // Authorization; a database that is gone.
-        "28" | "3D" => false,
-        _ => has_no_room(error) || error.is_connection_lost() || is_conflict(error),
-    }
+    Remedy::of(error).exists() || is_conflict(error)
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.
 pub fn has_no_room(error: &Error) -> bool {
-    class_of(error) == "53"
+    Remedy::of(error) == Remedy::Room
 }
 
-/// The class of the SQLSTATE.
-fn class_of(error: &Error) -> &str {
-    error
-        .sqlstate()
-        .map_or("", |state| state.get(..2).unwrap_or(""))
-}
-
+/// Lost against another session, or cancelled by somebody who had his reasons: as for native replication, no end of it.
 fn is_conflict(error: &Error) -> bool {
-    error.is_any_of(&[
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-    ])
+    Remedy::of(error) == Remedy::Attempt || error.is_any_of(&[SqlState::QUERY_CANCELED])
 }
