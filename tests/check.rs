@@ -262,7 +262,11 @@ fn standby_is_seen(cluster: Cluster) {
     outcome.assert_last_error(7, &["1 of the checks failed"]);
     assert_eq!(
         verdicts(&bad),
-        ["fail target-standby target", "warn unlogged-tables source"]
+        [
+            "warn standby-feedback source",
+            "fail target-standby target",
+            "warn unlogged-tables source"
+        ]
     );
     assert_eq!(
         bad["unlogged-tables source"]["objects"][0],
