@@ -11,7 +11,7 @@ use super::{CopyContext, Pool};
 use crate::error::{Error, Result, Side};
 use crate::logging;
 use crate::pg::connect::{connect_once, patience};
-use crate::pg::remedy::Remedy;
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
@@ -22,6 +22,10 @@ use crate::workdir::live::Seat;
 /// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
 const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between attempts on a full disk, and how often it is said.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// Between one attempt and the next, the first being 1.
 fn pause_after(attempt: u32) -> Duration {
@@ -261,7 +265,7 @@ impl<'a> Worker<'a> {
         self.target.take_if(|target| !target.recover());
     }
 
-    /// Run one piece of work, again with fresh connections when a connection was lost.
+    /// Run one piece of work, again with fresh connections when a connection was lost, and when the target has room again.
     pub fn retry<T>(
         &mut self,
         what: &str,
@@ -269,6 +273,7 @@ impl<'a> Worker<'a> {
     ) -> Result<T> {
         let mut attempt = 1;
         let mut lost_since = None;
+        let mut told: Option<Instant> = None;
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
@@ -276,10 +281,20 @@ impl<'a> Worker<'a> {
             };
             // Whatever happened, the protocol state of both connections is not worth guessing at.
             self.keep_what_works();
+            if is_disk_full(&error) && self.context.spec.when_full == WhenFull::Wait {
+                if told.is_none_or(|told| told.elapsed() >= REPEAT) {
+                    log::warn!("{error}; waiting for room, to try again ({what})");
+                    told = Some(Instant::now());
+                }
+                self.shutdown.sleep(FULL_PAUSE)?;
+                continue;
+            }
             // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
             let since = *lost_since.get_or_insert_with(Instant::now);
-            let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
-            if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
+            if !Remedy::of(&error).exists() || is_disk_full(&error) {
+                return Err(error);
+            }
+            if attempt == ATTEMPTS || since.elapsed() >= patience() {
                 return Err(error);
             }
             // Its statement was cancelled because of the signal: what broke after that is no news.

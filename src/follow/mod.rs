@@ -200,6 +200,7 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                when_full: self.spec.when_full,
                 dir: self.dir.clone(),
                 left_out: workdir.paths.left_out_tables(),
             },

@@ -87,6 +87,12 @@ impl Transform {
         ScriptLine::Header.write(&mut self.out);
     }
 
+    /// Everything that was committed at or before this position comes before the script.
+    pub fn begin_after(&mut self, lsn: Lsn) {
+        self.position = self.position.max(lsn);
+        ScriptLine::After { lsn }.write(&mut self.out);
+    }
+
     /// End a complete file.
     pub fn end_script(&mut self, json_bytes: u64) {
         let lsn = self.position;
@@ -155,8 +161,7 @@ impl Transform {
             }),
             LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
             LogicalMessage::Start { lsn } => {
-                self.position = self.position.max(*lsn);
-                ScriptLine::After { lsn: *lsn }.write(&mut self.out);
+                self.begin_after(*lsn);
                 Ok(())
             }
             // Files are the process's business, which begins a script for each.
