@@ -49,6 +49,7 @@ mod session_settings;
 mod signals;
 mod snapshot_command;
 mod source_changes;
+mod standby;
 mod stream_commands;
 mod stream_setup;
 mod support;

@@ -281,6 +281,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,
+        despite_failures: false,
         snapshot: snapshot_to_use(&state, given)?,
         follow: None,
     })

@@ -63,6 +63,8 @@ pub struct CloneSpec {
     pub restart: bool,
     pub resume: bool,
     pub not_consistent: bool,
+    /// Restore the post-data although "copy data" has left tables out; they are told as failures.
+    pub despite_failures: bool,
     /// A snapshot that another process exported and holds.
     pub snapshot: Option<String>,
     /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.
