@@ -48,6 +48,7 @@ mod stream_commands;
 mod stream_setup;
 mod support;
 mod support_works;
+mod sweep;
 mod tls;
 mod tutorial;
 mod versions;

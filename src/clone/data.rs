@@ -55,6 +55,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
         // Noted before the snapshot goes: from here on a resume needs none.
         finish_reading(clone, catalog, started)?;
         if let Some(snapshot) = snapshot.take() {
+            failpoint("snapshot.before_release")?;
             log::info!("everything is read: releasing snapshot {}", snapshot.id());
             if let Err(error) = snapshot.release() {
                 log::info!("{error}; nothing needs it any more");
@@ -182,6 +183,7 @@ pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Resu
         .cloned()
         .collect();
     let failures = copy::copy_sequences(&mut source, &mut target, &readable)?;
+    failpoint("clone.before_sequences_flush")?;
     crate::pg::session::flush_commits(&mut target)?;
     for failure in &failures {
         if clone.spec.fail_fast {

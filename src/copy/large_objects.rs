@@ -215,6 +215,7 @@ impl Worker<'_> {
         copied.refused = set_properties(target, &statements)?;
         failpoint("blobs.before_commit")?;
         target.commit()?;
+        failpoint("blobs.after_commit")?;
         source.execute("COMMIT")?;
         Ok(copied)
     }

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::pg::session::open_source;
 use crate::sentinel::Sentinel;
 use crate::stream::setup;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
@@ -41,6 +42,7 @@ pub fn run(spec: &OnlineSpec, shutdown: &Shutdown) -> Result<()> {
         // Written when slot, origin and sentinel are all there.
         if !is_following && setup::noted(&dir)?.is_some() {
             is_following = true;
+            failpoint("online.before_follow")?;
             let follow = FollowSpec {
                 resume: true,
                 restart: false,

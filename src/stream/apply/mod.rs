@@ -25,6 +25,7 @@ use super::script::{CommitIs, ScriptLine};
 use crate::error::{Context, Error, Result};
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::sys::failpoint::failpoint;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -242,6 +243,7 @@ impl Applier {
     /// Everything that was applied is flushed on the target.
     pub fn finish(&mut self) -> Result<()> {
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }
@@ -525,6 +527,7 @@ impl Applier {
         }
         self.last_flush = Instant::now();
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }
