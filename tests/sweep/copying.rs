@@ -53,10 +53,11 @@ pub fn survives(fault: &Fault) {
 fn survives_alone(fault: &Fault) {
     let pair = Pair::to_new_copy(shared_source(), shared_target(), quiet_source());
     let scene = Scene::new();
-    fail(&pair, &scene, fault);
+    let failed = fail(&pair, &scene, fault);
     let complete = complete_tables(&pair, &scene);
     let resumed = pair.resume(&scene, &SPLIT);
     pair.assert_whole(&scene, &resumed);
+    leftovers::assert_no_queue(&failed.pids);
     let now = complete_tables(&pair, &scene);
     for table in complete {
         assert!(now.contains(&table), "{table:?} was copied again");
@@ -90,7 +91,7 @@ fn survives_with_a_snapshot(fault: &Fault) {
         "insert into big (v, n) select 'late', 1 from generate_series(1, 100); delete from small;
          select lo_unlink(700001)",
     );
-    fail_beside(&pair, &scene, fault, &holder);
+    let failed = fail_beside(&pair, &scene, fault, &holder);
     let resumed = pair
         .clone(&scene, &[&SPLIT[..], &["--resume"]].concat())
         .run();
@@ -98,6 +99,7 @@ fn survives_with_a_snapshot(fault: &Fault) {
     holder.term();
     holder.wait_deadline(RUN_DEADLINE).assert_success(&[]);
     scene.assert_nothing_left(&resumed);
+    leftovers::assert_no_queue(&failed.pids);
     pair.assert_no_backend();
     // The sequence is the only thing that no snapshot covers.
     pair.target
@@ -120,7 +122,7 @@ fn quiet_source_with_sequence() -> &'static str {
     })
 }
 
-fn fail(pair: &Pair<'_>, scene: &Scene, fault: &Fault) {
+fn fail(pair: &Pair<'_>, scene: &Scene, fault: &Fault) -> Outcome {
     let run = pair
         .clone(scene, &SPLIT)
         .env("PGCOPYDB_FAILPOINT", fault.to_string())
@@ -133,20 +135,22 @@ fn fail(pair: &Pair<'_>, scene: &Scene, fault: &Fault) {
         "{}",
         outcome.stderr
     );
+    outcome
 }
 
 /// The same with a process of the scene that is not to be killed.
-fn fail_beside(pair: &Pair<'_>, scene: &Scene, fault: &Fault, holder: &Running) {
+fn fail_beside(pair: &Pair<'_>, scene: &Scene, fault: &Fault, holder: &Running) -> Outcome {
     let run = pair
         .clone(scene, &SPLIT)
         .env("PGCOPYDB_FAILPOINT", fault.to_string())
         .spawn();
-    end(run, fault, &[holder.pid()]);
+    let outcome = end(run, fault, &[holder.pid()]);
     leftovers::assert_no_process(|| {
         let mut processes = scene.processes();
         processes.retain(|process| process.pid != holder.pid());
         processes
     });
+    outcome
 }
 
 /// Wait for the end of a run with a fault in it, and end its tree where the fault is that.
@@ -167,11 +171,15 @@ pub fn end(mut run: Running, fault: &Fault, spared: &[i32]) -> Outcome {
     outcome
 }
 
-/// Whether the tree was killed, all of it at once, as one process had come to its fault point.
+/// Whether the tree was killed, as one process had come to its fault point: again and again until nobody is left, as one
+/// that was forked meanwhile may stop there too, deaf to any other signal.
 pub fn kill_all_if_one_is_stopped(run: &Running, spared: &[i32]) -> bool {
-    let mut processes = run.processes();
-    processes.retain(|process| !spared.contains(&process.pid));
-    let is_stopped = processes.iter().any(|process| {
+    let others = || {
+        let mut processes = run.processes();
+        processes.retain(|process| !spared.contains(&process.pid));
+        processes
+    };
+    let is_stopped = others().iter().any(|process| {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid));
         stat.is_ok_and(|stat| {
             stat.rsplit_once(')')
@@ -179,10 +187,14 @@ pub fn kill_all_if_one_is_stopped(run: &Running, spared: &[i32]) -> bool {
         })
     });
     if is_stopped {
-        for process in &processes {
-            let pid = nix::unistd::Pid::from_raw(process.pid);
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
+        wait_until(RUN_DEADLINE, "all of the tree to be killed", || {
+            let left = others();
+            for process in &left {
+                let pid = nix::unistd::Pid::from_raw(process.pid);
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+            left.is_empty()
+        });
     }
     is_stopped
 }

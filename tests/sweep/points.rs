@@ -33,6 +33,19 @@ impl Fault {
         }
     }
 
+    /// What `Display` writes.
+    fn parse(text: &str) -> Fault {
+        let (point, action) = text.split_once('=').expect("POINT=ACTION:NUMBER");
+        let (action, nth) = action.split_once(':').expect("ACTION:NUMBER");
+        let action = match action {
+            "kill" => Action::Kill,
+            "stop" => Action::KillTree,
+            "error" => Action::Error,
+            action => panic!("no action \"{action}\""),
+        };
+        Fault::new(point, action, nth.parse().expect("a number"))
+    }
+
     /// Half of them by their name: for stories that come in two kinds.
     pub fn is_odd(&self) -> bool {
         self.point.bytes().map(usize::from).sum::<usize>() % 2 == 1
@@ -53,13 +66,18 @@ impl fmt::Display for Fault {
 /// How much of the sweep is run.
 pub enum Wanted {
     All,
-    Sample { seed: u64 },
+    Sample {
+        seed: u64,
+    },
+    /// One fault, wherever it is passed.
+    One(Fault),
 }
 
 impl Wanted {
     pub fn from_environment() -> Wanted {
         match std::env::var("PGCOPYDB_SWEEP").as_deref() {
             Ok("all") => Wanted::All,
+            Ok(fault) if fault.contains('=') => Wanted::One(Fault::parse(fault)),
             Ok(seed) => Wanted::Sample {
                 seed: seed.parse().expect("PGCOPYDB_SWEEP is \"all\" or a seed"),
             },
@@ -73,6 +91,12 @@ impl Wanted {
 
     /// Every point with a kill of its process; or a few, with one of the actions each.
     pub fn choose(&self, points: &BTreeSet<String>, sample: usize) -> Vec<Fault> {
+        if let Wanted::One(fault) = self {
+            return match points.contains(&fault.point) {
+                true => vec![fault.clone()],
+                false => Vec::new(),
+            };
+        }
         let Wanted::Sample { seed } = self else {
             let actions = [Action::Kill, Action::KillTree, Action::Error];
             return points
@@ -102,6 +126,7 @@ impl Wanted {
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Wanted::One(fault) => write!(f, "PGCOPYDB_SWEEP={fault}"),
             Wanted::All => write!(f, "PGCOPYDB_SWEEP=all"),
             Wanted::Sample { seed } => write!(f, "PGCOPYDB_SWEEP={seed}"),
         }
