@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -105,6 +106,15 @@ pub fn terminal_size() -> (u16, u16) {
         .map_or((80, 24), |(width, height)| (width.0, height.0))
 }
 
+/// What this process and its children are busy with, where several things are done in one run.
+static ABOUT: RwLock<String> = RwLock::new(String::new());
+
+/// From now on every line of this process begins with what it is about; an empty text ends that. Inherited across fork.
+pub fn about(what: &str) {
+    let mut about = ABOUT.write().unwrap_or_else(PoisonError::into_inner);
+    what.clone_into(&mut about);
+}
+
 /// Where lines go and how they look.
 struct Logger {
     threshold: Severity,
@@ -195,7 +205,12 @@ impl Log for Logger {
             return;
         }
         let severity = Severity::of(record.metadata());
-        let message = record.args().to_string();
+        let about = ABOUT.read().unwrap_or_else(PoisonError::into_inner);
+        let message = match about.as_str() {
+            "" => record.args().to_string(),
+            about => format!("{about}: {}", record.args()),
+        };
+        drop(about);
         let place = (record.file().unwrap_or_default(), record.line());
         // Most runs want one of the two forms only.
         let text = || text_lines(&self.time(false), severity, &message);

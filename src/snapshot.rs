@@ -41,17 +41,13 @@ impl Snapshot {
             .execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .context("could not export a snapshot")?;
         let row = holder
-            .query_one(
-                "SELECT pg_catalog.pg_export_snapshot(), \
-                 CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-                 ELSE pg_catalog.pg_current_wal_lsn() END",
-            )
+            .query_one("SELECT pg_catalog.pg_export_snapshot()")
             .context("could not export a snapshot")?;
         let content = content(&mut holder)?;
         Ok(Snapshot {
             id: row.text(0)?.to_string(),
             content,
-            lsn: row.opt_parse(1)?,
+            lsn: None,
             holder,
             exporter: None,
         })
@@ -123,7 +119,7 @@ impl Snapshot {
         &self.content
     }
 
-    /// Where the source's log stood just after the snapshot was taken; unknown for another process's snapshot.
+    /// The snapshot sees what committed at or before it, exactly; known only if it came with a slot.
     pub fn lsn(&self) -> Option<Lsn> {
         self.lsn
     }

@@ -111,7 +111,7 @@ fn every_database_with_its_properties_and_one_that_fails() {
 
 #[test]
 fn each_database_is_followed_by_itself() {
-    let (source, target) = start(&[("max_replication_slots", "3"), ("max_wal_senders", "6")]);
+    let (source, target) = start(&[("max_replication_slots", "4"), ("max_wal_senders", "6")]);
     for db in ["one", "two"] {
         source.psql("postgres", &format!("create database {db}"));
         source.psql(db, "create table t (id int primary key, v text); insert into t select i, 'copied' from generate_series(1, 100) i");

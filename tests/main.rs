@@ -4,6 +4,7 @@
 
 mod apply;
 mod apply_faults;
+mod apply_in_copy;
 mod authentication;
 mod check;
 mod cli;
@@ -28,12 +29,14 @@ mod follow_faults;
 mod follow_live;
 mod follow_rows;
 mod follow_sources;
+mod follow_space;
 mod follow_versions;
 mod instance;
 mod large_objects;
 mod layering;
 mod list;
 mod list_progress;
+mod online_resume;
 mod receive;
 mod resume;
 mod roles;

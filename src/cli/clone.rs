@@ -7,12 +7,12 @@ use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
-use super::size::parse_memory_setting;
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::instance::{self, InstanceSpec};
 use crate::logging;
+use crate::size::parse_memory_setting;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
@@ -181,11 +181,12 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     if !args.follow {
-        const OPTIONS: [(&str, &str); 4] = [
+        const OPTIONS: [(&str, &str); 5] = [
             ("create_slot", "--create-slot"),
             ("endpos", "--endpos"),
             ("apply_mode", "--apply-mode"),
             ("keep_cdc_files", "--keep-cdc-files"),
+            ("cdc_max_size", "--cdc-max-size"),
         ];
         let typed = OPTIONS.iter().find(|(id, _)| given.is_typed(id));
         let option = typed_slot_option(given).or(typed.map(|(_, option)| *option));

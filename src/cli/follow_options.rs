@@ -10,6 +10,7 @@ use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::size::parse_size;
 use crate::stream::apply::ApplyMode;
 use crate::stream::decode::Plugin;
 
@@ -57,6 +58,10 @@ pub struct ApplyArgs {
     /// Keep the files of changes that the target has
     #[arg(long)]
     pub keep_cdc_files: bool,
+    /// Receive no more while this much waits in complete files to be applied; the source keeps its WAL meanwhile. A transaction
+    /// is always received whole
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_cdc_files", value_parser = parse_size)]
+    pub cdc_max_size: Option<u64>,
 }
 
 /// How a run relates to an earlier one.
@@ -102,6 +107,7 @@ pub fn follow_spec_to(
         apply_mode: apply.apply_mode,
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
+        cdc_max_size: apply.cdc_max_size,
         filters,
         restart: again.restart,
         resume: again.resume,

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::given::Given;
-use super::size::parse_size;
 use crate::check::Jobs;
 use crate::error::{Error, Result, Side};
 use crate::filter::Filters;
 use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
+use crate::size::parse_size;
 
 /// More workers than this are a typing mistake: each one is a process and a connection on both servers.
 const MOST_JOBS: u32 = 128;

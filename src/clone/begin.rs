@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::phases::{Phase, Phases, Progress};
 use super::progress::forget_torn;
-use super::{Clone, CloneSpec, filters, noted, step};
+use super::{Clone, CloneSpec, filters, meeting, noted, step};
 use crate::error::{Error, Result};
+use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::session::RunName;
 use crate::snapshot::{Snapshot, is_alive};
+use crate::stream::preconditions;
 use crate::stream::setup::{self, SetupSpec};
 use crate::sys::durable::Sync;
 use crate::sys::failpoint::failpoint;
@@ -118,7 +120,7 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     match done::read::<String>(&path)? {
         Some(content) if content == snapshot.content() => {}
         // One that somebody holds for this directory need not be the one that this run began with.
-        Some(_) if has_read(workdir)? && !spec.not_consistent => {
+        Some(_) if has_read(workdir)? && !spec.not_consistent && spec.follow.is_none() => {
             return Err(not_the_same(&snapshot));
         }
         _ => done::write(&path, &snapshot.content(), Sync::Now)?,
@@ -154,7 +156,12 @@ fn find_snapshot(clone: &Clone<'_>) -> Result<Snapshot> {
     if let Some(id) = workdir.noted_snapshot()? {
         if is_alive(source, &id, &process, clone.shutdown)? {
             log::info!("using snapshot {id}, which another process holds for this work directory");
-            return Snapshot::import(source, &id, &process, clone.shutdown);
+            return match workdir.noted_slot_snapshot()? {
+                Some((id, lsn)) => {
+                    Snapshot::of_slot(source, &id, lsn, None, &process, clone.shutdown)
+                }
+                None => Snapshot::import(source, &id, &process, clone.shutdown),
+            };
         }
         // Its holder was killed before it could remove the note.
         workdir.forget_snapshot()?;
@@ -176,8 +183,8 @@ fn find_snapshot(clone: &Clone<'_>) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// The copy and the changes must meet: the snapshot is the one that came with the slot. One that is gone cannot be made
-/// again, whatever the user allows.
+/// The copy and the changes must meet: the snapshot is the one that came with the slot, or one whose position is known as
+/// exactly.
 fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
     let (workdir, process) = (clone.workdir, clone.run.of("clone"));
     let noted = workdir.noted_slot_snapshot()?;
@@ -202,43 +209,69 @@ fn snapshot_of_slot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
                 "Use the snapshot that \"pgcopydb snapshot --follow\" prints, in the same --dir.",
             ));
         }
+        preconditions::warn_without_spare_slot(source, &process, clone.shutdown)?;
         let lsn = new.consistent_point;
         log::info!("snapshot {} came with the slot", new.snapshot);
         let (id, exporter) = (new.snapshot, Some(new.exporter));
         return Snapshot::of_slot(source, &id, lsn, exporter, &process, clone.shutdown);
     }
-    // Held by "pgcopydb snapshot --follow".
-    if let Some((id, lsn)) = noted
-        && clone
-            .spec
-            .snapshot
-            .as_ref()
-            .is_none_or(|wanted| *wanted == id)
-        && is_alive(source, &id, &process, clone.shutdown)?
-    {
-        log::info!("using snapshot {id}, which was exported with the slot");
-        return Snapshot::of_slot(source, &id, lsn, None, &process, clone.shutdown);
+    if let Some(snapshot) = held_snapshot_of_slot(clone, noted)? {
+        return Ok(snapshot);
     }
-    Err(Error::state(format!(
-        "cannot resume the copy: the snapshot that came with replication slot \"{}\" is gone, and not everything was \
-         read from it",
-        set_up.slot_name
-    ))
-    .with_hint("A new snapshot would not fit to the changes. Use --restart to start over with a new slot."))
+    if let Some(id) = &clone.spec.snapshot {
+        return Err(Error::state(format!(
+            "cannot resume the copy in snapshot \"{id}\": it does not exist any more"
+        ))
+        .with_hint("Without --snapshot, --resume copies what is left in a new one."));
+    }
+    match clone.is_resumed || clone.spec.resume {
+        true => meeting::new_snapshot(clone, follow),
+        false => Err(meeting::without_resume(&set_up.slot_name)),
+    }
+}
+
+/// The one that "pgcopydb snapshot --follow" holds for this directory. An id may be given again after a restart of the
+/// server: then it sees something else.
+fn held_snapshot_of_slot(
+    clone: &Clone<'_>,
+    noted: Option<(String, Lsn)>,
+) -> Result<Option<Snapshot>> {
+    let (workdir, process) = (clone.workdir, clone.run.of("clone"));
+    let is_wanted = |id: &String| {
+        let wanted = clone.spec.snapshot.as_ref();
+        wanted.is_none_or(|wanted| wanted == id)
+    };
+    let Some((id, lsn)) = noted.filter(|(id, _)| is_wanted(id)) else {
+        return Ok(None);
+    };
+    let source = clone.source()?;
+    if !is_alive(source, &id, &process, clone.shutdown)? {
+        return Ok(None);
+    }
+    let snapshot = Snapshot::of_slot(source, &id, lsn, None, &process, clone.shutdown)?;
+    let begun_with = done::read::<String>(&workdir.paths.snapshot_content())?;
+    if begun_with.is_some_and(|content| content != snapshot.content()) && has_read(workdir)? {
+        return Ok(None);
+    }
+    log::info!("using snapshot {id}, which was exported with the slot");
+    Ok(Some(snapshot))
 }
 
 /// For each server: a run that ends because of a signal has ten seconds for everything.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(1);
 
-/// End every backend that carries this run's name, on both servers. Best effort: it is also done after failures, when a
-/// server may be the one that failed.
-pub fn end_backends(spec: &CloneSpec, run: &RunName) {
+/// End every backend that carries the name of one of these runs, on both servers. Best effort: it is also done after
+/// failures, when a server may be the one that failed.
+pub fn end_backends(spec: &CloneSpec, runs: &[&RunName]) {
     for info in spec.source.iter().chain(&spec.target) {
-        let end = || -> Result<u64> {
+        let end = || -> Result<()> {
             let mut connection =
                 connect_once(info, "pgcopydb clean-up", &Shutdown::deaf(), CLEAN_UP_WAIT)?;
             connection.set_deadline(Some(CLEAN_UP_WAIT));
-            connection.query_one(&run.terminate_sql())?.parse(0)
+            for run in runs {
+                connection.query(&run.terminate_sql())?;
+            }
+            Ok(())
         };
         if let Err(error) = end() {
             log::debug!(

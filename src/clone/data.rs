@@ -5,17 +5,34 @@ use std::time::Instant;
 
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, occupied, step};
-use crate::catalog::{Catalog, target};
-use crate::copy::{self, CopyContext, Wanted};
+use super::{Clone, meeting, occupied, step};
+use crate::catalog::{Catalog, Target, target};
+use crate::copy::{self, CopyContext, CopyPlan, CopySpec, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lsn::Lsn;
 use crate::pg::session::open_source;
 use crate::snapshot::Snapshot;
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done::Failure;
 
-/// Copy rows and large objects, build indexes, vacuum: what of it the command is. Whether anything was copied.
-pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>) -> Result<bool> {
+/// What is to be copied of a database, and where it is to go.
+pub struct Section {
+    found: Target,
+    plan: CopyPlan,
+    spec: CopySpec,
+    /// Empty when nothing is left to read from the source.
+    snapshot: String,
+    snapshot_content: String,
+    snapshot_lsn: Option<Lsn>,
+    started: Instant,
+}
+
+/// Look at the target, and at what earlier runs have done; from here on the steps of the command count as begun.
+pub fn prepare(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    mut snapshot: Option<&mut Snapshot>,
+) -> Result<Section> {
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
     let mut target = clone.open_target("clone")?;
     let found = target::fetch(&mut target)?;
@@ -34,43 +51,51 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog, mut snapshot: Option<Snapshot>
     if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
         empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
     }
-    drop(target);
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
-    let has_work = plan.reads_source();
-    let (id, lsn) = snapshot.as_ref().map_or((String::new(), None), |held| {
-        (held.id().to_string(), held.lsn())
-    });
-    let copy_spec = clone.copy_spec()?;
-    let context = CopyContext {
-        spec: &copy_spec,
-        catalog,
-        target: &found,
-        workdir,
-        snapshot: &id,
-        snapshot_content: &cut.snapshot,
-        snapshot_lsn: lsn,
-        plan: &plan,
-    };
-    copy::run(&context, clone.shutdown, &mut || {
-        // Noted before the snapshot goes: from here on a resume needs none.
-        finish_reading(clone, catalog, started)?;
-        if let Some(snapshot) = snapshot.take() {
-            failpoint("snapshot.before_release")?;
-            log::info!("everything is read: releasing snapshot {}", snapshot.id());
-            if let Err(error) = snapshot.release() {
-                log::info!("{error}; nothing needs it any more");
-            }
+    Ok(Section {
+        found,
+        plan,
+        spec: clone.copy_spec()?,
+        snapshot: snapshot
+            .as_ref()
+            .map_or_else(String::new, |held| held.id().to_string()),
+        snapshot_content: cut.snapshot,
+        snapshot_lsn: snapshot.and_then(|held| held.lsn()),
+        started,
+    })
+}
+
+impl Section {
+    /// For the workers.
+    pub fn context<'c>(&'c self, clone: &'c Clone<'_>, catalog: &'c Catalog) -> CopyContext<'c> {
+        CopyContext {
+            spec: &self.spec,
+            catalog,
+            target: &self.found,
+            workdir: clone.workdir,
+            snapshot: &self.snapshot,
+            snapshot_content: &self.snapshot_content,
+            snapshot_lsn: self.snapshot_lsn,
+            plan: &self.plan,
         }
-        Ok(())
-    })?;
+    }
+
+    /// Whether there was anything to read from the source.
+    pub fn has_work(&self) -> bool {
+        self.plan.reads_source()
+    }
+}
+
+/// The workers have done what they could: note which steps that completes.
+pub fn finish(clone: &Clone<'_>, section: &Section) -> Result<()> {
+    let (workdir, phases) = (clone.workdir, clone.spec.phases);
     workdir.sync_done_files()?;
     for phase in [Phase::Indexes, Phase::Constraints] {
         if let (true, Some(step)) = (phases.has(phase), phase.step()) {
-            workdir.finish_step(step, started.elapsed())?;
+            workdir.finish_step(step, section.started.elapsed())?;
         }
     }
-    finish_vacuum(clone)?;
-    Ok(has_work)
+    finish_vacuum(clone)
 }
 
 /// The phases of the data section that have a step of their own.
@@ -100,14 +125,16 @@ fn finish_vacuum(clone: &Clone<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The workers that read from the source have left: note which steps that completes.
-fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, started: Instant) -> Result<()> {
+/// Nothing is left to read from the source: note which steps that completes.
+pub fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, section: &Section) -> Result<()> {
     let (workdir, phases) = (clone.workdir, clone.spec.phases);
+    let started = section.started;
     workdir.sync_done_files()?;
     let failed = workdir.failures()?;
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
     if phases.has(Phase::TableData) && is_free_of("table") {
         check_tables(clone, catalog)?;
+        meeting::note_tables(clone, catalog)?;
         workdir.finish_step(step::TABLES, started.elapsed())?;
     }
     if phases.has(Phase::LargeObjects) && is_free_of("large objects") {

@@ -39,6 +39,15 @@ pub fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> 
     Ok(())
 }
 
+/// Everything that each table needs for itself was tried, and the rest has to wait: a failure is told now, as there is
+/// nothing to wait for then.
+pub fn wait(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
+    match clone.workdir.failures()?.is_empty() {
+        true => failpoint("clone.before_waiting"),
+        false => finish(clone, catalog, clock),
+    }
+}
+
 /// Whether the commands of this run have together done all of a clone, and nothing of it failed.
 fn is_all_done(clone: &Clone<'_>, catalog: &Catalog) -> Result<bool> {
     for phase in Phases::ALL.iter().filter(|phase| phase.step().is_some()) {

@@ -7,6 +7,7 @@ mod data;
 mod drops;
 mod filters;
 mod finish;
+mod meeting;
 mod noted;
 mod occupied;
 pub mod parse_list;
@@ -19,16 +20,19 @@ mod replaced;
 mod restore;
 mod schema;
 mod spec;
+mod stages;
 mod summary;
 
+pub use meeting::left_post_data;
 pub use noted::names as noted_options;
 pub use phases::{Phase, Phases};
 pub use prerequisites::RolesOptions;
 pub use spec::{CloneSpec, SplitOptions};
+pub use stages::{Job, Ready, Started};
 
 use crate::catalog::{self, Catalog, FetchOptions};
 use crate::check::{self, CheckSpec, SourceFacts};
-use crate::copy::CopySpec;
+use crate::copy::{self, CopySpec, End, Watch};
 use crate::dump::programs::Programs;
 use crate::dump::select::LeftAlone;
 use crate::error::{Error, Result};
@@ -39,9 +43,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
-use crate::workdir::paths::Paths;
-use crate::workdir::{Service, WorkDir, location};
-use begin::Run;
+use crate::workdir::WorkDir;
 use summary::Clock;
 
 /// Names of the steps in the work directory.
@@ -93,79 +95,115 @@ struct Clone<'a> {
 /// Clone a database, or do the phases of it that the command is. `Ok` means that everything is on the target and flushed
 /// there.
 pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
-    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Clone)?;
-    let mut spec = spec.clone();
-    let run = begin::begin(&mut spec, &workdir)?;
-    let result = run_in(&spec, &workdir, &run, shutdown);
+    let job = Job::open(spec)?;
+    let result = run_in(&job, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
-        begin::end_backends(&spec, &run.name);
+        job.end_backends();
     }
     result
 }
 
-fn run_in(spec: &CloneSpec, workdir: &WorkDir, run: &Run, shutdown: &Shutdown) -> Result<()> {
-    begin::check_predecessors(spec, workdir)?;
-    let mut clock = Clock::start();
-    let mut clone = reach::reach(spec, workdir, run, shutdown)?;
-    if let Some(earlier) = &run.earlier {
-        begin::end_backends(spec, earlier);
-    }
-    if begin::is_all_done(&clone)? {
+fn run_in(job: &Job, shutdown: &Shutdown) -> Result<()> {
+    let Some(mut started) = job.start(shutdown)? else {
         return Ok(());
+    };
+    let catalog = started.prepare()?;
+    if !started.clone.spec.phases.has_any(DATA) {
+        return started.finish(&catalog);
     }
-    let phases = spec.phases;
-    if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
-        // A slot that nobody will read must not be made.
-        check::objects_now(&clone.check_spec, begun, shutdown)?;
+    let (ready, mut snapshot) = started.ready(catalog)?;
+    let mut reader = Reader {
+        ready: &ready,
+        snapshot: &mut snapshot,
+    };
+    let databases = [ready.context()];
+    copy::run(
+        &databases,
+        &job.workdir,
+        ready.jobs(),
+        shutdown,
+        &mut reader,
+    )?;
+    ready.finish(ready.clone.spec.restore_jobs)
+}
+
+/// Gives the snapshot back as soon as everything is read.
+struct Reader<'r, 'a> {
+    ready: &'r Ready<'a>,
+    snapshot: &'r mut Option<Snapshot>,
+}
+
+impl Watch for Reader<'_, '_> {
+    fn read(&mut self, _: usize, end: End) -> Result<()> {
+        self.ready.read(self.snapshot.take(), end)
     }
-    let mut snapshot = begin::snapshot(&clone)?;
-    if phases.has(Phase::Dump) {
-        reach::note_source(&clone)?;
+
+    fn over(&mut self, _: usize, _: End) -> Result<()> {
+        Ok(())
     }
-    let mut catalog = clone.fetch_catalog(snapshot.as_mut())?;
+
+    fn look(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Everything before the rows: the catalog, the dump, and the objects that rows need. Phases that are done already, or
+/// that this command is not, are passed over.
+fn before_data(
+    clone: &mut Clone<'_>,
+    mut snapshot: Option<&mut Snapshot>,
+    clock: &mut Clock,
+) -> Result<Catalog> {
+    let phases = clone.spec.phases;
+    let mut catalog = clone.fetch_catalog(snapshot.as_deref_mut())?;
     clock.lap("catalog");
-    let selection = filters::select(&clone, snapshot.as_mut())?;
-    if let (Some(filters), Some(selection)) = (&spec.filters, &selection) {
+    let selection = filters::select(clone, snapshot.as_deref_mut())?;
+    if let (Some(filters), Some(selection)) = (&clone.spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         if phases.has(Phase::Dump) {
-            schema::dump(&clone, &catalog, snapshot.as_ref(), Some(selection))?;
+            schema::dump(clone, &catalog, snapshot.as_deref(), Some(selection))?;
         }
-        let archive = filters::read_dump(&clone)?;
-        filters::apply(&clone, filters, &mut catalog, &archive, selection)?;
+        let archive = filters::read_dump(clone)?;
+        filters::apply(clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if phases.has_any(begin::RESTORES) {
-        reach::prepare_target(&mut clone, &catalog, snapshot.as_mut())?;
+        reach::prepare_target(clone, &catalog, snapshot.as_deref_mut())?;
     }
     if phases.has(Phase::Dump) {
-        schema::dump(&clone, &catalog, snapshot.as_ref(), None)?;
+        schema::dump(clone, &catalog, snapshot.as_deref(), None)?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
     if phases.has(Phase::PreData) {
-        schema::restore_pre(&clone, &catalog)?;
+        schema::restore_pre(clone, &catalog)?;
         clock.lap("pre-data");
     }
-    let mut has_copied = false;
-    if phases.has_any(DATA) {
-        has_copied = data::copy(&clone, &catalog, snapshot)?;
-        clock.lap("data");
-    }
-    if phases.has(Phase::Sequences) {
-        data::sequences(&clone, &catalog, has_copied)?;
-    }
-    if phases.has(Phase::PostData) {
-        schema::restore_post(&clone, &catalog)?;
-        clock.lap("post-data");
-        properties::copy(&clone, &catalog)?;
-    }
-    finish::finish(&clone, &catalog, clock)
+    Ok(catalog)
 }
 
-/// Whether the clone in this work directory has copied everything.
-pub fn is_complete(dir: &std::path::Path) -> bool {
-    Paths::new(dir).step_done(step::CLONE).exists()
+/// Everything after the rows.
+fn after_data(
+    clone: &Clone<'_>,
+    catalog: &Catalog,
+    has_copied: bool,
+    restore_jobs: u32,
+    mut clock: Clock,
+) -> Result<()> {
+    let phases = clone.spec.phases;
+    if phases.has(Phase::Sequences) {
+        data::sequences(clone, catalog, has_copied)?;
+    }
+    if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
+        return finish::wait(clone, catalog, clock);
+    }
+    if phases.has(Phase::PostData) {
+        schema::restore_post(clone, catalog, restore_jobs)?;
+        clock.lap("post-data");
+        properties::copy(clone, catalog)?;
+    }
+    finish::finish(clone, catalog, clock)
 }
 
 /// What the workers do.
@@ -238,7 +276,14 @@ impl Clone<'_> {
             estimate_sizes: self.spec.split.estimate_sizes,
             skip_extensions: self.spec.skip_extensions,
         };
+        let before = match self.spec.follow.is_some() && path.exists() {
+            true => Some(self.fetch_catalog(None)?),
+            false => None,
+        };
         let catalog = catalog::fetch(snapshot.connection(), &options)?;
+        if let Some(before) = &before {
+            meeting::note_former(self, before, &catalog)?;
+        }
         self.write_catalog(&catalog)?;
         log::info!(
             "source database \"{}\": {} tables to copy, {} indexes to build, {} sequences, {} large objects",
@@ -264,10 +309,6 @@ impl Clone<'_> {
             target: self.target()?.info.clone(),
             run: self.run.clone(),
             target_settings: self.target_settings(),
-            table_jobs: spec.table_jobs,
-            index_jobs: spec.index_jobs,
-            vacuum_jobs: spec.vacuum_jobs,
-            large_objects_jobs: spec.large_objects_jobs,
             use_copy_binary: spec.use_copy_binary,
             no_owner: spec.no_owner,
             no_acl: spec.no_acl,
@@ -276,6 +317,7 @@ impl Clone<'_> {
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
             keeps_indexes: spec.said.is_some(),
+            is_followed: spec.follow.is_some(),
         })
     }
 }

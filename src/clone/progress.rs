@@ -143,7 +143,7 @@ pub fn read_progress(clone: &Clone<'_>, catalog: &Catalog, cut: &Cut) -> Result<
         }
         let is_whole = (1..=count).all(|part| progress.parts.contains(&(table, part)));
         if is_whole && !progress.tables.contains(&table) {
-            clone.workdir.complete_parts(table, count)?;
+            clone.workdir.complete_parts(table, count, &cut.snapshot)?;
             progress.tables.insert(table);
         }
     }

@@ -1,9 +1,9 @@
 //! The beginning of a run on the servers: reach those that its phases talk to, and check what can be known before anything
 //! is made. Runs in the parent. A command that does not talk to the source takes what the dump noted of it.
 
-use super::begin::progress;
+use super::begin::{Run, progress};
 use super::phases::{Phase, Phases, Progress};
-use super::{Clone, CloneSpec, Run, Server, prerequisites, step};
+use super::{Clone, CloneSpec, Server, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::check::{self, SourceFacts};
 use crate::dump::programs::SearchPlaces;
@@ -136,15 +136,26 @@ pub fn prepare_target(
     snapshot: Option<&mut Snapshot>,
 ) -> Result<()> {
     let makes_objects = clone.spec.phases.has(Phase::PreData);
+    recall_target(clone)?;
     if makes_objects {
         check_objects(clone, catalog)?;
     }
     let mut target = clone.open_target("clone")?;
     clone.left_alone.schemas = check::schemas_of_others(&mut target)?;
+    let noted = clone.workdir.paths.left_alone();
+    done::write(&noted, &clone.left_alone, Sync::Now)?;
     match makes_objects {
         true => prerequisites::make(clone, catalog, snapshot, &mut target),
         false => Ok(()),
     }
+}
+
+/// What the checks of this run have found on the target: later it cannot be told from what the run has made.
+pub fn recall_target(clone: &mut Clone<'_>) -> Result<()> {
+    if let Some(noted) = done::read(&clone.workdir.paths.left_alone())? {
+        clone.left_alone = noted;
+    }
+    Ok(())
 }
 
 /// What must be there, and what must not, before the first object is made on the target.

@@ -186,7 +186,7 @@ fn note_refused(clone: &Clone<'_>, refused: &[i32]) -> Result<()> {
 }
 
 /// Restore everything that indexes, constraints and rows had to wait for.
-pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
+pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<()> {
     let (workdir, started) = (clone.workdir, Instant::now());
     if workdir.is_step_done(step::RESTORE_POST)? {
         log::info!("post-data is restored already");
@@ -212,7 +212,6 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
         choices.into_iter().partition(is_about_event_trigger);
     let mut refused = Vec::new();
     for (name, choices) in [("post", rest), ("post-event-triggers", event_triggers)] {
-        let jobs = clone.spec.restore_jobs;
         refused.extend(restore(
             clone, &archive, name, &choices, jobs, false, tolerate,
         )?);

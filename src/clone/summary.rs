@@ -13,6 +13,7 @@ use crate::workdir::done::Failure;
 const TABLES_SHOWN: usize = 20;
 
 /// Time of the phases of this run.
+#[derive(Debug, Clone)]
 pub struct Clock {
     started: Instant,
     last: Instant,

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 
-use super::CopyContext;
+use super::Pool;
+use super::supervise::size_done_before;
 use crate::logging;
 use crate::workdir::done::now_ms;
 use crate::workdir::live::{Current, Live, Task, WorkerRecord};
@@ -35,7 +36,7 @@ const INDEX: &str = "  {msg:60!} {elapsed_precise}";
 
 /// The bars of one run.
 pub struct Bars<'a> {
-    context: &'a CopyContext<'a>,
+    pool: &'a Pool<'a>,
     whole: Line,
     size_before: u64,
     /// Items to copy, and what to call them.
@@ -53,27 +54,35 @@ struct Line {
 }
 
 impl<'a> Bars<'a> {
-    /// `None` when there is no terminal to draw on. `size_before` is what earlier runs have copied.
-    pub fn new(context: &'a CopyContext<'a>, size_before: u64) -> Option<Bars<'a>> {
+    /// `None` when there is no terminal to draw on.
+    pub fn new(pool: &'a Pool<'a>) -> Option<Bars<'a>> {
         if !logging::shares_terminal() {
             return None;
         }
-        let left: u64 = context.plan.items.iter().map(|item| item.bytes).sum();
+        let items = || {
+            let databases = pool.databases.iter();
+            databases.flat_map(|context| &context.plan.items)
+        };
+        let size_before: u64 = pool.databases.iter().map(size_done_before).sum();
+        let left: u64 = items().map(|item| item.bytes).sum();
         let whole = Line::new(WHOLE, size_before + left);
         whole.bar.set_position(size_before);
         // What an earlier run did was not done at this one's rate.
         whole.bar.reset_eta();
-        let has_parts = context.plan.items.iter().any(|item| item.part.is_some());
-        let to_build = |table| context.plan.indexes_to_build(context.catalog, table).len() as u64;
+        let has_parts = items().any(|item| item.part.is_some());
+        let to_build = pool.databases.iter().flat_map(|context| {
+            let tables = context.catalog.tables_to_copy();
+            tables.map(|table| context.plan.indexes_to_build(context.catalog, table).len() as u64)
+        });
         Some(Bars {
-            context,
+            pool,
             whole,
             size_before,
             items: (
-                context.plan.items.len() as u64,
+                items().count() as u64,
                 if has_parts { "parts" } else { "tables" },
             ),
-            indexes: context.catalog.tables_to_copy().map(to_build).sum(),
+            indexes: to_build.sum(),
             workers: Vec::new(),
             next: Instant::now(),
         })
@@ -147,24 +156,24 @@ impl<'a> Bars<'a> {
                 continue;
             };
             let is_same = |earlier: &Current| {
-                (earlier.task, earlier.oid, earlier.part, earlier.since_ms)
-                    == (current.task, current.oid, current.part, current.since_ms)
+                let what = |it: &Current| (it.task, it.database, it.oid, it.part, it.since_ms);
+                what(earlier) == what(current)
             };
             if place.as_ref().is_none_or(|(earlier, _)| !is_same(earlier)) {
-                *place = name(self.context, current)
+                *place = name(self.pool, current)
                     .map(|name| (current.clone(), Line::of(current, now, name)));
             }
             if let Some((_, line)) = place
                 && current.task == Task::Copy
             {
-                let share = share(self.context, current);
+                let share = share(self.pool, current);
                 line.bar.set_position((share * current.size as f64) as u64);
             }
         }
     }
 
     fn share(&self, current: &Current) -> f64 {
-        share(self.context, current)
+        share(self.pool, current)
     }
 }
 
@@ -175,8 +184,9 @@ impl Drop for Bars<'_> {
     }
 }
 
-fn share(context: &CopyContext<'_>, current: &Current) -> f64 {
-    let table = context.catalog.table(current.oid);
+fn share(pool: &Pool<'_>, current: &Current) -> f64 {
+    let context = pool.context(current.database).ok();
+    let table = context.and_then(|context| context.catalog.table(current.oid));
     current.share(
         table.and_then(|table| table.row_estimate),
         table.map_or(0, |table| table.bytes),
@@ -184,8 +194,8 @@ fn share(context: &CopyContext<'_>, current: &Current) -> f64 {
 }
 
 /// What a worker is busy with, in words; `None` for what is not in the catalog.
-fn name(context: &CopyContext<'_>, current: &Current) -> Option<String> {
-    let catalog = context.catalog;
+fn name(pool: &Pool<'_>, current: &Current) -> Option<String> {
+    let catalog = pool.context(current.database).ok()?.catalog;
     let name = match current.task {
         Task::Index => {
             let index = catalog.index(current.oid)?;
@@ -205,6 +215,10 @@ fn name(context: &CopyContext<'_>, current: &Current) -> Option<String> {
                 part => format!("part {part} of {name}"),
             }
         }
+    };
+    let name = match pool.has_several() {
+        true => format!("{}: {name}", catalog.database.name),
+        false => name,
     };
     Some(name.replace(char::is_control, "?"))
 }

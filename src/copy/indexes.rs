@@ -9,135 +9,58 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
-use super::ledger::Ledger;
+use super::CopyContext;
 use super::work::Work;
-use super::{CopyContext, with_retry};
+use super::worker::Worker;
 use crate::catalog::{Index, Table, is_name_not_found};
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result};
 use crate::ident::{Oid, quote_literal};
-use crate::pg::wire::Connection;
 use crate::sys::failpoint::failpoint;
-use crate::sys::msgq::{MessageQueue, Received};
-use crate::sys::signal::Shutdown;
 use crate::workdir::done::{ConstraintDone, IndexDone, now_ms};
-use crate::workdir::live::{Seat, Task};
-
-/// Queues an index worker touches.
-pub struct Queues<'a> {
-    pub indexes: &'a MessageQueue<Work>,
-    pub vacuum: &'a MessageQueue<Work>,
-}
-
-struct Worker<'a> {
-    context: &'a CopyContext<'a>,
-    queues: &'a Queues<'a>,
-    process: String,
-    shutdown: Shutdown,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
-    seat: Seat<'a>,
-}
+use crate::workdir::live::Task;
 
 /// The body of an index worker.
-pub fn run(
-    context: &CopyContext<'_>,
-    queues: &Queues<'_>,
-    process: String,
-    seat: Seat<'_>,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let mut worker = Worker {
-        context,
-        queues,
-        process,
-        shutdown: *shutdown,
-        target: None,
-        ledger: Ledger::new(),
-        seat,
-    };
-    loop {
-        match worker.next()? {
-            Some(Work::BuildIndex(index)) => {
-                worker.seat.begin(Task::Index, index, 0, 0);
-                worker.build_one(index)?;
-                worker.seat.over();
+pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    worker.serve(|worker, work| {
+        let mut builder = Builder { worker };
+        match work {
+            Work::BuildIndex(index) => {
+                builder.worker.seat.begin(Task::Index, index, 0, 0);
+                builder.build_one(index)?;
             }
-            Some(Work::BuildIndexesOf(table)) => {
-                worker.seat.begin(Task::IndexesOf, table, 0, 0);
-                worker.build_all(table)?;
-                worker.seat.over();
+            Work::BuildIndexesOf(table) => {
+                builder.worker.seat.begin(Task::IndexesOf, table, 0, 0);
+                builder.build_all(table)?;
             }
-            Some(Work::Stop) | None => return worker.settle(),
-            Some(other) => {
+            other => {
                 return Err(Error::internal(format!(
                     "an index worker was given {other:?}"
                 )));
             }
         }
-    }
+        builder.worker.seat.over();
+        Ok(())
+    })
 }
 
-impl Worker<'_> {
-    fn next(&mut self) -> Result<Option<Work>> {
-        if self.ledger.is_due() {
-            self.settle()?;
-        }
-        let received = match self.queues.indexes.try_recv()? {
-            Received::Empty => {
-                self.settle()?;
-                self.queues.indexes.recv(&self.shutdown)?
-            }
-            received => received,
-        };
-        match received {
-            Received::Item(work) => Ok(Some(work)),
-            Received::Empty | Received::Closed => Ok(None),
-        }
+/// A worker at work on one item.
+struct Builder<'w, 'a> {
+    worker: &'w mut Worker<'a>,
+}
+
+impl<'a> Builder<'_, 'a> {
+    fn context(&self) -> &'a CopyContext<'a> {
+        self.worker.context
     }
 
-    fn settle(&mut self) -> Result<()> {
-        if self.ledger.is_empty() {
-            return Ok(());
-        }
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost before its last commits were known to be durable",
-            )
-            .with_hint("Run again with --resume.")),
-        }
-    }
-
-    /// Run statements on the target, with fresh connections when one is lost.
     fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
-        with_retry(
-            self,
-            what,
-            |worker| {
-                if worker.target.is_none() {
-                    worker.settle()?;
-                    worker.target = Some(
-                        worker
-                            .context
-                            .open_target(&worker.process, &worker.shutdown)?,
-                    );
-                }
-                match &mut worker.target {
-                    Some(target) => target.execute(sql).map(|_| ()),
-                    None => Err(Error::internal("a connection vanished")),
-                }
-            },
-            |worker| {
-                worker.target.take_if(|target| !target.recover());
-            },
-        )
+        self.worker.run_sql(what, sql)
     }
 
     /// A small table: everything in one transaction and one round trip; item by item only if that fails, so that one
     /// bad index does not take the others with it.
     fn build_all(&mut self, table: Oid) -> Result<()> {
-        let (context, started) = (self.context, Instant::now());
+        let (context, started) = (self.context(), Instant::now());
         let table = context.table(table)?;
         let indexes = context.plan.indexes_to_build(context.catalog, table);
         let attachments = context.plan.indexes_to_attach(context.catalog, table);
@@ -176,7 +99,7 @@ impl Worker<'_> {
 
     /// One index of a large table; the last one to be ready brings the rest with it.
     fn build_one(&mut self, index: Oid) -> Result<()> {
-        let context = self.context;
+        let context = self.context();
         let Some(index) = context.catalog.index(index) else {
             return Err(Error::internal(format!(
                 "no index with oid {index} in the catalog"
@@ -185,12 +108,12 @@ impl Worker<'_> {
         let table = context.table(index.table)?;
         self.build(table, index)?;
         // Others decide by our done-file whether they are the last, so it cannot wait.
-        self.settle()?;
+        self.worker.flush()?;
         let mut siblings = context.catalog.indexes_of(table.oid).iter();
         let is_last = siblings.all(|sibling| context.workdir.is_index_settled(sibling.oid));
         if is_last && context.workdir.claim_constraints(table.oid)? {
             self.attach_all(table)?;
-            self.settle()?;
+            self.worker.flush()?;
             self.queue_vacuum(table)?;
         }
         Ok(())
@@ -225,12 +148,12 @@ impl Worker<'_> {
                 Ok(())
             }
             Err(error) => {
-                self.context.workdir.mark_index_failed(index.oid)?;
+                self.context().workdir.mark_index_failed(index.oid)?;
                 let what = format!(
                     "could not build index {name} on target table {}",
                     table.qualified_name()
                 );
-                self.context
+                self.context()
                     .object_failed("index", &name, error.context(what))
             }
         }
@@ -238,7 +161,7 @@ impl Worker<'_> {
 
     /// An index of that name stands already: from a run that was killed between commit and done-file, or left invalid.
     fn adopt(&mut self, name: &str, table: &Table, index: &Index, error: Error) -> Result<()> {
-        let Some(target) = &mut self.target else {
+        let Some(target) = self.worker.target_left() else {
             return Err(error);
         };
         let rows = target.query(&format!(
@@ -261,7 +184,7 @@ impl Worker<'_> {
             log::info!("index {name} is there already, as it should be");
             return Ok(());
         }
-        if row.bool(0)? && row.bool(3)? && self.context.spec.keeps_indexes {
+        if row.bool(0)? && row.bool(3)? && self.context().spec.keeps_indexes {
             log::warn!(
                 "index {name} stays as it is on the target, which is not as on the source: {}",
                 row.text(1)?
@@ -285,7 +208,7 @@ impl Worker<'_> {
         index: &Index,
         error: Error,
     ) -> Result<()> {
-        let Some(path) = self.context.catalog.search_path_sql() else {
+        let Some(path) = self.context().catalog.search_path_sql() else {
             return Err(error);
         };
         log::debug!("index {name}: {error}; trying with the source's search_path {path}");
@@ -297,18 +220,18 @@ impl Worker<'_> {
     }
 
     fn create_sql(&self, table: &Table, index: &Index) -> String {
-        let create = match self.context.is_partitioned_there(table) {
+        let create = match self.context().is_partitioned_there(table) {
             true => index.on_partitioned(table).create,
             false => index.create_sql().to_string(),
         };
-        if self.context.spec.no_tablespaces {
+        if self.context().spec.no_tablespaces {
             return create;
         }
         format!("{}; {create}", index.tablespace_sql())
     }
 
     fn attach_sql(&self, table: &Table, index: &Index) -> Vec<String> {
-        match self.context.is_partitioned_there(table) {
+        match self.context().is_partitioned_there(table) {
             true => index.on_partitioned(table).attach,
             false => index.attach_sql(table),
         }
@@ -316,7 +239,7 @@ impl Worker<'_> {
 
     /// The user gave the table another primary key before its turn came: then that is the one it is to have.
     fn keeps_primary_key(&self, table: &Table, index: &Index, error: &Error) -> bool {
-        let keeps = self.context.spec.keeps_indexes
+        let keeps = self.context().spec.keeps_indexes
             && index.is_primary
             && error.is_any_of(&[SqlState::INVALID_TABLE_DEFINITION]);
         if keeps {
@@ -337,14 +260,15 @@ impl Worker<'_> {
             finished_at_ms: now_ms(),
         };
         log::info!("built index {} in {} ms", done.name, done.duration_ms);
-        self.seat.items(1);
-        let workdir = self.context.workdir;
-        self.ledger
+        self.worker.seat.items(1);
+        let workdir = self.context().workdir;
+        self.worker
+            .ledger
             .committed(move || workdir.write_index_done(&done));
     }
 
     fn attach_all(&mut self, table: &Table) -> Result<()> {
-        let context = self.context;
+        let context = self.context();
         for index in context.plan.indexes_to_attach(context.catalog, table) {
             if context.workdir.is_index_failed(index.oid) {
                 continue;
@@ -382,7 +306,8 @@ impl Worker<'_> {
 
     /// Whether the constraint stands already, on this very index.
     fn is_attached(&mut self, index: &Index, name: &str, error: &Error) -> Result<bool> {
-        let (Some(constraint), Some(target)) = (&index.constraint, &mut self.target) else {
+        let (Some(constraint), Some(target)) = (&index.constraint, self.worker.target_left())
+        else {
             return Ok(false);
         };
         if error.is_interrupted() || error.is_connection_lost() {
@@ -404,16 +329,16 @@ impl Worker<'_> {
             duration_ms: started.elapsed().as_millis() as u64,
             finished_at_ms: now_ms(),
         };
-        let workdir = self.context.workdir;
-        self.ledger
+        let workdir = self.context().workdir;
+        self.worker
+            .ledger
             .committed(move || workdir.write_constraint_done(&done));
     }
 
     fn queue_vacuum(&self, table: &Table) -> Result<()> {
-        if self.context.plan.wants_vacuum(table) {
-            self.queues
-                .vacuum
-                .send(&Work::Vacuum(table.oid), &self.shutdown)?;
+        if self.context().plan.wants_vacuum(table) {
+            let queue = &self.worker.pool.vacuum;
+            self.worker.hand_on(queue, Work::Vacuum(table.oid))?;
         }
         Ok(())
     }

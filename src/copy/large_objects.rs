@@ -6,18 +6,16 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::ledger::Ledger;
+use super::CopyContext;
 use super::work::Work;
-use super::{CopyContext, with_retry};
-use crate::error::{Context, Error, Result, Side};
+use super::worker::Worker;
+use crate::error::{Context, Error, Result};
 use crate::ident::{Oid, quote_ident, quote_literal};
 use crate::pg::wire::{Connection, Row};
 use crate::snapshot::begin_sql;
 use crate::sys::failpoint::failpoint;
-use crate::sys::msgq::{MessageQueue, Received};
-use crate::sys::signal::Shutdown;
 use crate::workdir::done::{BlobsDone, now_ms};
-use crate::workdir::live::{Seat, Task};
+use crate::workdir::live::Task;
 
 /// Large objects of one batch: few enough to repeat after a crash, enough that round trips do not matter.
 const BATCH_OBJECTS: u32 = 1000;
@@ -58,48 +56,24 @@ pub fn fetch_batches(source: &mut Connection) -> Result<Vec<Batch>> {
         .collect()
 }
 
-struct Worker<'a> {
-    context: &'a CopyContext<'a>,
-    process: String,
-    shutdown: Shutdown,
-    source: Option<Connection>,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
-    seat: Seat<'a>,
-}
-
 /// The body of a large-object worker.
-pub fn run(
-    context: &CopyContext<'_>,
-    queue: &MessageQueue<Work>,
-    process: String,
-    seat: Seat<'_>,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let mut worker = Worker {
-        context,
-        process,
-        shutdown: *shutdown,
-        source: None,
-        target: None,
-        ledger: Ledger::new(),
-        seat,
-    };
-    loop {
-        match queue.recv(shutdown)? {
-            Received::Item(Work::CopyLargeObjects(batch)) => {
-                worker.copy(batch)?;
-                worker.seat.over();
+pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    worker.serve(|worker, work| {
+        let (number, batch) = match work {
+            Work::CopyLargeObjects(number) => {
+                (number, worker.context.plan.batches.get(number as usize))
             }
-            Received::Item(Work::Stop) | Received::Closed => return Ok(()),
-            Received::Item(other) => {
-                return Err(Error::internal(format!(
-                    "a large-object worker was given {other:?}"
-                )));
-            }
-            Received::Empty => {}
-        }
-    }
+            _ => (0, None),
+        };
+        let Some(batch) = batch else {
+            return Err(Error::internal(format!(
+                "a large-object worker was given {work:?}"
+            )));
+        };
+        copy(worker, number, batch)?;
+        worker.seat.over();
+        Ok(())
+    })
 }
 
 /// What was copied of a batch.
@@ -111,114 +85,89 @@ struct Copied {
     refused: Vec<(Oid, Error)>,
 }
 
-impl Worker<'_> {
-    fn copy(&mut self, number: u32) -> Result<()> {
-        let context = self.context;
-        let batch = &context.plan.batches[number as usize];
-        let started = Instant::now();
-        let name = format!("large objects {} to {}", batch.first, batch.last);
-        self.seat.begin(Task::LargeObjects, number, 0, 0);
-        let result = with_retry(
-            self,
-            &name,
-            |worker| worker.copy_batch(batch),
-            |worker| {
-                worker.source.take_if(|source| !source.recover());
-                worker.target.take_if(|target| !target.recover());
-            },
-        );
-        let copied = match result {
-            Ok(copied) if copied.refused.is_empty() => copied,
-            // The objects are there; the batch does not count as done, so that a resume tries again.
-            Ok(copied) => {
-                let mut refused = copied.refused.into_iter();
-                return refused.try_for_each(|(oid, error)| {
-                    let name = format!("large object {oid}");
-                    let error = error.context(format!("could not set a property of {name}"));
-                    context.object_failed("large objects", &name, error)
-                });
-            }
-            Err(error) => {
-                let error = context.explain(error, self.source.as_mut());
-                let error = error.context(format!("could not copy {name}"));
-                return context.object_failed("large objects", &name, error);
-            }
-        };
-        self.seat.items(copied.objects);
-        let done = BlobsDone {
-            batch: number,
-            snapshot: context.snapshot_content.to_string(),
-            first: batch.first,
-            last: batch.last,
-            count: copied.objects,
-            bytes: copied.bytes,
-            duration_ms: started.elapsed().as_millis() as u64,
-            finished_at_ms: now_ms(),
-        };
-        log::info!(
-            "copied {name}: {} objects, {} bytes in {} ms",
-            done.count,
-            done.bytes,
-            done.duration_ms
-        );
-        self.ledger
-            .committed(move || context.workdir.write_blobs_done(&done));
-        match &mut self.target {
-            // A batch is a second's work: it pays its own flush.
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost",
-            )),
+fn copy(worker: &mut Worker<'_>, number: u32, batch: &Batch) -> Result<()> {
+    let context = worker.context;
+    let started = Instant::now();
+    let name = format!("large objects {} to {}", batch.first, batch.last);
+    worker.seat.begin(Task::LargeObjects, number, 0, 0);
+    let copied = match worker.retry(&name, |worker| copy_batch(worker, batch)) {
+        Ok(copied) if copied.refused.is_empty() => copied,
+        // The objects are there; the batch does not count as done, so that a resume tries again.
+        Ok(copied) => {
+            let mut refused = copied.refused.into_iter();
+            return refused.try_for_each(|(oid, error)| {
+                let name = format!("large object {oid}");
+                let error = error.context(format!("could not set a property of {name}"));
+                context.object_failed("large objects", &name, error)
+            });
         }
-    }
+        Err(error) => {
+            let error = context.explain(error, worker.source_left());
+            let error = error.context(format!("could not copy {name}"));
+            return context.object_failed("large objects", &name, error);
+        }
+    };
+    worker.seat.items(copied.objects);
+    let done = BlobsDone {
+        batch: number,
+        snapshot: context.snapshot_content.to_string(),
+        first: batch.first,
+        last: batch.last,
+        count: copied.objects,
+        bytes: copied.bytes,
+        duration_ms: started.elapsed().as_millis() as u64,
+        finished_at_ms: now_ms(),
+    };
+    log::info!(
+        "copied {name}: {} objects, {} bytes in {} ms",
+        done.count,
+        done.bytes,
+        done.duration_ms
+    );
+    worker
+        .ledger
+        .committed(move || context.workdir.write_blobs_done(&done));
+    // A batch is a second's work: it pays its own flush.
+    worker.flush()
+}
 
-    /// One batch in one transaction on the target. What an earlier run left of it is removed first, so that doing it
-    /// again is the same as doing it once.
-    fn copy_batch(&mut self, batch: &Batch) -> Result<Copied> {
-        let context = self.context;
-        if self.source.is_none() {
-            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
+/// One batch in one transaction on the target. What an earlier run left of it is removed first, so that doing it
+/// again is the same as doing it once.
+fn copy_batch(worker: &mut Worker<'_>, batch: &Batch) -> Result<Copied> {
+    let context = worker.context;
+    let (source, target, _) = worker.both()?;
+    source.execute(&begin_sql(context.snapshot))?;
+    let there = target.query_one(&format!(
+        "BEGIN; SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid BETWEEN {} AND {})",
+        batch.first, batch.last
+    ))?;
+    let mut writer = Writer::new(target, there.bool(0)?);
+    let mut long = Vec::new();
+    let heads = format!(
+        "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
+         WHERE oid BETWEEN {} AND {} ORDER BY oid",
+        batch.first, batch.last
+    );
+    source.query_each(&heads, &mut |row| {
+        let (oid, hex) = (row.parse::<Oid>(0)?, row.text(1)?);
+        // Two digits a byte after "\x": a full head may have more behind it.
+        if hex.len() >= 2 + 2 * HEAD_BYTES {
+            long.push(oid);
         }
-        if self.target.is_none() {
-            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
-        }
-        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
-            return Err(Error::internal("a connection vanished"));
-        };
-        source.execute(&begin_sql(context.snapshot))?;
-        let there = target.query_one(&format!(
-            "BEGIN; SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata WHERE oid BETWEEN {} AND {})",
-            batch.first, batch.last
-        ))?;
-        let mut writer = Writer::new(target, there.bool(0)?);
-        let mut long = Vec::new();
-        let heads = format!(
-            "SELECT oid, pg_catalog.lo_get(oid, 0, {HEAD_BYTES}) FROM pg_catalog.pg_largeobject_metadata \
-             WHERE oid BETWEEN {} AND {} ORDER BY oid",
-            batch.first, batch.last
-        );
-        source.query_each(&heads, &mut |row| {
-            let (oid, hex) = (row.parse::<Oid>(0)?, row.text(1)?);
-            // Two digits a byte after "\x": a full head may have more behind it.
-            if hex.len() >= 2 + 2 * HEAD_BYTES {
-                long.push(oid);
-            }
-            writer.create(oid, hex)
-        })?;
-        writer.send()?;
-        for oid in long {
-            copy_rest(source, &mut writer, oid)?;
-        }
-        let statements = property_statements(context, source, writer.target, batch)?;
-        let mut copied = writer.copied;
-        copied.refused = set_properties(target, &statements)?;
-        failpoint("blobs.before_commit")?;
-        target.commit()?;
-        failpoint("blobs.after_commit")?;
-        source.execute("COMMIT")?;
-        Ok(copied)
+        writer.create(oid, hex)
+    })?;
+    writer.send()?;
+    for oid in long {
+        copy_rest(source, &mut writer, oid)?;
     }
+    let statements = property_statements(context, source, writer.target, batch)?;
+    let mut copied = writer.copied;
+    copied.refused = set_properties(target, &statements)?;
+    failpoint("blobs.before_commit")?;
+    target.commit()?;
+    failpoint("blobs.after_commit")?;
+    source.execute("COMMIT")?;
+    Ok(copied)
 }
 
 /// Collects the statements of a batch and sends them in pieces of bounded size.

@@ -19,21 +19,28 @@ type Announcement<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 #[derive(Default)]
 pub struct Ledger<'a> {
     waiting: Vec<Announcement<'a>>,
+    /// What comes after them, whatever becomes of them.
+    after: Vec<Box<dyn FnOnce() + 'a>>,
     since: Option<Instant>,
 }
 
 impl<'a> Ledger<'a> {
     pub fn new() -> Ledger<'a> {
-        Ledger {
-            waiting: Vec::new(),
-            since: None,
-        }
+        Ledger::default()
     }
 
     /// Something was committed; `announce` writes its done-file.
     pub fn committed(&mut self, announce: impl FnOnce() -> Result<()> + 'a) {
         self.since.get_or_insert_with(Instant::now);
         self.waiting.push(Box::new(announce));
+    }
+
+    /// `next` is done once everything before it is announced, or given up: at once if nothing waits.
+    pub fn then(&mut self, next: impl FnOnce() + 'a) {
+        match self.waiting.is_empty() {
+            true => next(),
+            false => self.after.push(Box::new(next)),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -57,6 +64,7 @@ impl<'a> Ledger<'a> {
             announce()?;
         }
         self.since = None;
+        self.after.drain(..).for_each(|next| next());
         failpoint("copy.after_done_file")
     }
 
@@ -64,5 +72,6 @@ impl<'a> Ledger<'a> {
     pub fn forget(&mut self) {
         self.waiting.clear();
         self.since = None;
+        self.after.drain(..).for_each(|next| next());
     }
 }

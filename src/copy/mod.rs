@@ -1,40 +1,43 @@
-//! The data section: tables, indexes, constraints, vacuum, large objects, sequences. The parent plans and supervises;
-//! everything that takes time runs in forked workers that take work from System V queues. Knows nothing of change data
-//! capture, and never talks to pg_dump.
+//! The data section: tables, indexes, constraints, vacuum, large objects, sequences, of one database or of many at once.
+//! The parent plans and supervises; everything that takes time runs in one pool of forked workers that take work from
+//! System V queues. Knows nothing of change data capture, and never talks to pg_dump.
 
 mod bars;
 mod indexes;
 mod large_objects;
 mod ledger;
+mod order;
 mod plan;
 mod relay;
 mod sequences;
 mod supervise;
 mod tables;
+mod tally;
 mod vacuum;
 mod work;
-
-use std::time::Instant;
-
-use postgres::error::SqlState;
+mod worker;
 
 use crate::catalog::{Catalog, Table, Target, TargetKind};
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::ident::Oid;
-use crate::pg::connect::patience;
+use crate::ident::{Oid, quote_ident};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::{begin_sql, is_gone};
+use crate::sys::msgq::MessageQueue;
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
 use crate::workdir::done::Failure;
+use indexes::is_small;
+use order::LARGE_BYTES;
+use tally::Tally;
+use work::{Item, Work};
 
 pub use large_objects::{Batch as LargeObjectBatch, fetch_batches};
 pub use plan::{CopyPlan, CopyProgress, Wanted, plan};
 pub use relay::{Relayed, relay};
 pub use sequences::copy_sequences;
-pub use supervise::run;
+pub use supervise::{End, Jobs, Watch, run};
 
 /// The groups of workers, in the order in which a table passes through them; the names of their processes begin so.
 pub const COPY: &str = "copy worker";
@@ -42,7 +45,7 @@ pub const LARGE_OBJECTS: &str = "large-object worker";
 pub const INDEX: &str = "index worker";
 pub const VACUUM: &str = "vacuum worker";
 
-/// What the data section was asked to do.
+/// What the data section of a database was asked to do.
 #[derive(Debug, Clone)]
 pub struct CopySpec {
     /// None when nothing is read from it.
@@ -50,10 +53,6 @@ pub struct CopySpec {
     pub target: ConnInfo,
     pub run: RunName,
     pub target_settings: TargetSettings,
-    pub table_jobs: u32,
-    pub index_jobs: u32,
-    pub vacuum_jobs: u32,
-    pub large_objects_jobs: u32,
     pub use_copy_binary: bool,
     pub no_owner: bool,
     pub no_acl: bool,
@@ -63,9 +62,23 @@ pub struct CopySpec {
     pub fail_fast: bool,
     /// An index that the user made on a table before its turn stays, though its definition is another than the source's.
     pub keeps_indexes: bool,
+    /// Changes follow: what is left can be copied later, as of another position.
+    pub is_followed: bool,
 }
 
-/// Everything a worker reads; made by the parent, inherited across fork, never changed.
+impl CopySpec {
+    /// What to do when rows of the snapshot cannot be had any more.
+    fn way_out(&self) -> &'static str {
+        match self.is_followed {
+            true => {
+                "run again with --resume, which copies what is left in a new snapshot and skips the changes that it holds"
+            }
+            false => "run again with --resume --not-consistent, or --restart",
+        }
+    }
+}
+
+/// Everything a worker reads of a database; made by the parent, inherited across fork, never changed.
 pub struct CopyContext<'a> {
     pub spec: &'a CopySpec,
     pub catalog: &'a Catalog,
@@ -80,7 +93,70 @@ pub struct CopyContext<'a> {
     pub plan: &'a CopyPlan,
 }
 
+/// What all workers share.
+pub struct Pool<'a> {
+    /// At least one.
+    databases: &'a [CopyContext<'a>],
+    tables: MessageQueue<Item>,
+    large_objects: MessageQueue<Item>,
+    indexes: MessageQueue<Item>,
+    vacuum: MessageQueue<Item>,
+    tally: Tally,
+}
+
+impl<'a> Pool<'a> {
+    fn create(databases: &'a [CopyContext<'a>]) -> Result<Pool<'a>> {
+        Ok(Pool {
+            databases,
+            tables: MessageQueue::create()?,
+            large_objects: MessageQueue::create()?,
+            indexes: MessageQueue::create()?,
+            vacuum: MessageQueue::create()?,
+            tally: Tally::create(databases.len())?,
+        })
+    }
+
+    fn context(&self, database: u32) -> Result<&'a CopyContext<'a>> {
+        let context = self.databases.get(database as usize);
+        context.ok_or_else(|| Error::internal(format!("no database number {database} in the run")))
+    }
+
+    fn has_several(&self) -> bool {
+        self.databases.len() > 1
+    }
+
+    /// A piece of work of a database, as it travels.
+    fn item(&self, database: u32, work: Work) -> Item {
+        let context = self.databases.get(database as usize);
+        Item {
+            database,
+            work,
+            is_large: context.is_some_and(|context| context.is_large(work)),
+        }
+    }
+}
+
 impl CopyContext<'_> {
+    fn quoted_name(&self) -> String {
+        quote_ident(&self.catalog.database.name)
+    }
+
+    /// Whether it is worth going to another database for.
+    fn is_large(&self, work: Work) -> bool {
+        match work {
+            Work::Copy(item) => {
+                let item = self.plan.items.get(item as usize);
+                item.is_some_and(|item| item.bytes >= LARGE_BYTES)
+            }
+            Work::BuildIndex(_) => true,
+            Work::BuildIndexesOf(table) => {
+                let table = self.catalog.table(table);
+                table.is_some_and(|table| !is_small(table))
+            }
+            Work::Vacuum(_) | Work::CopyLargeObjects(_) | Work::Stop => false,
+        }
+    }
+
     fn open_source(&self, process: &str, shutdown: &Shutdown) -> Result<Connection> {
         let source = self.spec.source.as_ref();
         let source = source.ok_or_else(|| Error::internal("a worker knows no source"))?;
@@ -109,10 +185,10 @@ impl CopyContext<'_> {
             )
             .with_server_of(&again)
             .with_kind(ErrorKind::Source)
-            .with_hint(
-                "The source was restarted, or the connection that held the snapshot was lost: run again with \
-                 --resume --not-consistent, or --restart.",
-            ),
+            .with_hint(format!(
+                "The source was restarted, or the connection that held the snapshot was lost: {}.",
+                self.spec.way_out()
+            )),
             _ => {
                 source.recover();
                 error
@@ -141,46 +217,5 @@ impl CopyContext<'_> {
         error.log("");
         self.workdir
             .record_failure(&Failure::new(kind, name, &error))
-    }
-}
-
-/// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
-/// is restarting, so a few attempts are enough.
-const ATTEMPTS: u32 = 3;
-
-/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
-fn is_conflict_with_recovery(error: &Error) -> bool {
-    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
-}
-
-/// Run one piece of work, again with fresh connections when a connection was lost. `reset` drops the old ones.
-fn with_retry<W, T>(
-    worker: &mut W,
-    what: &str,
-    mut work: impl FnMut(&mut W) -> Result<T>,
-    mut reset: impl FnMut(&mut W),
-) -> Result<T> {
-    let mut attempt = 1;
-    let mut lost_since = None;
-    loop {
-        let error = match work(worker) {
-            Ok(done) => return Ok(done),
-            Err(error) => error,
-        };
-        // Whatever happened, the protocol state of both connections is not worth guessing at.
-        reset(worker);
-        // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
-        let since = *lost_since.get_or_insert_with(Instant::now);
-        let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
-        if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
-            return Err(error);
-        }
-        // Its statement was cancelled because of the signal: what broke after that is no news.
-        Shutdown::handle().check()?;
-        log::warn!(
-            "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
-            attempt + 1
-        );
-        attempt += 1;
     }
 }

@@ -4,254 +4,167 @@
 
 use std::time::Instant;
 
-use super::ledger::Ledger;
+use super::CopyContext;
 use super::relay::{Relayed, relay};
 use super::work::Work;
-use super::{CopyContext, with_retry};
+use super::worker::Worker;
 use crate::catalog::{CopyFormat, Part, Table, TargetKind, WorkItem, copy_encoding};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::quote_literal;
-use crate::pg::wire::{Connection, Row};
+use crate::pg::wire::Row;
 use crate::snapshot::begin_sql;
 use crate::sys::failpoint::failpoint;
-use crate::sys::msgq::{MessageQueue, Received};
-use crate::sys::signal::Shutdown;
 use crate::workdir::done::{PartDone, TableDone};
-use crate::workdir::live::{Seat, Task};
-
-/// Queues a copy worker touches: it takes from the first and feeds the others.
-pub struct Queues<'a> {
-    pub tables: &'a MessageQueue<Work>,
-    pub indexes: &'a MessageQueue<Work>,
-    pub vacuum: &'a MessageQueue<Work>,
-}
-
-struct Worker<'a> {
-    context: &'a CopyContext<'a>,
-    queues: &'a Queues<'a>,
-    process: String,
-    shutdown: Shutdown,
-    source: Option<Connection>,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
-    seat: Seat<'a>,
-}
+use crate::workdir::live::Task;
 
 /// The body of a copy worker.
-pub fn run(
-    context: &CopyContext<'_>,
-    queues: &Queues<'_>,
-    process: String,
-    seat: Seat<'_>,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let mut worker = Worker {
-        context,
-        queues,
-        process,
-        shutdown: *shutdown,
-        source: None,
-        target: None,
-        ledger: Ledger::new(),
-        seat,
-    };
-    loop {
-        match worker.next()? {
-            Some(Work::Copy(item)) => worker.copy(&context.plan.items[item as usize])?,
-            Some(Work::Stop) | None => return worker.settle(),
-            Some(other) => {
-                return Err(Error::internal(format!(
-                    "a copy worker was given {other:?}"
-                )));
-            }
+pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    worker.serve(|worker, work| {
+        let item = match work {
+            Work::Copy(item) => worker.context.plan.items.get(item as usize),
+            _ => None,
+        };
+        match item {
+            Some(item) => copy(worker, item),
+            None => Err(Error::internal(format!("a copy worker was given {work:?}"))),
+        }
+    })
+}
+
+fn copy(worker: &mut Worker<'_>, item: &WorkItem) -> Result<()> {
+    let context = worker.context;
+    let table = context.table(item.table)?;
+    let name = item_name(table, item.part.as_ref());
+    let started = Instant::now();
+    let result = worker.retry(&name, |worker| {
+        let part = item.part.as_ref().map_or(0, |part| part.number);
+        worker.seat.begin(Task::Copy, table.oid, part, item.bytes);
+        copy_rows(worker, table, item.part.as_ref())
+    });
+    match result {
+        Ok(relayed) => {
+            worker.seat.done(relayed.rows, relayed.bytes);
+            copied(worker, item, relayed, started)
+        }
+        Err(error) => {
+            worker.seat.over();
+            let error = context.explain(error, worker.source_left());
+            let error = error.context(format!("could not copy {name}"));
+            let name = name.strip_prefix("table ").unwrap_or(&name);
+            context.object_failed("table", name, error)
         }
     }
 }
 
-impl Worker<'_> {
-    /// The next work; before it would wait, what is committed is made durable and announced.
-    fn next(&mut self) -> Result<Option<Work>> {
-        if self.ledger.is_due() {
-            self.settle()?;
-        }
-        let received = match self.queues.tables.try_recv()? {
-            Received::Empty => {
-                self.settle()?;
-                self.queues.tables.recv(&self.shutdown)?
-            }
-            received => received,
-        };
-        match received {
-            Received::Item(work) => Ok(Some(work)),
-            Received::Empty | Received::Closed => Ok(None),
-        }
-    }
-
-    fn settle(&mut self) -> Result<()> {
-        if self.ledger.is_empty() {
-            return Ok(());
-        }
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost before its last commits were known to be durable",
-            )
-            .with_hint("Run again with --resume.")),
-        }
-    }
-
-    fn copy(&mut self, item: &WorkItem) -> Result<()> {
-        let context = self.context;
-        let table = context.table(item.table)?;
-        let name = item_name(table, item.part.as_ref());
-        let started = Instant::now();
-        let result = with_retry(
-            self,
-            &name,
-            |worker| {
-                let part = item.part.as_ref().map_or(0, |part| part.number);
-                worker.seat.begin(Task::Copy, table.oid, part, item.bytes);
-                worker.relay(table, item.part.as_ref())
-            },
-            Worker::keep_what_works,
-        );
-        match result {
-            Ok(relayed) => {
-                self.seat.done(relayed.rows, relayed.bytes);
-                self.copied(item, relayed, started)
-            }
-            Err(error) => {
-                self.seat.over();
-                let error = context.explain(error, self.source.as_mut());
-                let error = error.context(format!("could not copy {name}"));
-                let name = name.strip_prefix("table ").unwrap_or(&name);
-                context.object_failed("table", name, error)
-            }
-        }
-    }
-
-    /// After an error: drop the connections that cannot go on.
-    fn keep_what_works(&mut self) {
-        self.source.take_if(|source| !source.recover());
-        self.target.take_if(|target| !target.recover());
-    }
-
-    /// One COPY from socket to socket, committed on the target.
-    fn relay(&mut self, table: &Table, part: Option<&Part>) -> Result<Relayed> {
-        let context = self.context;
-        if self.source.is_none() {
-            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
-        }
-        if self.target.is_none() {
-            // With commits waiting for their flush, a lost connection may mean a crashed server that lost them too.
-            self.settle()?;
-            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
-        }
-        let (Some(source), Some(target)) = (&mut self.source, &mut self.target) else {
-            return Err(Error::internal("a connection vanished"));
-        };
-        let encodings = [&*source, &*target].map(|server| {
-            server
-                .parameter("server_encoding")
-                .unwrap_or("UTF8")
-                .to_string()
-        });
-        let format = CopyFormat {
-            is_binary: context.spec.use_copy_binary
-                && table.is_binary_safe(encodings[0] == encodings[1]),
-            encoding: Some(copy_encoding(&encodings[0], &encodings[1])),
-        };
-        let is_first = part.is_none_or(|part| part.number == 1);
-        if context.spec.use_copy_binary && !format.is_binary && is_first {
-            log::info!(
-                "table {} is copied as text: a type of it is not safe in binary",
-                table.qualified_name()
-            );
-        }
-        let copy_out = format!(
-            "{begin}; {guard}; {copy}; COMMIT",
-            begin = begin_sql(context.snapshot),
-            guard = guard_sql(table),
-            copy = table.copy_out_sql(part, format),
-        );
-        let copy_in = copy_in_sql(context, table, part, format)?;
-        let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row))?;
-        failpoint("copy.started")?;
-        let to = target.copy_in(&copy_in)?;
-        let relayed = relay(from, to, Some(&mut self.seat))?;
-        failpoint("copy.before_commit")?;
-        let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
-        target.commit().map_err(|error| match error {
-            // The rows may be there or not, and a second COPY would not remove them.
-            error if error.is_connection_lost() && !is_repeatable => Error::on(
-                Side::Target,
-                format!("it is not known whether the rows were committed: {error}"),
-            )
-            .with_hint(
-                "Run again with --resume, which looks, and copies the table again if need be.",
-            ),
-            error => error,
-        })?;
-        failpoint("copy.after_commit")?;
-        Ok(relayed)
-    }
-
-    fn copied(&mut self, item: &WorkItem, relayed: Relayed, started: Instant) -> Result<()> {
-        let context = self.context;
-        let table = context.table(item.table)?;
-        let done = TableDone {
-            oid: table.oid,
-            name: table.qualified_name().to_string(),
-            rows: relayed.rows,
-            bytes: relayed.bytes,
-            duration_ms: started.elapsed().as_millis() as u64,
-            finished_at_ms: crate::workdir::done::now_ms(),
-            worker_pid: std::process::id(),
-            snapshot: context.snapshot_content.to_string(),
-            snapshot_lsn: context.snapshot_lsn,
-            part: item.part.as_ref().map(|part| PartDone {
-                number: part.number,
-                count: part.count,
-            }),
-        };
+/// One COPY from socket to socket, committed on the target.
+fn copy_rows(worker: &mut Worker<'_>, table: &Table, part: Option<&Part>) -> Result<Relayed> {
+    let context = worker.context;
+    let (source, target, seat) = worker.both()?;
+    let encodings = [&*source, &*target].map(|server| {
+        server
+            .parameter("server_encoding")
+            .unwrap_or("UTF8")
+            .to_string()
+    });
+    let format = CopyFormat {
+        is_binary: context.spec.use_copy_binary
+            && table.is_binary_safe(encodings[0] == encodings[1]),
+        encoding: Some(copy_encoding(&encodings[0], &encodings[1])),
+    };
+    let is_first = part.is_none_or(|part| part.number == 1);
+    if context.spec.use_copy_binary && !format.is_binary && is_first {
         log::info!(
-            "copied {}: {} rows, {} bytes in {} ms",
-            item_name(table, item.part.as_ref()),
-            done.rows,
-            done.bytes,
-            done.duration_ms
+            "table {} is copied as text: a type of it is not safe in binary",
+            table.qualified_name()
         );
-        let Some(part) = &item.part else {
-            let workdir = context.workdir;
-            self.ledger
-                .committed(move || workdir.write_table_done(&done));
-            // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
-            return self.queue_indexes(table);
-        };
-        // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
-        let (oid, count) = (table.oid, part.count);
-        let workdir = context.workdir;
-        self.ledger
-            .committed(move || workdir.write_part_done(&done));
-        self.settle()?;
-        if workdir.complete_parts(oid, count)? {
-            self.queue_indexes(table)?;
-        }
-        Ok(())
     }
+    let copy_out = format!(
+        "{begin}; {guard}; {copy}; COMMIT",
+        begin = begin_sql(context.snapshot),
+        guard = guard_sql(table),
+        copy = table.copy_out_sql(part, format),
+    );
+    let copy_in = copy_in_sql(context, table, part, format)?;
+    let way_out = context.spec.way_out();
+    let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row, way_out))?;
+    failpoint("copy.started")?;
+    let to = target.copy_in(&copy_in)?;
+    let relayed = relay(from, to, Some(seat))?;
+    failpoint("copy.before_commit")?;
+    let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
+    target.commit().map_err(|error| match error {
+        // The rows may be there or not, and a second COPY would not remove them.
+        error if error.is_connection_lost() && !is_repeatable => Error::on(
+            Side::Target,
+            format!("it is not known whether the rows were committed: {error}"),
+        )
+        .with_hint("Run again with --resume, which looks, and copies the table again if need be."),
+        error => error,
+    })?;
+    failpoint("copy.after_commit")?;
+    Ok(relayed)
+}
 
-    /// The table is complete: hand it to whoever works on it next.
-    fn queue_indexes(&self, table: &Table) -> Result<()> {
-        for work in self.context.plan.after_copy(self.context.catalog, table) {
-            let queue = match work {
-                Work::Vacuum(_) => self.queues.vacuum,
-                _ => self.queues.indexes,
-            };
-            queue.send(&work, &self.shutdown)?;
-        }
-        Ok(())
+fn copied(
+    worker: &mut Worker<'_>,
+    item: &WorkItem,
+    relayed: Relayed,
+    started: Instant,
+) -> Result<()> {
+    let context = worker.context;
+    let table = context.table(item.table)?;
+    let done = TableDone {
+        oid: table.oid,
+        name: table.qualified_name().to_string(),
+        rows: relayed.rows,
+        bytes: relayed.bytes,
+        duration_ms: started.elapsed().as_millis() as u64,
+        finished_at_ms: crate::workdir::done::now_ms(),
+        worker_pid: std::process::id(),
+        snapshot: context.snapshot_content.to_string(),
+        snapshot_lsn: context.snapshot_lsn,
+        part: item.part.as_ref().map(|part| PartDone {
+            number: part.number,
+            count: part.count,
+        }),
+    };
+    log::info!(
+        "copied {}: {} rows, {} bytes in {} ms",
+        item_name(table, item.part.as_ref()),
+        done.rows,
+        done.bytes,
+        done.duration_ms
+    );
+    let workdir = context.workdir;
+    let Some(part) = &item.part else {
+        worker
+            .ledger
+            .committed(move || workdir.write_table_done(&done));
+        // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
+        return queue_indexes(worker, table);
+    };
+    // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
+    worker
+        .ledger
+        .committed(move || workdir.write_part_done(&done));
+    worker.flush()?;
+    match workdir.complete_parts(table.oid, part.count, context.snapshot_content)? {
+        true => queue_indexes(worker, table),
+        false => Ok(()),
     }
+}
+
+/// The table is complete: hand it to whoever works on it next.
+fn queue_indexes(worker: &Worker<'_>, table: &Table) -> Result<()> {
+    let (context, pool) = (worker.context, worker.pool);
+    for work in context.plan.after_copy(context.catalog, table) {
+        let queue = match work {
+            Work::Vacuum(_) => &pool.vacuum,
+            _ => &pool.indexes,
+        };
+        worker.hand_on(queue, work)?;
+    }
+    Ok(())
 }
 
 fn item_name(table: &Table, part: Option<&Part>) -> String {
@@ -282,7 +195,7 @@ fn guard_sql(table: &Table) -> String {
     )
 }
 
-fn check_guard(table: &Table, row: &Row) -> Result<()> {
+fn check_guard(table: &Table, row: &Row, way_out: &str) -> Result<()> {
     if row.opt_text(0)? == Some("t") {
         return Ok(());
     }
@@ -294,7 +207,7 @@ fn check_guard(table: &Table, row: &Row) -> Result<()> {
         ),
     )
     .with_side(Side::Source)
-    .with_hint("Its rows in the snapshot are gone: run again with --resume --not-consistent, or --restart."))
+    .with_hint(format!("Its rows in the snapshot are gone: {way_out}.")))
 }
 
 /// COPY FROM with what must happen in the same transaction before it.

@@ -1,19 +1,19 @@
 //! A vacuum worker: VACUUM and ANALYZE of tables that are complete with their indexes. Runs in its own process with one
-//! connection to the target. Small tables share a statement, because each VACUUM command has a cost of its own
+//! connection to the target. Small tables of one database share a statement, because each VACUUM command has a cost of its own
 //! (before 16 it reads all of pg_class at its end).
 
 use std::time::{Duration, Instant};
 
-use super::ledger::Ledger;
-use super::work::Work;
-use super::{CopyContext, with_retry};
+use super::CopyContext;
+use super::work::{Item, Work, try_next};
+use super::worker::Worker;
 use crate::catalog::is_name_not_found;
 use crate::error::{Error, Result};
+use crate::ident::Oid;
 use crate::pg::wire::Connection;
-use crate::sys::msgq::{MessageQueue, Received};
-use crate::sys::signal::Shutdown;
+use crate::sys::msgq::Received;
 use crate::workdir::done::{VacuumDone, now_ms};
-use crate::workdir::live::{Seat, Task};
+use crate::workdir::live::Task;
 
 /// Tables of one statement at most.
 const BATCH_TABLES: usize = 64;
@@ -24,164 +24,155 @@ const BATCH_BYTES: u64 = 16 << 20;
 /// How long a batch that is not full waits for company. Vacuum is the last step of a table: nobody waits for it.
 const GATHER: Duration = Duration::from_millis(300);
 
-struct Worker<'a> {
-    context: &'a CopyContext<'a>,
-    process: String,
-    shutdown: Shutdown,
-    target: Option<Connection>,
-    ledger: Ledger<'a>,
-    seat: Seat<'a>,
+/// Tables of one database.
+#[derive(Default)]
+struct Batch {
+    database: Option<u32>,
+    tables: Vec<Oid>,
+    bytes: u64,
+    /// Nothing comes after it.
+    is_last: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.tables.len() >= BATCH_TABLES || self.bytes >= BATCH_BYTES
+    }
 }
 
 /// The body of a vacuum worker.
-pub fn run(
-    context: &CopyContext<'_>,
-    queue: &MessageQueue<Work>,
-    process: String,
-    seat: Seat<'_>,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    let mut worker = Worker {
-        context,
-        process,
-        shutdown: *shutdown,
-        target: None,
-        ledger: Ledger::new(),
-        seat,
-    };
+pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    let mut next = None;
     loop {
-        let (batch, is_last) = worker.gather(queue)?;
-        if let Some(first) = batch.first() {
-            worker.seat.begin(Task::Vacuum, *first, 0, 0);
-            worker.vacuum(&batch)?;
-            worker.seat.items(batch.len() as u64);
-            worker.seat.over();
+        let batch = gather(&mut worker, &mut next)?;
+        let items: Vec<Work> = batch.tables.iter().copied().map(Work::Vacuum).collect();
+        if let (Some(database), Some(first)) = (batch.database, batch.tables.first()) {
+            worker.handle(database, &items, |worker| {
+                worker.seat.begin(Task::Vacuum, *first, 0, 0);
+                vacuum(worker, &batch.tables)?;
+                worker.seat.items(batch.tables.len() as u64);
+                worker.seat.over();
+                Ok(())
+            })?;
         }
-        if is_last {
-            return worker.settle();
+        if worker.ledger.is_due() || batch.is_last {
+            worker.settle()?;
+        }
+        if batch.is_last {
+            return Ok(());
         }
     }
 }
 
-impl Worker<'_> {
-    /// Tables for the next statement; whether it is the last. Waits for the first one only.
-    fn gather(&mut self, queue: &MessageQueue<Work>) -> Result<(Vec<u32>, bool)> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut since = Instant::now();
-        loop {
-            let received = match queue.try_recv()? {
-                Received::Empty if batch.is_empty() => {
-                    self.settle()?;
-                    let received = queue.recv(&self.shutdown)?;
-                    since = Instant::now();
-                    received
-                }
-                Received::Empty if since.elapsed() < GATHER => {
-                    self.shutdown.sleep(Duration::from_millis(20))?;
-                    continue;
-                }
-                Received::Empty => return Ok((batch, false)),
-                received => received,
-            };
-            match received {
-                Received::Item(Work::Vacuum(table)) => {
-                    batch.push(table);
-                    bytes += self.context.table(table)?.bytes;
-                    if batch.len() >= BATCH_TABLES || bytes >= BATCH_BYTES {
-                        return Ok((batch, false));
-                    }
-                }
-                Received::Item(Work::Stop) | Received::Closed => return Ok((batch, true)),
-                Received::Item(other) => {
-                    return Err(Error::internal(format!(
-                        "a vacuum worker was given {other:?}"
-                    )));
-                }
-                Received::Empty => {}
+/// Tables for the next statement, all of one database. Waits for the first one only; `next` is one of another database
+/// that came instead of more.
+fn gather(worker: &mut Worker<'_>, next: &mut Option<Item>) -> Result<Batch> {
+    let mut batch = Batch::default();
+    let mut since = Instant::now();
+    loop {
+        let received = match next.take() {
+            Some(item) => Received::Item(item),
+            None => try_next(worker.queue, batch.database.or(worker.here()))?,
+        };
+        let received = match received {
+            Received::Empty if batch.tables.is_empty() => {
+                worker.settle()?;
+                let received = worker.queue.recv(&worker.shutdown)?;
+                since = Instant::now();
+                received
             }
-        }
-    }
-
-    fn vacuum(&mut self, batch: &[u32]) -> Result<()> {
-        match self.run_sql(batch) {
-            Ok(duration) => self.vacuumed(batch, duration),
-            Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),
-            // One table of the batch failed: find out which.
-            Err(_) if batch.len() > 1 => batch
-                .iter()
-                .try_for_each(|table| self.vacuum(std::slice::from_ref(table))),
-            Err(error) => {
-                let name = self.context.table(batch[0])?.qualified_name().to_string();
-                let error = error.context(format!("could not vacuum table {name}"));
-                self.context.object_failed("vacuum", &name, error)
+            Received::Empty if since.elapsed() < GATHER => {
+                worker.shutdown.sleep(Duration::from_millis(20))?;
+                continue;
             }
-        }?;
-        if self.ledger.is_due() {
-            self.settle()
-        } else {
-            Ok(())
+            Received::Empty => return Ok(batch),
+            received => received,
+        };
+        match received {
+            Received::Item(Item {
+                work: Work::Stop, ..
+            })
+            | Received::Closed => {
+                batch.is_last = true;
+                return Ok(batch);
+            }
+            Received::Item(item) if batch.database.is_some_and(|it| it != item.database) => {
+                *next = Some(item);
+                return Ok(batch);
+            }
+            Received::Item(Item {
+                database,
+                work: Work::Vacuum(table),
+                ..
+            }) => {
+                batch.database = Some(database);
+                batch.tables.push(table);
+                batch.bytes += worker.pool.context(database)?.table(table)?.bytes;
+                if batch.is_full() {
+                    return Ok(batch);
+                }
+            }
+            Received::Item(other) => {
+                return Err(Error::internal(format!(
+                    "a vacuum worker was given {other:?}"
+                )));
+            }
+            Received::Empty => {}
         }
     }
+}
 
-    fn run_sql(&mut self, batch: &[u32]) -> Result<Duration> {
-        let started = Instant::now();
-        with_retry(
-            self,
-            "vacuum",
-            |worker| {
-                if worker.target.is_none() {
-                    worker.settle()?;
-                    worker.target = Some(
-                        worker
-                            .context
-                            .open_target(&worker.process, &worker.shutdown)?,
-                    );
-                }
-                let Some(target) = &mut worker.target else {
-                    return Err(Error::internal("a connection vanished"));
-                };
-                let sql = vacuum_sql(worker.context, batch, target.server_version())?;
-                match target.execute(&sql) {
-                    Err(error) if batch.len() == 1 && is_name_not_found(&error) => {
-                        run_with_search_path(worker.context, target, &sql, error)
-                    }
-                    result => result.map(drop),
-                }
-            },
-            |worker| {
-                worker.target.take_if(|target| !target.recover());
-            },
-        )?;
-        Ok(started.elapsed())
-    }
-
-    fn vacuumed(&mut self, batch: &[u32], duration: Duration) -> Result<()> {
-        let context = self.context;
-        for table in batch {
-            let table = context.table(*table)?;
-            let done = VacuumDone {
-                oid: table.oid,
-                duration_ms: duration.as_millis() as u64 / batch.len() as u64,
-                finished_at_ms: now_ms(),
-            };
-            log::debug!("vacuumed table {}", table.qualified_name());
-            self.ledger
-                .committed(move || context.workdir.write_vacuum_done(&done));
+fn vacuum(worker: &mut Worker<'_>, batch: &[Oid]) -> Result<()> {
+    match run_sql(worker, batch) {
+        Ok(duration) => vacuumed(worker, batch, duration),
+        Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),
+        // One table of the batch failed: find out which.
+        Err(_) if batch.len() > 1 => batch
+            .iter()
+            .try_for_each(|table| vacuum(worker, std::slice::from_ref(table))),
+        Err(error) => {
+            let name = worker.context.table(batch[0])?.qualified_name().to_string();
+            let error = error.context(format!("could not vacuum table {name}"));
+            worker.context.object_failed("vacuum", &name, error)
         }
-        Ok(())
     }
+}
 
-    fn settle(&mut self) -> Result<()> {
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
+fn run_sql(worker: &mut Worker<'_>, batch: &[Oid]) -> Result<Duration> {
+    let started = Instant::now();
+    worker.retry("vacuum", |worker| {
+        if worker.target_left().is_none() {
             // What a crash of the target took from a VACUUM is made good by autovacuum: no reason to end the run.
-            None => {
-                self.ledger.forget();
-                Ok(())
-            }
+            worker.ledger.forget();
         }
+        let context = worker.context;
+        let target = worker.target()?;
+        let sql = vacuum_sql(context, batch, target.server_version())?;
+        match target.execute(&sql) {
+            Err(error) if batch.len() == 1 && is_name_not_found(&error) => {
+                run_with_search_path(context, target, &sql, error)
+            }
+            result => result.map(drop),
+        }
+    })?;
+    Ok(started.elapsed())
+}
+
+fn vacuumed(worker: &mut Worker<'_>, batch: &[Oid], duration: Duration) -> Result<()> {
+    let context = worker.context;
+    for table in batch {
+        let table = context.table(*table)?;
+        let done = VacuumDone {
+            oid: table.oid,
+            duration_ms: duration.as_millis() as u64 / batch.len() as u64,
+            finished_at_ms: now_ms(),
+        };
+        log::debug!("vacuumed table {}", table.qualified_name());
+        worker
+            .ledger
+            .committed(move || context.workdir.write_vacuum_done(&done));
     }
+    Ok(())
 }
 
 /// ANALYZE computes the expressions of indexes, whose functions may rely on the database's search_path. VACUUM must be a

@@ -5,6 +5,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dump::archive::{Archive, CatalogId, Entry, Section};
 use crate::dump::pg_dump::OWN_SCHEMA;
 use crate::dump::sql_tokens::{statements, tokenize};
@@ -31,7 +33,7 @@ pub struct SkipRules<'a> {
 }
 
 /// What is on the target already and belongs to another role there, so that ours may not change it, and need not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftAlone {
     /// Extensions whose comments came with them.
     pub extensions: HashSet<String>,

@@ -7,15 +7,20 @@
 //! ```
 
 mod finish;
+mod meet;
 mod modes;
 mod online;
 pub mod parts;
 mod remote;
+mod retention;
 mod spec;
+mod spool;
+mod stages;
 mod trio;
 
-pub use online::{OnlineSpec, run as run_online};
+pub use online::{OnlineSpec, enable_apply, run as run_online};
 pub use spec::FollowSpec;
+pub use stages::{Action, Event, Stages};
 
 use std::path::PathBuf;
 
@@ -36,6 +41,8 @@ use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
 use remote::Remote;
+use retention::Retention;
+use spool::Spool;
 use trio::Trio;
 
 /// What every part of a follow needs; made once the servers were reached.
@@ -146,14 +153,14 @@ impl Follow<'_> {
         finish::warn_of_large_objects(self, false)?;
         let trio = self.trio(positions, workdir);
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
-        let mut mode = match positions.is_apply_enabled() {
+        let mut mode = match trio.applies(&mut remote)? {
             true => StreamMode::Drain,
             false => StreamMode::Prefetch,
         };
         let mut are_triggers_off = false;
         while mode != StreamMode::Done {
             log::info!("{}", mode.words());
-            // Once: a later catchup may be waiting for a target that is away, and receive must not wait with it.
+            // Once in a while: a later catchup may be waiting for a target that is away, and receive must not wait with it.
             if mode != StreamMode::Prefetch && !are_triggers_off {
                 self.disable_triggers()?;
                 are_triggers_off = true;
@@ -161,7 +168,10 @@ impl Follow<'_> {
             let event = trio.run(mode, &mut remote)?;
             log::debug!("{mode:?}: {event:?}");
             mode = mode.next(event);
+            // While nothing is applied the clone may make some.
+            are_triggers_off &= mode != StreamMode::Prefetch;
         }
+        remote.reached_end()?;
         finish::finish(self, &positions, &mut remote)
     }
 
@@ -187,6 +197,7 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                dir: self.dir.clone(),
             },
             positions,
             workdir,
@@ -224,6 +235,8 @@ impl Follow<'_> {
             .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
         remote.watch_publication(publication, self.spec.filters.clone());
+        remote.watch_slot(Retention::new(&self.set_up.slot_name));
+        remote.watch_files(Spool::new(&self.dir, self.spec.cdc_max_size));
         remote.exchange_now(positions)?;
         Ok(remote)
     }

@@ -60,6 +60,10 @@ fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<
     remote.exchange_now(&positions)?;
     match (mode, event) {
         (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => missed(&positions),
+        _ if remote.holds_apply() => Err(Error::state(
+            "cannot apply more: the clone has to make foreign keys and what else needs all tables together first",
+        )
+        .with_hint("Run \"pgcopydb clone --follow --resume\".")),
         (_, event) => Err(Error::new(
             ErrorKind::Child,
             format!("ended before the end position ({event:?})"),

@@ -6,7 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use super::meet::Meet;
+use super::retention::Retention;
+use super::spool::Spool;
+use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
@@ -54,10 +57,14 @@ pub struct Remote {
     sentinel: Option<Sentinel>,
     /// A comparison on the same work directory may ask for a pause.
     pauses: Carrier,
+    /// A copy that was resumed may keep apply from going on.
+    meet: Meet,
     /// For pgoutput: what is compared with the catalog now and then.
     publication: Option<String>,
     filters: Option<Filters>,
     next_comparison: Instant,
+    retention: Option<Retention>,
+    spool: Option<Spool>,
     written: Reached,
     /// As the sentinel has it.
     wished_endpos: Option<Lsn>,
@@ -79,9 +86,12 @@ impl Remote {
             dir: dir.to_path_buf(),
             sentinel: Some(sentinel),
             pauses: Carrier::new(dir),
+            meet: Meet::new(dir),
             publication: None,
             filters: None,
             next_comparison: Instant::now(),
+            retention: None,
+            spool: None,
             written: Reached::default(),
             wished_endpos: None,
             next: Instant::now(),
@@ -95,9 +105,52 @@ impl Remote {
         self.filters = filters;
     }
 
-    /// Whether somebody wants apply to pause, and whether it does. Costs a look at one file name.
+    /// What the slot costs the source is told.
+    pub fn watch_slot(&mut self, retention: Retention) {
+        self.retention = Some(retention);
+    }
+
+    /// Receiving holds when too much waits in files.
+    pub fn watch_files(&mut self, spool: Spool) {
+        self.spool = Some(spool);
+    }
+
+    /// A full disk: how much is there, and how much more would come.
+    pub fn explain(&mut self, error: Error) -> Error {
+        if !error.is_disk_full() {
+            return error;
+        }
+        let left_on_source = match (&mut self.retention, &mut self.sentinel) {
+            (Some(retention), Some(sentinel)) => retention.bytes(sentinel.connection()),
+            _ => None,
+        };
+        match self
+            .spool
+            .as_ref()
+            .and_then(|spool| spool.words(left_on_source))
+        {
+            Some(words) => error.with_detail(words),
+            None => error,
+        }
+    }
+
+    /// Whether somebody wants apply to pause, and whether it does. Costs a look at two file names.
     pub fn carry_pause(&mut self, positions: &Positions, applies: bool) -> Result<()> {
-        self.pauses.carry(positions, applies)
+        match self.meet.look(positions, applies)? {
+            // The clone goes first: for a comparison this is as before the end of the copy.
+            true => self.pauses.decline(),
+            false => self.pauses.carry(positions, applies),
+        }
+    }
+
+    /// Whether everything that may be applied before the rest of the clone is made is applied.
+    pub fn holds_apply(&self) -> bool {
+        self.meet.holds()
+    }
+
+    /// The end position is reached: what waits for an earlier position need not wait any more.
+    pub fn reached_end(&mut self) -> Result<()> {
+        self.meet.reached_end()
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
@@ -106,6 +159,9 @@ impl Remote {
             return Ok(false);
         }
         self.next = Instant::now() + INTERVAL;
+        if let Some(spool) = &mut self.spool {
+            spool.look(positions)?;
+        }
         self.exchange_now(positions)?;
         Ok(true)
     }
@@ -152,6 +208,9 @@ impl Remote {
         {
             self.next_comparison = Instant::now() + COMPARISON;
             publication::check(sentinel.connection(), name, self.filters.as_ref())?;
+        }
+        if let Some(retention) = &mut self.retention {
+            retention.look(sentinel.connection())?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

@@ -24,6 +24,8 @@ pub struct FollowSpec {
     pub replay_no_op_updates: bool,
     /// Keep the files of what the target has passed.
     pub keep_files: bool,
+    /// Bytes of changes that may wait in files before receiving holds.
+    pub cdc_max_size: Option<u64>,
     /// What is not followed.
     pub filters: Option<Filters>,
     pub restart: bool,

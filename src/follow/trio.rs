@@ -48,7 +48,7 @@ impl Trio<'_> {
         failpoint_at("follow.before_mode", || format!("{mode:?}"))?;
         self.positions.clear_ends();
         // Before the first change is applied: a wish may be older than this process.
-        remote.carry_pause(&self.positions, self.applies())?;
+        self.carry_pause(remote)?;
         let mut workers = WorkerSet::new();
         let result = match mode {
             StreamMode::Prefetch | StreamMode::Catchup => self.collect(mode, &mut workers, remote),
@@ -121,7 +121,7 @@ impl Trio<'_> {
                     (false, true) => {}
                 }
             }
-            match (mode, self.applies()) {
+            match (mode, self.may_apply_now(remote)) {
                 (StreamMode::Prefetch, true) => return Ok(Event::ApplyEnabled),
                 (StreamMode::Catchup, false) => return Ok(Event::ApplyDisabled),
                 _ => {}
@@ -183,7 +183,7 @@ impl Trio<'_> {
             if !self.look(workers, remote)?.is_empty() {
                 return self.apply_event();
             }
-            if !self.applies() {
+            if !self.may_apply_now(remote) {
                 return Ok(Event::ApplyDisabled);
             }
         }
@@ -236,7 +236,7 @@ impl Trio<'_> {
                 log::info!("apply is busy: falling back to prefetch and catchup");
                 return Ok(Event::PipeStalled);
             }
-            if !self.applies() {
+            if !self.may_apply_now(remote) {
                 return Ok(Event::ApplyDisabled);
             }
         }
@@ -254,7 +254,7 @@ impl Trio<'_> {
     /// Wait a moment, exchange positions with the sentinel, see who ended. A child that failed is the run's error.
     fn look(&self, workers: &mut WorkerSet, remote: &mut Remote) -> Result<Vec<Ended>> {
         self.shutdown.poll(&[], Some(Instant::now() + TICK))?;
-        remote.carry_pause(&self.positions, self.applies())?;
+        self.carry_pause(remote)?;
         if remote.exchange(&self.positions)? && !self.keeps_files {
             // What the target has flushed is needed no more.
             segment::remove_applied(&self.transform.dir, self.positions.replayed_flushed())?;
@@ -268,13 +268,27 @@ impl Trio<'_> {
                         other.error().log("");
                     }
                 }
-                Err(ended[first].error())
+                Err(remote.explain(ended[first].error()))
             }
         }
     }
 
-    fn applies(&self) -> bool {
+    /// Whether changes are to be applied, before the first mode.
+    pub fn applies(&self, remote: &mut Remote) -> Result<bool> {
+        self.carry_pause(remote)?;
+        Ok(self.may_apply_now(remote))
+    }
+
+    fn may_apply_now(&self, remote: &Remote) -> bool {
+        self.is_apply_enabled() && !remote.holds_apply()
+    }
+
+    fn is_apply_enabled(&self) -> bool {
         self.must_apply || self.may_apply && self.positions.is_apply_enabled()
+    }
+
+    fn carry_pause(&self, remote: &mut Remote) -> Result<()> {
+        remote.carry_pause(&self.positions, self.is_apply_enabled())
     }
 
     /// What the end of apply means.

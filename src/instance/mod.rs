@@ -1,28 +1,32 @@
-//! `clone --all-databases`: every database of an instance, one clone after the other, the largest first; with `--follow`
-//! each goes on being followed while the next is copied. Runs in a parent of its own, which makes roles and databases, and
-//! forks the parent of each database's clone. There is no moment that all databases are copied at: each has its own
-//! snapshot, slot, origin, sentinel and folder of the work directory.
+//! `clone --all-databases`: every database of an instance, with one pool of workers over the tables of all of them; with
+//! `--follow` each is followed from its own slot on. Runs in the parent of all, which makes roles and databases, holds a
+//! snapshot of each database, and supervises the workers. There is no moment that all databases are copied at: each has its
+//! own snapshot, slot, origin, sentinel and folder of the work directory.
+//!
+//! Every stage is done for all databases before the next one begins, but for the last: a database is finished, and its
+//! changes may be applied, as soon as its own rows and indexes are there.
 
+mod crew;
 mod databases;
+mod site;
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::clone::{self, CloneSpec};
+use crate::clone::{CloneSpec, Job, Ready};
+use crate::copy::{self, CopyContext, End, Watch};
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::follow::{self, FollowSpec, OnlineSpec};
+use crate::follow::FollowSpec;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::roles::{self, RolesSpec};
+use crate::snapshot::Snapshot;
+use crate::stream::setup;
 use crate::sys::signal::Shutdown;
-use crate::sys::supervisor::{Ended, WorkerSet};
-use crate::workdir::{cdc_location, location};
-use databases::Database;
+use crate::workdir::{Service, WorkDir, location};
+use crew::Crew;
+use site::Site;
 
 const NAME: &str = "pgcopydb instance";
-
-/// How often it is looked whether a copy is complete, while it is followed; a child's end wakes the parent earlier.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What to clone, as for one database; the databases named in source and target are only where to ask.
 #[derive(Debug, Clone)]
@@ -34,16 +38,12 @@ pub struct InstanceSpec {
     pub no_role_passwords: bool,
 }
 
-/// One database on its way.
-struct Job {
-    database: Database,
-    dir: PathBuf,
-    clone: CloneSpec,
-    follow: Option<FollowSpec>,
-}
-
 /// Clone every database. A failure of one is listed, and does not keep the others from being cloned.
 pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
+    let started = Instant::now();
+    let top = WorkDir::open(&location(spec.clone.dir.as_deref()), Service::Instance)?;
+    top.prepare_run()?;
+    top.remove_noted_queues()?;
     let mut source = open_source(&spec.source, NAME, shutdown)?;
     let found = databases::fetch(&mut source)?;
     if spec.follow.is_some() {
@@ -53,18 +53,14 @@ pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
     copy_roles(spec, shutdown)?;
     let names: Vec<&str> = found.iter().map(|database| &*database.name).collect();
     log::info!("cloning {} databases: {}", found.len(), names.join(", "));
-    let mut instance = Instance {
-        spec,
-        shutdown,
-        workers: WorkerSet::new(),
-        failures: Vec::new(),
-        done: 0,
-    };
-    for database in &found {
-        instance.clone_one(instance.job(database.clone()))?;
-    }
-    instance.wait_for_all()?;
-    instance.finish(found.len())
+    let sites: Vec<Site> = found
+        .into_iter()
+        .map(|database| Site::new(spec, &top.paths, database))
+        .collect();
+    let mut crew = Crew::new(spec, &sites, shutdown);
+    copy_all(spec, &top, &sites, &mut crew, shutdown)?;
+    crew.wait_for_all()?;
+    finish(&crew, sites.len(), started)
 }
 
 /// Once, before the first database that needs them.
@@ -80,161 +76,161 @@ fn copy_roles(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
     roles::copy(&roles, &spec.target, shutdown).context("could not copy the roles")
 }
 
-struct Instance<'a> {
-    spec: &'a InstanceSpec,
-    shutdown: &'a Shutdown,
-    workers: WorkerSet,
-    failures: Vec<Error>,
-    done: usize,
+/// Everything but the following. Afterwards the folders are free for others.
+fn copy_all(
+    spec: &InstanceSpec,
+    top: &WorkDir,
+    sites: &[Site],
+    crew: &mut Crew<'_>,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let mut jobs = Vec::with_capacity(sites.len());
+    for at in 0..sites.len() {
+        jobs.push(open(spec, sites, crew, at, shutdown)?);
+    }
+    let result = copy_jobs(spec, top, sites, &jobs, crew, shutdown);
+    if result.is_err() {
+        crew.stop();
+    }
+    crew::end_backends(spec, crew, &jobs, result.is_err());
+    result?;
+    jobs.iter().flatten().try_for_each(Job::release)
 }
 
-impl Instance<'_> {
-    /// The same work for one database, in its own folder and under its own names.
-    fn job(&self, database: Database) -> Job {
-        let top = location(self.spec.clone.dir.as_deref());
-        let dir = top.join("databases").join(folder(&database.name));
-        let source = self.spec.source.with_dbname(&database.name);
-        let target = self.spec.target.with_dbname(&database.name);
-        let mut clone = CloneSpec {
-            source: Some(source.clone()),
-            target: Some(target.clone()),
-            dir: Some(dir.clone()),
-            // They are there already.
-            roles: None,
-            ..self.spec.clone.clone()
+/// Make a database on the target, and open its folder.
+fn open(
+    spec: &InstanceSpec,
+    sites: &[Site],
+    crew: &mut Crew<'_>,
+    at: usize,
+    shutdown: &Shutdown,
+) -> Result<Option<Job>> {
+    let site = &sites[at];
+    crew.attempt(at, || {
+        databases::create(&site.database, &spec.target, &spec.clone, shutdown)?;
+        log::info!("cloning it in \"{}\"", site.dir.display());
+        if let (Some(set_up), true) = (&site.clone.follow, spec.clone.restart) {
+            setup::cleanup(set_up, shutdown)?;
+        }
+        Job::open(&site.clone)
+    })
+}
+
+fn copy_jobs(
+    spec: &InstanceSpec,
+    top: &WorkDir,
+    sites: &[Site],
+    jobs: &[Option<Job>],
+    crew: &mut Crew<'_>,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let lanes = spec.clone.restore_jobs as usize;
+    let mut started = Vec::with_capacity(sites.len());
+    for (at, job) in jobs.iter().enumerate() {
+        let Some(job) = job else {
+            continue;
         };
-        let follow = self.spec.follow.as_ref().map(|follow| FollowSpec {
-            source,
-            target,
-            dir: Some(dir.clone()),
-            slot_name: format!("{}_{}", follow.slot_name, database.oid),
-            origin: format!("{}_{}", follow.origin, database.oid),
-            ..follow.clone()
-        });
-        clone.follow = follow
-            .as_ref()
-            .map(|follow| follow.setup(&cdc_location(Some(&dir))));
-        Job {
-            database,
-            dir,
-            clone,
-            follow,
+        let clone = crew.attempt(at, || {
+            let mut clone = job.start(shutdown)?;
+            if let Some(clone) = &mut clone {
+                clone.hold_on_its_own()?;
+            }
+            Ok(clone)
+        })?;
+        crew.follow(at)?;
+        match clone {
+            Some(Some(mut clone)) => {
+                crew.prepare(at, &mut clone, lanes)?;
+                started.push((at, clone));
+            }
+            Some(None) => crew.finished(at)?,
+            None => {}
         }
     }
-
-    /// Make the database and copy it; returns when its copy is complete, or has failed.
-    fn clone_one(&mut self, job: Job) -> Result<()> {
-        let name = job.database.name.clone();
-        let made = databases::create(
-            &job.database,
-            &self.spec.target,
-            &self.spec.clone,
-            self.shutdown,
-        );
-        if let Err(error) = made {
-            return self.failed(error.context(format!("database \"{name}\"")));
+    crew.wait_until_prepared()?;
+    let mut readies = Vec::with_capacity(started.len());
+    let mut snapshots = Vec::with_capacity(started.len());
+    for (at, mut clone) in started {
+        if crew.has_failed(at) {
+            continue;
         }
-        log::info!("cloning database \"{name}\" in \"{}\"", job.dir.display());
-        let Job {
-            clone, follow, dir, ..
-        } = job;
-        let group = group_of(&name);
-        self.workers
-            .start_one(group, move |shutdown| match follow {
-                None => clone::run(&clone, &shutdown),
-                Some(follow) => follow::run_online(&OnlineSpec { clone, follow }, &shutdown),
-            })?;
-        loop {
-            self.wait()?;
-            let is_followed = self.spec.follow.is_some() && clone::is_complete(&dir);
-            if self.workers.count(group) == 0 || is_followed {
-                return Ok(());
+        let ready = crew.attempt(at, || {
+            let catalog = clone.prepared()?;
+            clone.ready(catalog)
+        })?;
+        if let Some((ready, snapshot)) = ready {
+            readies.push((at, ready));
+            snapshots.push(snapshot);
+        }
+    }
+    let contexts: Vec<CopyContext<'_>> = readies.iter().map(|(_, ready)| ready.context()).collect();
+    if let Some((_, first)) = readies.first() {
+        let mut pool = Pool {
+            crew,
+            readies: &readies,
+            snapshots,
+        };
+        copy::run(&contexts, top, first.jobs(), shutdown, &mut pool)?;
+    }
+    crew.finish_all(&readies, lanes)
+}
+
+/// The parent's part while the workers are at work.
+struct Pool<'p, 'i, 'a> {
+    crew: &'p mut Crew<'i>,
+    /// With the positions of their sites.
+    readies: &'p [(usize, Ready<'a>)],
+    snapshots: Vec<Option<Snapshot>>,
+}
+
+impl Watch for Pool<'_, '_, '_> {
+    fn read(&mut self, database: usize, end: End) -> Result<()> {
+        let (at, ready) = &self.readies[database];
+        let snapshot = self.snapshots[database].take();
+        self.crew
+            .attempt(*at, || ready.read(snapshot, end))
+            .map(drop)
+    }
+
+    fn over(&mut self, database: usize, end: End) -> Result<()> {
+        let (at, ready) = &self.readies[database];
+        match end {
+            End::Tried => self.crew.rows_are_there(*at),
+            End::GivenUp => {
+                // The worker has asked whether the server is there.
+                self.crew.attempt(*at, || Err::<(), _>(ready.loss()))?;
             }
         }
-    }
-
-    /// Those that are followed, until their end positions.
-    fn wait_for_all(&mut self) -> Result<()> {
-        while !self.workers.is_empty() {
-            self.wait()?;
-        }
         Ok(())
     }
 
-    fn wait(&mut self) -> Result<()> {
-        self.shutdown.poll(&[], Some(Instant::now() + TICK))?;
-        for ended in self.workers.reap() {
-            self.take(&ended)?;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, ended: &Ended) -> Result<()> {
-        if ended.reason.is_success() {
-            log::info!("{} is done", ended.name);
-            self.done += 1;
-            return Ok(());
-        }
-        self.failed(ended.error())
-    }
-
-    fn failed(&mut self, error: Error) -> Result<()> {
-        if self.spec.clone.fail_fast || error.is_interrupted() {
-            return Err(error);
-        }
-        error.log("");
-        self.failures.push(error);
-        Ok(())
-    }
-
-    fn finish(self, count: usize) -> Result<()> {
-        let Some(first) = self.failures.first() else {
-            log::info!("all {count} databases are done");
-            return Ok(());
-        };
-        for failure in &self.failures {
-            log::error!("{failure}");
-        }
-        let message = format!(
-            "{} of {count} databases could not be cloned, {} are done; the first: {first}",
-            self.failures.len(),
-            self.done
-        );
-        let kind = match first.kind() {
-            kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql) => kind,
-            _ => ErrorKind::Child,
-        };
-        Err(Error::new(kind, message)
-            .with_hint("Mend the cause and run again with --resume: complete databases stay."))
+    /// One database is finished beside the workers, which leaves the target to them.
+    fn look(&mut self) -> Result<()> {
+        self.crew.finish(self.readies, 1)
     }
 }
 
-/// A name for the process that clones this database. It lives as long as this program: there are as many as databases.
-fn group_of(name: &str) -> &'static str {
-    format!("database \"{name}\"").leak()
-}
-
-/// A file name for any database's name: what is not harmless is written as its bytes.
-fn folder(name: &str) -> String {
-    let mut folder = String::new();
-    for byte in name.bytes() {
-        let is_harmless = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        match is_harmless {
-            true => folder.push(char::from(byte)),
-            false => folder.push_str(&format!("%{byte:02X}")),
-        }
+fn finish(crew: &Crew<'_>, count: usize, started: Instant) -> Result<()> {
+    let seconds = started.elapsed().as_secs_f64();
+    let Some((_, first)) = crew.failures().first() else {
+        log::info!("all {count} databases are done, in {seconds:.1} s");
+        return Ok(());
+    };
+    let mut failed: Vec<usize> = crew.failures().iter().map(|(at, _)| *at).collect();
+    failed.sort_unstable();
+    failed.dedup();
+    for (_, failure) in crew.failures() {
+        log::error!("{failure}");
     }
-    folder
-}
-
-#[cfg(test)]
-mod tests {
-    use super::folder;
-
-    #[test]
-    fn a_folder_for_each_name() {
-        assert_eq!(folder("shop_1-b"), "shop_1-b");
-        assert_eq!(folder("../x y"), "%2E%2E%2Fx%20y");
-        assert_eq!(folder("é"), "%C3%A9");
-    }
+    let message = format!(
+        "{} of {count} databases could not be cloned, {} are done; the first: {first}",
+        failed.len(),
+        count - failed.len(),
+    );
+    let kind = match first.kind() {
+        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql) => kind,
+        _ => ErrorKind::Child,
+    };
+    Err(Error::new(kind, message)
+        .with_hint("Mend the cause and run again with --resume: complete databases stay."))
 }

@@ -201,7 +201,7 @@ impl Progress {
             (None, false, Some(_)) => State::Incomplete,
         };
         // Records of a run that is over are of no meaning any more, nor are they before its successor has made its own.
-        let noted = live::read(&paths.workers())?;
+        let noted = live::read(paths)?;
         let last_run = noted
             .as_ref()
             .map(|(run, _)| run.clone())

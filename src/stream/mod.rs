@@ -11,6 +11,7 @@ pub mod decode;
 pub mod identity;
 pub mod json_text;
 mod last_line;
+pub mod meeting;
 pub mod message;
 pub mod origin;
 pub mod ownership;

@@ -91,16 +91,8 @@ impl Carrier {
 
     /// Carry the wish to apply, and its word back. To be called before apply starts and all the time it runs.
     pub fn carry(&mut self, positions: &Positions, applies: bool) -> Result<()> {
-        let wish = self.read_wish()?;
-        if wish != self.wish {
-            self.wish = wish;
-            self.paused_since = None;
-        }
-        let Some(wish) = wish else {
+        let Some(wish) = self.take_wish()? else {
             positions.set_pause(None);
-            if self.answer.take().is_some() {
-                let _ = std::fs::remove_file(self.dir.join(ANSWER));
-            }
             return Ok(());
         };
         let is_paused = positions.paused() == Some(wish.number);
@@ -123,6 +115,27 @@ impl Carrier {
         let is_wished = matches!(state, State::Waiting | State::Paused);
         positions.set_pause(is_wished.then_some((wish.number, wish.at)));
         Ok(())
+    }
+
+    /// Somebody else holds apply back: the wish is not passed on, and its owner told so.
+    pub fn decline(&mut self) -> Result<()> {
+        match self.take_wish()? {
+            Some(wish) => self.write_answer(wish.number, State::ApplyDisabled),
+            None => Ok(()),
+        }
+    }
+
+    /// The wish there is; without one there is no answer either.
+    fn take_wish(&mut self) -> Result<Option<Wish>> {
+        let wish = self.read_wish()?;
+        if wish != self.wish {
+            self.wish = wish;
+            self.paused_since = None;
+        }
+        if wish.is_none() && self.answer.take().is_some() {
+            let _ = std::fs::remove_file(self.dir.join(ANSWER));
+        }
+        Ok(wish)
     }
 
     /// A wish counts as long as its process holds the lock.

@@ -28,7 +28,11 @@ enum Slot {
     PauseAt,
     PauseNumber,
     PausedNumber,
+    Held,
 }
+
+/// How many there are: the last one's place and one.
+const SLOTS: usize = Slot::PausedNumber as usize + 1;
 
 /// Why receive ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ pub struct Positions {
 
 impl Positions {
     pub fn create() -> Result<Positions> {
-        let page = SharedNumbers::create()
+        let page = SharedNumbers::create(SLOTS)
             .map_err(|error| Error::io("could not make shared memory", error))?;
         Ok(Positions { page })
     }
@@ -98,6 +102,16 @@ impl Positions {
     pub fn set_apply(&self, is_enabled: bool) {
         let value = u64::from(is_enabled);
         self.slot(Slot::Apply).store(value, Ordering::Release);
+    }
+
+    /// Whether receive is to take nothing more from the source for now. Written by the parent.
+    pub fn is_held(&self) -> bool {
+        self.get(Slot::Held) != 0
+    }
+
+    pub fn hold(&self, is_held: bool) {
+        let value = u64::from(is_held);
+        self.slot(Slot::Held).store(value, Ordering::Release);
     }
 
     /// Everything at or before it is in the JSON files. Written by receive.

@@ -7,7 +7,10 @@ use super::decode::Plugin;
 use super::{identity, origin, publication};
 use crate::error::{Context, Error, Result, Side};
 use crate::filter::Filters;
+use crate::pg::conninfo::ConnInfo;
+use crate::pg::session::open_source;
 use crate::pg::wire::{Connection, Row};
+use crate::sys::signal::Shutdown;
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +80,7 @@ pub fn check(
     for warning in warnings {
         log::warn!("{}: {warning}", warning.side);
     }
-    match refusal(&problems) {
+    match refusal(WHAT, &problems) {
         Some(error) => Err(error),
         None => Ok(()),
     }
@@ -96,12 +99,13 @@ pub fn find(
     Ok(problems)
 }
 
+const WHAT: &str = "cannot follow the source's changes";
+
 /// A single problem is the message; several are lines of their own before it.
-fn refusal(problems: &[Problem]) -> Option<Error> {
-    const WHAT: &str = "cannot follow the source's changes";
+fn refusal(what: &str, problems: &[Problem]) -> Option<Error> {
     let first = problems.first()?;
     let error = match problems {
-        [only] => Error::on(only.side, format!("{WHAT}: on the {}, {only}", only.side)),
+        [only] => Error::on(only.side, format!("{what}: on the {}, {only}", only.side)),
         _ => {
             let lines: Vec<String> = problems
                 .iter()
@@ -109,7 +113,7 @@ fn refusal(problems: &[Problem]) -> Option<Error> {
                 .collect();
             Error::on(
                 first.side,
-                format!("{WHAT}: {} things are in the way", problems.len()),
+                format!("{what}: {} things are in the way", problems.len()),
             )
             .with_detail(lines.join("\n"))
         }
@@ -127,10 +131,14 @@ const SOURCE_SQL: &str = "SELECT current_setting('wal_level'), \
      (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()), \
      current_setting('hot_standby_feedback') = 'on'";
 
-fn check_source(source: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
-    let row = source
+fn source_row(source: &mut Connection) -> Result<Row> {
+    source
         .query_one(SOURCE_SQL)
-        .context("could not look at the settings of the source")?;
+        .context("could not look at the settings of the source")
+}
+
+fn check_source(source: &mut Connection, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
+    let row = source_row(source)?;
     let plugin = wanted.plugin;
     let mut problems = check_places(&row, wanted)?;
     if !row.bool(5)? {
@@ -229,6 +237,44 @@ fn tell_unlogged(source: &mut Connection) -> Result<()> {
     Ok(())
 }
 
+const RAISE_SLOTS: &str =
+    "drop one that nobody needs, or raise max_replication_slots and restart the server";
+
+/// Slots and WAL senders: how many are taken, of how many.
+struct Places {
+    slots: i64,
+    most_slots: i64,
+    senders: i64,
+    most_senders: i64,
+}
+
+impl Places {
+    fn of(row: &Row) -> Result<Places> {
+        Ok(Places {
+            slots: row.parse(1)?,
+            most_slots: row.parse(2)?,
+            senders: row.parse(3)?,
+            most_senders: row.parse(4)?,
+        })
+    }
+
+    fn no_slot(&self) -> Problem {
+        Problem::on_source(
+            "replication-slots",
+            format!("no replication slot is free, of {}", self.most_slots),
+            RAISE_SLOTS,
+        )
+    }
+
+    fn no_sender(&self) -> Problem {
+        Problem::on_source(
+            "wal-senders",
+            format!("no WAL sender is free, of {}", self.most_senders),
+            "raise max_wal_senders, then restart the server",
+        )
+    }
+}
+
 /// wal_level, and room for a slot and a WAL sender.
 fn check_places(row: &Row, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
     let mut problems = Vec::new();
@@ -240,21 +286,13 @@ fn check_places(row: &Row, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
             "ALTER SYSTEM SET wal_level = logical, then restart the server",
         ));
     }
-    let (slots, most_slots): (i64, i64) = (row.parse(1)?, row.parse(2)?);
-    if wanted.makes_slot && slots >= most_slots {
-        problems.push(Problem::on_source(
-            "replication-slots",
-            format!("no replication slot is free, of {most_slots}"),
-            "drop one that nobody needs, or raise max_replication_slots",
-        ));
+    let places = Places::of(row)?;
+    if wanted.makes_slot && places.slots >= places.most_slots {
+        problems.push(places.no_slot());
     }
-    let (senders, most_senders): (i64, i64) = (row.parse(3)?, row.parse(4)?);
+    let (senders, most_senders) = (places.senders, places.most_senders);
     if senders >= most_senders {
-        problems.push(Problem::on_source(
-            "wal-senders",
-            format!("no WAL sender is free, of {most_senders}"),
-            "raise max_wal_senders, then restart the server",
-        ));
+        problems.push(places.no_sender());
     } else if wanted.makes_slot && senders + 1 == most_senders {
         // While the copy runs, one holds the snapshot and one sends the changes.
         problems.push(Problem {
@@ -270,6 +308,53 @@ fn check_places(row: &Row, wanted: Wanted<'_>) -> Result<Vec<Problem>> {
         });
     }
     Ok(problems)
+}
+
+/// A copy that is resumed after its snapshot is lost needs a slot and a WAL sender more for a moment, for a new one.
+pub fn check_for_snapshot(source: &mut Connection) -> Result<()> {
+    let places = Places::of(&source_row(source)?)?;
+    let mut problems = Vec::new();
+    if places.slots >= places.most_slots {
+        problems.push(places.no_slot());
+    }
+    if places.senders >= places.most_senders {
+        problems.push(places.no_sender());
+    }
+    refusal(
+        "cannot take another snapshot to resume the copy in",
+        &problems,
+    )
+    .map_or(Ok(()), Err)
+}
+
+/// The same, before there is any need.
+pub fn spare_slot(source: &mut Connection, makes_slot: bool) -> Result<Option<Problem>> {
+    let places = Places::of(&source_row(source)?)?;
+    let taken = places.slots + i64::from(makes_slot);
+    Ok((taken >= places.most_slots).then(|| Problem {
+        is_only_a_warning: true,
+        ..Problem::on_source(
+            "spare-slot",
+            format!(
+                "no replication slot is free beside our own, of {}: a copy that is interrupted can only be resumed with one \
+                 more",
+                places.most_slots
+            ),
+            RAISE_SLOTS,
+        )
+    }))
+}
+
+pub fn warn_without_spare_slot(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let mut source = open_source(info, application_name, shutdown)?;
+    if let Some(problem) = spare_slot(&mut source, false)? {
+        log::warn!("{}: {problem}", problem.side);
+    }
+    Ok(())
 }
 
 /// Trap 56: since 15.19, 16.15, 17.11 and 18.6 the server has a list of the plugins that it loads.
@@ -445,13 +530,13 @@ mod tests {
 
     #[test]
     fn several_problems_are_a_line_each() {
-        assert!(refusal(&[]).is_none());
+        assert!(refusal(WHAT, &[]).is_none());
         let one = Problem::on_target("x", "it is a standby", "");
-        let error = refusal(std::slice::from_ref(&one)).unwrap();
+        let error = refusal(WHAT, std::slice::from_ref(&one)).unwrap();
         assert_eq!((error.exit_code(), error.detail()), (7, None));
         assert!(error.message().ends_with("on the target, it is a standby"));
         let two = [Problem::on_source("y", "a", "do b"), one];
-        let error = refusal(&two).unwrap();
+        let error = refusal(WHAT, &two).unwrap();
         assert_eq!(
             error.detail(),
             Some("source: a: do b\ntarget: it is a standby")

@@ -21,7 +21,7 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
-use crate::sys::durable::{Sync, remove_file};
+use crate::sys::durable::{Sync, remove_file, write_atomic};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done;
 
@@ -95,6 +95,17 @@ pub fn publication_of(slot_name: &str) -> &str {
 
 fn file_in(dir: &Path) -> PathBuf {
     dir.join("slot")
+}
+
+/// Its presence says that a clone has allowed applying: from then on it is for the user to allow or not.
+pub const APPLY_ENABLED: &str = "apply-enabled";
+
+pub fn has_enabled_apply(dir: &Path) -> bool {
+    dir.join(APPLY_ENABLED).exists()
+}
+
+pub fn note_enabled_apply(dir: &Path) -> Result<()> {
+    write_atomic(&dir.join(APPLY_ENABLED), b"", Sync::Now)
 }
 
 /// What an earlier process has set up here.

@@ -168,15 +168,19 @@ impl ScriptFile {
         ScriptFile::opened(path, file)
     }
 
-    /// Go on behind what a finished script has, in place of its last line.
-    fn go_on(path: &Path) -> Result<ScriptFile> {
+    /// Go on behind what a finished script has, in place of its last line. `None` when it is gone: the target has passed
+    /// what it had, and the parent has removed it.
+    fn go_on(path: &Path) -> Result<Option<ScriptFile>> {
         let end = last_line(path)?.map_or(0, |line| line.start);
-        let file = OpenOptions::new().write(true).open(path);
+        let file = match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file,
+        };
         let mut it = ScriptFile::opened(path, file)?;
         let what = || format!("could not write file \"{}\"", path.display());
         it.file.set_len(end).with_context(what)?;
         it.file.seek(SeekFrom::Start(end)).with_context(what)?;
-        Ok(it)
+        Ok(Some(it))
     }
 
     fn opened(path: &Path, file: std::io::Result<File>) -> Result<ScriptFile> {
@@ -252,7 +256,8 @@ pub fn run_stream(
 
 /// The JSON file that the lines on the pipe are from.
 struct Origin {
-    out: ScriptFile,
+    /// `None` when the target has passed all of it that there was.
+    out: Option<ScriptFile>,
     /// Where the next line begins in it, and where the transaction under way does.
     offset: u64,
     boundary: u64,
@@ -314,8 +319,8 @@ impl Live<'_> {
         if ready.is_empty() {
             return Ok(true);
         }
-        if let Some(script) = &mut self.script {
-            script.out.append(ready)?;
+        if let Some(out) = self.script.as_mut().and_then(|script| script.out.as_mut()) {
+            out.append(ready)?;
         }
         let is_read = self.output.write_all(ready, shutdown)?;
         self.transform.clear_output();
@@ -333,7 +338,7 @@ impl Live<'_> {
         self.pass_on(shutdown)?;
         let path = script_of(json);
         let out = if offset == 0 {
-            ScriptFile::create(&path)?
+            Some(ScriptFile::create(&path)?)
         } else {
             if covered_bytes(&path)? != Some(offset) {
                 make(self.spec, json, offset, shutdown)?;
@@ -355,4 +360,44 @@ fn without_file() -> Error {
         ErrorKind::Protocol,
         "the changes on the pipe do not say which file they are from",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// The parent removes the file before the one that receive has begun, just when live replay begins in it.
+    #[test]
+    fn a_script_that_was_passed_and_removed_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = TransformSpec {
+            dir: dir.path().to_path_buf(),
+            replay_no_op_updates: false,
+        };
+        let mut lines = Vec::new();
+        for message in [
+            LogicalMessage::File {
+                name: "000000010000000000000004".into(),
+                offset: 4711,
+            },
+            LogicalMessage::Keepalive {
+                lsn: crate::lsn::Lsn(0x500),
+            },
+        ] {
+            message.write_json(&mut lines);
+        }
+        let (input, to) = nix::unistd::pipe().unwrap();
+        let (from, output) = nix::unistd::pipe().unwrap();
+        File::from(to).write_all(&lines).unwrap();
+        run_live(&spec, input, output, &Shutdown::deaf()).unwrap();
+        let mut script = String::new();
+        File::from(from).read_to_string(&mut script).unwrap();
+        assert!(
+            script.contains("KEEPALIVE; -- {\"lsn\":\"0/500\"}"),
+            "{script}"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

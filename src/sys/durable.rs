@@ -97,16 +97,9 @@ pub fn sync_file_system(directory: &Path) -> Result<()> {
     failpoint("disk.after_sync")
 }
 
-/// What the operating system said, and what to do when it was about space.
+/// What the operating system said, and of what.
 fn refused(what: &str, path: &Path, cause: std::io::Error) -> Error {
-    let errno = Errno::from_raw(cause.raw_os_error().unwrap_or(0));
-    let error = Error::io(format!("could not {what} \"{}\"", path.display()), cause);
-    match errno {
-        Errno::ENOSPC | Errno::EDQUOT => error.with_hint(
-            "Make room in its file system; what is done stays done, and --resume goes on from there.",
-        ),
-        _ => error,
-    }
+    Error::io(format!("could not {what} \"{}\"", path.display()), cause)
 }
 
 fn sync_directory(directory: &Path) -> std::io::Result<()> {
@@ -136,7 +129,7 @@ fn create(path: &Path) -> std::io::Result<File> {
 /// two files of one name.
 #[derive(Debug)]
 pub struct LockFile {
-    _file: File,
+    file: File,
 }
 
 /// Who holds a lock that we wanted: who took it, although only its workers may be left.
@@ -163,9 +156,22 @@ impl LockFile {
             file.set_len(0)?;
             file.rewind()?;
             writeln!(file, "{}", std::process::id())?;
-            Ok(Ok(LockFile { _file: file }))
+            Ok(Ok(LockFile { file }))
         };
         open_and_lock().map_err(|error| refused("lock file", path, error))
+    }
+
+    /// Give the lock back, also for every child that has inherited it.
+    #[expect(unsafe_code, reason = "flock(2)")]
+    pub fn release(&self) -> Result<()> {
+        // SAFETY: a plain system call on a descriptor that is open as long as `self` is borrowed.
+        match unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) } {
+            0 => Ok(()),
+            _ => Err(Error::io(
+                "could not release a lock",
+                std::io::Error::last_os_error(),
+            )),
+        }
     }
 }
 
@@ -264,7 +270,7 @@ mod tests {
         let path = dir.path().join("pid");
         let worker = LockFile::take(&path).unwrap().unwrap();
         // What fork leaves in the parent: another descriptor of the same open file.
-        let parent = worker._file.try_clone().unwrap();
+        let parent = worker.file.try_clone().unwrap();
         drop(worker);
         assert!(LockFile::take(&path).unwrap().is_err());
         drop(parent);

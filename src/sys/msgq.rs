@@ -20,8 +20,15 @@ pub const ITEM_BYTES: usize = 16;
 /// it, so a timer does.
 const ALARM: Duration = Duration::from_millis(200);
 
+/// The message type of an item that is like any other.
+pub const ANY: libc::c_long = 1;
+
 /// What travels on a queue: an enum coded to fixed bytes, in one place.
 pub trait QueueItem: Sized {
+    /// The type of its message, above zero: whoever takes items may ask for those of one type.
+    fn kind(&self) -> libc::c_long {
+        ANY
+    }
     fn encode(&self) -> [u8; ITEM_BYTES];
     fn decode(bytes: &[u8; ITEM_BYTES]) -> Option<Self>;
 }
@@ -86,7 +93,7 @@ impl<M: QueueItem> MessageQueue<M> {
     /// Put an item if there is room; `Ok(false)` when the queue is full.
     pub fn try_send(&self, item: &M) -> Result<bool> {
         failpoint("queue.before_send")?;
-        match sys_send(self.id, &item.encode(), libc::IPC_NOWAIT) {
+        match sys_send(self.id, item.kind(), &item.encode(), libc::IPC_NOWAIT) {
             Ok(()) => failpoint("queue.after_send").map(|()| true),
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -103,7 +110,7 @@ impl<M: QueueItem> MessageQueue<M> {
         let _alarm = Alarm::start();
         loop {
             shutdown.check()?;
-            match sys_send(self.id, &bytes, 0) {
+            match sys_send(self.id, item.kind(), &bytes, 0) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(queue_error("send to", error)),
@@ -111,11 +118,19 @@ impl<M: QueueItem> MessageQueue<M> {
         }
     }
 
-    /// Take an item if there is one.
+    /// Take the first item if there is one.
     pub fn try_recv(&self) -> Result<Received<M>> {
+        self.try_recv_kind(0)
+    }
+
+    /// Take the first item of one kind if there is one.
+    pub fn try_recv_kind(&self, kind: libc::c_long) -> Result<Received<M>> {
         loop {
-            match sys_recv(self.id, libc::IPC_NOWAIT) {
-                Ok(bytes) => return decode(&bytes),
+            match sys_recv(self.id, kind, libc::IPC_NOWAIT) {
+                Ok(bytes) => {
+                    failpoint("queue.after_receive")?;
+                    return decode(&bytes);
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOMSG) => {
                     return Ok(Received::Empty);
                 }
@@ -126,12 +141,12 @@ impl<M: QueueItem> MessageQueue<M> {
         }
     }
 
-    /// Take an item, waiting for one.
+    /// Take the first item, waiting for one.
     pub fn recv(&self, shutdown: &Shutdown) -> Result<Received<M>> {
         let _alarm = Alarm::start();
         loop {
             shutdown.check()?;
-            match sys_recv(self.id, 0) {
+            match sys_recv(self.id, 0, 0) {
                 Ok(bytes) => {
                     failpoint("queue.after_receive")?;
                     return decode(&bytes);
@@ -231,9 +246,9 @@ fn sys_remove(id: i32) -> io::Result<()> {
     }
 }
 
-fn sys_send(id: i32, bytes: &[u8; ITEM_BYTES], flags: i32) -> io::Result<()> {
+fn sys_send(id: i32, kind: libc::c_long, bytes: &[u8; ITEM_BYTES], flags: i32) -> io::Result<()> {
     let buffer = Buffer {
-        mtype: 1,
+        mtype: kind,
         mtext: *bytes,
     };
     // SAFETY: the buffer starts with a positive long and holds ITEM_BYTES after it, as msgsnd expects.
@@ -246,14 +261,15 @@ fn sys_send(id: i32, bytes: &[u8; ITEM_BYTES], flags: i32) -> io::Result<()> {
     }
 }
 
-fn sys_recv(id: i32, flags: i32) -> io::Result<[u8; ITEM_BYTES]> {
+/// The first message of this kind; zero is any.
+fn sys_recv(id: i32, kind: libc::c_long, flags: i32) -> io::Result<[u8; ITEM_BYTES]> {
     let mut buffer = Buffer {
         mtype: 0,
         mtext: [0; ITEM_BYTES],
     };
     // SAFETY: the kernel writes a long and at most ITEM_BYTES into the buffer; a longer message is E2BIG.
     #[expect(unsafe_code, reason = "msgrcv(2)")]
-    let count = unsafe { libc::msgrcv(id, (&raw mut buffer).cast(), ITEM_BYTES, 0, flags) };
+    let count = unsafe { libc::msgrcv(id, (&raw mut buffer).cast(), ITEM_BYTES, kind, flags) };
     if count < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -1,20 +1,17 @@
-//! A few numbers that a parent and its children share: one page of memory, inherited across fork. Every number has one
-//! writer; readers see it at once, without a system call. It disappears with the last process, and survives none.
+//! Numbers that a parent and its children share: memory inherited across fork, which everybody sees at once, without a
+//! system call. It disappears with the last process, and survives none.
 
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-/// How many numbers fit.
-pub const SLOTS: usize = 64;
-
-/// The page. Never unmapped: whoever made it, or inherited it, keeps it until its process ends.
+/// The memory. Never unmapped: whoever made it, or inherited it, keeps it until its process ends.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedNumbers {
-    slots: NonNull<[AtomicU64; SLOTS]>,
+    numbers: NonNull<[AtomicU64]>,
 }
 
-// SAFETY: the page is only ever used through atomics.
+// SAFETY: the memory is only ever used through atomics.
 #[expect(unsafe_code, reason = "a shared mapping of atomics")]
 unsafe impl Send for SharedNumbers {}
 
@@ -23,12 +20,13 @@ unsafe impl Send for SharedNumbers {}
 unsafe impl Sync for SharedNumbers {}
 
 impl SharedNumbers {
-    /// All zero. To be called before the children are forked.
+    /// So many, all zero. To be called before the children are forked.
     #[expect(unsafe_code, reason = "mmap(2)")]
-    pub fn create() -> io::Result<SharedNumbers> {
-        let length = size_of::<[AtomicU64; SLOTS]>();
+    pub fn create(count: usize) -> io::Result<SharedNumbers> {
+        // An empty mapping is refused.
+        let length = size_of::<AtomicU64>() * count.max(1);
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
-        let page = unsafe {
+        let memory = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 length,
@@ -38,19 +36,21 @@ impl SharedNumbers {
                 0,
             )
         };
-        if page == libc::MAP_FAILED {
+        if memory == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        match NonNull::new(page.cast()) {
-            Some(slots) => Ok(SharedNumbers { slots }),
+        match NonNull::new(memory.cast()) {
+            Some(first) => Ok(SharedNumbers {
+                numbers: NonNull::slice_from_raw_parts(first, count),
+            }),
             None => Err(io::Error::other("mmap(2) returned no address")),
         }
     }
 
     #[expect(unsafe_code, reason = "a shared mapping of atomics")]
-    pub fn all(&self) -> &[AtomicU64; SLOTS] {
-        // SAFETY: the mapping is page-aligned, zero-initialised, as long as the array, and never unmapped.
-        unsafe { self.slots.as_ref() }
+    pub fn all(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is page-aligned, zero-initialised, as long as the slice, and never unmapped.
+        unsafe { self.numbers.as_ref() }
     }
 }
 
@@ -62,10 +62,10 @@ mod tests {
 
     #[test]
     fn what_one_writes_the_other_reads() {
-        let numbers = SharedNumbers::create().unwrap();
+        let numbers = SharedNumbers::create(1000).unwrap();
         let copy = numbers;
         copy.all()[3].store(7, Ordering::Release);
         assert_eq!(numbers.all()[3].load(Ordering::Acquire), 7);
-        assert_eq!(numbers.all()[63].load(Ordering::Acquire), 0);
+        assert_eq!(numbers.all()[999].load(Ordering::Acquire), 0);
     }
 }

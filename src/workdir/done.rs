@@ -39,7 +39,7 @@ pub struct TableDone {
     pub finished_at_ms: u64,
     pub worker_pid: u32,
     pub snapshot: String,
-    /// Where the source's log stood when the snapshot was taken; absent for a snapshot that somebody else exported.
+    /// What committed on the source at or before it is in the rows, and nothing else is. Known of the snapshot of a slot only.
     pub snapshot_lsn: Option<Lsn>,
     pub part: Option<PartDone>,
 }

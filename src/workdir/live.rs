@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::done::now_ms;
+use super::paths::Paths;
 use crate::error::{Error, Result};
 use crate::ident::Oid;
 
@@ -35,6 +36,9 @@ pub struct LiveRun {
     pub skips_vacuum: bool,
     /// On the source's disk: what earlier runs have copied already.
     pub size_done_before: u64,
+    /// The workers are those of an instance, and noted in its directory; this is the database's number there.
+    #[serde(default)]
+    pub database: Option<u32>,
 }
 
 /// What a worker is busy with.
@@ -54,6 +58,9 @@ pub enum Task {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Current {
     pub task: Task,
+    /// Its number among those of the run.
+    #[serde(default)]
+    pub database: u32,
     pub oid: Oid,
     /// Of a table in parts, from 1; else 0.
     pub part: u32,
@@ -112,26 +119,7 @@ pub struct Live {
 impl Live {
     /// Make the file for a run with so many workers. What an earlier run left of it is gone.
     pub fn create(path: &Path, run: &LiveRun, workers: u32) -> Live {
-        let make = || -> std::io::Result<File> {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-                .open(path)?;
-            write_record(&file, 0, run)?;
-            for number in 1..=workers {
-                write_record(&file, number, &WorkerRecord::default())?;
-            }
-            Ok(file)
-        };
-        let file = make()
-            .inspect_err(|error| {
-                log::debug!("could not write file \"{}\": {error}", path.display());
-            })
-            .ok();
+        let file = make(path, run, workers);
         Live { file, workers }
     }
 
@@ -140,6 +128,7 @@ impl Live {
         Seat {
             live: self,
             number,
+            database: 0,
             record: WorkerRecord {
                 worker,
                 ..WorkerRecord::default()
@@ -159,8 +148,57 @@ impl Live {
     }
 }
 
-/// Read the file of a run, from any process; `None` when there is none.
-pub fn read(path: &Path) -> Result<Option<(LiveRun, Vec<WorkerRecord>)>> {
+/// Note in the directory of one database that its workers are those of an instance.
+pub fn note(path: &Path, run: &LiveRun) {
+    make(path, run, 0);
+}
+
+fn make(path: &Path, run: &LiveRun, workers: u32) -> Option<File> {
+    let make = || -> std::io::Result<File> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+            .open(path)?;
+        write_record(&file, 0, run)?;
+        for number in 1..=workers {
+            write_record(&file, number, &WorkerRecord::default())?;
+        }
+        Ok(file)
+    };
+    make()
+        .inspect_err(|error| {
+            log::debug!("could not write file \"{}\": {error}", path.display());
+        })
+        .ok()
+}
+
+/// What a run and its workers say of a work directory, from any process; `None` when nobody says anything. Of the workers
+/// of an instance, only those that are busy with the database of this directory count, and only with what they do now.
+pub fn read(paths: &Paths) -> Result<Option<(LiveRun, Vec<WorkerRecord>)>> {
+    let Some((run, records)) = read_file(&paths.workers())? else {
+        return Ok(None);
+    };
+    let Some(database) = run.database else {
+        return Ok(Some((run, records)));
+    };
+    let instance = paths.instance().map(|paths| read_file(&paths.workers()));
+    let of_instance = match instance.transpose()?.flatten() {
+        Some((other, records)) if other.pid == run.pid => records,
+        _ => Vec::new(),
+    };
+    let is_here = |record: &WorkerRecord| {
+        let current = record.current.as_ref();
+        current.is_some_and(|current| current.database == database)
+    };
+    let records = of_instance.into_iter().filter(is_here);
+    Ok(Some((run, records.collect())))
+}
+
+fn read_file(path: &Path) -> Result<Option<(LiveRun, Vec<WorkerRecord>)>> {
     let failed = |error| Error::io(format!("could not read file \"{}\"", path.display()), error);
     let file = match File::open(path) {
         Ok(file) => file,
@@ -205,15 +243,22 @@ fn read_record<T: DeserializeOwned>(file: &File, number: u32) -> Option<T> {
 pub struct Seat<'a> {
     live: &'a Live,
     number: u32,
+    database: u32,
     record: WorkerRecord,
     written: Instant,
 }
 
 impl Seat<'_> {
+    /// What begins from here on is of this database.
+    pub fn work_for(&mut self, database: u32) {
+        self.database = database;
+    }
+
     /// Something begins, or begins again.
     pub fn begin(&mut self, task: Task, oid: Oid, part: u32, size: u64) {
         self.record.current = Some(Current {
             task,
+            database: self.database,
             oid,
             part,
             size,
@@ -277,13 +322,14 @@ impl Seat<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Live, LiveRun, RECORD_BYTES, Task, WorkerRecord, read};
+    use super::{Live, LiveRun, RECORD_BYTES, Task, WorkerRecord, note, read, read_file};
+    use crate::workdir::paths::Paths;
 
     #[test]
     fn what_a_worker_writes_is_what_others_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("workers.json");
-        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read_file(&path).unwrap(), None);
         let run = LiveRun {
             pid: 7,
             ..LiveRun::default()
@@ -291,7 +337,7 @@ mod tests {
         let live = Live::create(&path, &run, 2);
         let mut seat = live.seat(2, "copy worker 2".into());
         seat.begin(Task::Copy, 16_384, 0, 8192);
-        let (found, records) = read(&path).unwrap().unwrap();
+        let (found, records) = read_file(&path).unwrap().unwrap();
         assert_eq!((found, records.len()), (run, 1));
         let current = records[0].current.as_ref().unwrap();
         assert_eq!((current.oid, current.size), (16_384, 8192));
@@ -307,6 +353,7 @@ mod tests {
         let path = dir.path().join("workers.json");
         let live = Live::create(&path, &LiveRun::default(), 2);
         let mut seat = live.seat(1, "large-object worker 128".into());
+        seat.work_for(u32::MAX);
         seat.record = WorkerRecord {
             items: u64::MAX,
             size: u64::MAX,
@@ -317,13 +364,43 @@ mod tests {
         seat.begin(Task::LargeObjects, u32::MAX, u32::MAX, u64::MAX);
         seat.reached(u64::MAX, u64::MAX);
         seat.write();
-        let (_, records) = read(&path).unwrap().unwrap();
+        let (_, records) = read_file(&path).unwrap().unwrap();
         assert_eq!(records, [seat.record]);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[RECORD_BYTES + 5] = 0xff;
         std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(read(&path).unwrap().unwrap().1, []);
+        assert_eq!(read_file(&path).unwrap().unwrap().1, []);
         std::fs::write(&path, "x").unwrap();
-        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read_file(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_database_of_an_instance_sees_its_own_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = Paths::new(dir.path());
+        let [one, two] =
+            ["one", "two"].map(|name| Paths::new(dir.path().join("databases").join(name)));
+        for paths in [&top, &one, &two] {
+            std::fs::create_dir_all(paths.run()).unwrap();
+        }
+        let run = LiveRun {
+            pid: 7,
+            ..LiveRun::default()
+        };
+        let live = Live::create(&top.workers(), &run, 2);
+        for (number, paths) in [&one, &two].into_iter().enumerate() {
+            let database = Some(number as u32);
+            let run = LiveRun {
+                database,
+                ..run.clone()
+            };
+            note(&paths.workers(), &run);
+        }
+        let mut seat = live.seat(1, "copy worker 1".into());
+        seat.work_for(1);
+        seat.begin(Task::Copy, 16_384, 0, 8192);
+        assert_eq!(read(&one).unwrap().unwrap().1, []);
+        assert_eq!(read(&two).unwrap().unwrap().1.len(), 1);
+        assert_eq!(read(&top).unwrap().unwrap().1.len(), 1);
     }
 }

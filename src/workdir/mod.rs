@@ -38,6 +38,8 @@ pub enum Service {
     /// The parent of a clone and a follow.
     Online,
     Compare,
+    /// The parent of the clones of all databases.
+    Instance,
 }
 
 impl Service {
@@ -48,6 +50,7 @@ impl Service {
             Service::Follow => "pgcopydb.service.pid",
             Service::Online => "pgcopydb.aux.pid",
             Service::Compare => "pgcopydb.compare.pid",
+            Service::Instance => "pgcopydb.instance.pid",
         }
     }
 }
@@ -63,7 +66,7 @@ struct SlotNote {
 #[derive(Debug)]
 pub struct WorkDir {
     pub paths: Paths,
-    _lock: LockFile,
+    lock: LockFile,
 }
 
 /// `--dir`, else `$TMPDIR/pgcopydb`, else `/tmp/pgcopydb`.
@@ -112,8 +115,13 @@ impl WorkDir {
         let lock = take_lock(dir, service)?;
         Ok(WorkDir {
             paths: Paths::new(dir),
-            _lock: lock,
+            lock,
         })
+    }
+
+    /// Let others use it, though this process and children of it live on.
+    pub fn release(&self) -> Result<()> {
+        self.lock.release()
     }
 
     /// Make the directories of a run.
@@ -225,14 +233,18 @@ impl WorkDir {
         done::write(&self.paths.part_done(data.oid, number), data, Sync::Later)
     }
 
-    /// When the done-files of all parts are there: make the table's own, unless somebody else has. Whether it was us,
-    /// which decides who queues the table's indexes.
-    pub fn complete_parts(&self, oid: Oid, count: u32) -> Result<bool> {
+    /// When the done-files of all parts are there, copied under this snapshot: make the table's own, unless somebody else
+    /// has. Whether it was us, which decides who queues the table's indexes.
+    pub fn complete_parts(&self, oid: Oid, count: u32, snapshot: &str) -> Result<bool> {
         let mut whole: Option<TableDone> = None;
         for number in 1..=count {
             let Some(part) = done::read::<TableDone>(&self.paths.part_done(oid, number))? else {
                 return Ok(false);
             };
+            // One that an earlier run has left: its part is still to be copied again.
+            if part.snapshot != snapshot {
+                return Ok(false);
+            }
             match &mut whole {
                 None => whole = Some(TableDone { part: None, ..part }),
                 Some(whole) => {
@@ -537,10 +549,10 @@ mod tests {
         let workdir = WorkDir::open(&dir.path().join("w"), Service::Clone).unwrap();
         workdir.prepare_run().unwrap();
         workdir.write_part_done(&part(1)).unwrap();
-        assert!(!workdir.complete_parts(7, 2).unwrap());
+        assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         workdir.write_part_done(&part(2)).unwrap();
-        assert!(workdir.complete_parts(7, 2).unwrap());
-        assert!(!workdir.complete_parts(7, 2).unwrap());
+        assert!(workdir.complete_parts(7, 2, "s").unwrap());
+        assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         let whole: TableDone = super::done::read(&workdir.paths.table_done(7))
             .unwrap()
             .unwrap();

@@ -17,6 +17,7 @@ pub const TOP_NAMES: &[&str] = &[
     "pgcopydb.aux.pid",
     "pgcopydb.snapshot.pid",
     "pgcopydb.compare.pid",
+    "pgcopydb.instance.pid",
     "snapshot",
     "follow-queues.json",
     "schema.json",
@@ -25,7 +26,25 @@ pub const TOP_NAMES: &[&str] = &[
     "run",
     "cdc",
     "compare",
+    "databases",
 ];
+
+/// The name of the database whose folder this is; `None` for a folder that no database has.
+pub fn database_of_folder(folder: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = folder.as_bytes();
+    while let Some((first, others)) = rest.split_first() {
+        rest = others;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &rest[2..];
+    }
+    String::from_utf8(bytes).ok()
+}
 
 impl Paths {
     pub fn new(top: impl Into<PathBuf>) -> Paths {
@@ -34,6 +53,31 @@ impl Paths {
 
     pub fn top(&self) -> &Path {
         &self.top
+    }
+
+    /// Where an instance keeps its databases.
+    pub fn databases(&self) -> PathBuf {
+        self.top.join("databases")
+    }
+
+    /// The directory of one database of an instance. What is not harmless in a file name is written as its bytes.
+    pub fn database(&self, name: &str) -> PathBuf {
+        let mut folder = String::new();
+        for byte in name.bytes() {
+            let is_harmless = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+            match is_harmless {
+                true => folder.push(char::from(byte)),
+                false => folder.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        self.databases().join(folder)
+    }
+
+    /// The instance that this is the directory of a database of, if its place says so.
+    pub fn instance(&self) -> Option<Paths> {
+        let databases = self.top.parent()?;
+        let is_ours = databases.file_name()? == "databases";
+        is_ours.then(|| databases.parent().map(Paths::new))?
     }
 
     pub fn snapshot(&self) -> PathBuf {
@@ -89,6 +133,11 @@ impl Paths {
     /// Dump ids of the pre-data that the target refused.
     pub fn refused(&self) -> PathBuf {
         self.run().join("restore-pre.refused")
+    }
+
+    /// What of another role the restores leave alone on the target.
+    pub fn left_alone(&self) -> PathBuf {
+        self.run().join("left-alone.json")
     }
 
     /// What the dump found the source to be, for commands that do not talk to it.
@@ -211,5 +260,28 @@ impl Paths {
 
     pub fn failures(&self) -> PathBuf {
         self.run().join("failed")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Paths, database_of_folder};
+
+    #[test]
+    fn a_folder_for_each_database_and_back() {
+        let top = Paths::new("/w");
+        for (name, folder) in [
+            ("shop_1-b", "shop_1-b"),
+            ("../x y", "%2E%2E%2Fx%20y"),
+            ("é", "%C3%A9"),
+        ] {
+            let dir = top.database(name);
+            assert_eq!(dir, top.databases().join(folder));
+            assert_eq!(database_of_folder(folder).as_deref(), Some(name));
+            assert_eq!(Paths::new(dir).instance(), Some(top.clone()));
+        }
+        assert_eq!(top.instance(), None);
+        assert_eq!(database_of_folder("%2"), None);
+        assert_eq!(database_of_folder("%zz"), None);
     }
 }

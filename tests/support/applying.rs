@@ -44,18 +44,20 @@ impl<'c> Place<'c> {
             &db,
             &format!("select pg_replication_origin_create('{origin}')"),
         );
+        let dir = TempDir::new().unwrap();
         let spec = ApplySpec {
             target: ConnInfo::parse(Side::Target, &cluster.uri(&db)).unwrap(),
             application_name: format!("pgcopydb[{db}] apply"),
             origin,
             keeper: PositionKeeper::Origin,
             mode: ApplyMode::Auto,
+            dir: dir.path().to_path_buf(),
         };
         Place {
             cluster,
             db,
             positions: Positions::create().unwrap(),
-            dir: TempDir::new().unwrap(),
+            dir,
             spec,
         }
     }

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::cli::size::pretty_size;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::{TextTable, printable};
 use crate::ident::QualifiedName;
 use crate::report::summary::Summary;
 use crate::report::{Answer, Progress, Replication, State};
+use crate::size::pretty_size;
 
 /// Writing to a String cannot fail.
 macro_rules! line {

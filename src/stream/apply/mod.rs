@@ -7,6 +7,7 @@
 
 mod chunk;
 mod execute;
+mod in_copy;
 mod plan;
 mod session;
 mod sql;
@@ -14,7 +15,7 @@ mod state;
 mod target;
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
@@ -30,6 +31,7 @@ use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
 use execute::Executor;
+use in_copy::{InCopy, Kept, Look};
 use session::Session;
 use state::{Action, ApplyState};
 
@@ -81,6 +83,8 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    /// Where the files of the follow are.
+    pub dir: PathBuf,
 }
 
 /// Why an input ended.
@@ -125,6 +129,8 @@ pub struct Applier {
     has_savepoint: bool,
     /// Changes that met no row, until they are committed.
     missed: Missed,
+    /// A copy that was read in several snapshots has some of the changes already.
+    in_copy: Option<InCopy>,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -148,6 +154,7 @@ impl Applier {
         }
         positions.advance_committed(progress);
         positions.advance_replayed(progress);
+        let in_copy = InCopy::read(&spec.dir, positions.replayed())?;
         Ok(Applier {
             session,
             executor,
@@ -162,6 +169,7 @@ impl Applier {
             commit_lsn: None,
             has_savepoint: false,
             missed: Missed::default(),
+            in_copy,
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -180,6 +188,7 @@ impl Applier {
         let file = std::fs::File::open(path).with_context(what)?;
         let mut lines = LineReader::new(file);
         self.line = 0;
+        self.forget_kept();
         loop {
             let shutdown = self.shutdown;
             let line = match lines.next(None, &shutdown)? {
@@ -276,6 +285,55 @@ impl Applier {
     /// Take one line; whether the end position is reached.
     fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.line += 1;
+        let Some(in_copy) = &mut self.in_copy else {
+            return self.take_line(line);
+        };
+        let number = self.line;
+        let looked = in_copy
+            .look(line, self.commit_lsn, self.state.is_inside(), number)
+            .with_context(|| format!("line {number}"))?;
+        match looked {
+            Look::Take => self.take_line(line),
+            Look::Leave => Ok(false),
+            Look::TruncateOnly {
+                tables,
+                restart_identity,
+            } => {
+                self.add_truncate(tables, restart_identity);
+                Ok(false)
+            }
+            Look::Complete(kept, commit) => self.take_kept(kept, commit),
+        }
+    }
+
+    /// Take a whole transaction, now that its end is known.
+    fn take_kept(&mut self, kept: Kept, commit: CommitIs<'static>) -> Result<bool> {
+        let end = self.line;
+        let mut line = Vec::new();
+        let mut take = |applier: &mut Applier, is: &ScriptLine<'_>| {
+            line.clear();
+            is.write(&mut line);
+            applier.take(line.trim_ascii_end())
+        };
+        self.line = kept.line - 1;
+        let begin = ScriptLine::Begin {
+            xid: kept.xid,
+            commit: Some(commit.clone()),
+        };
+        if take(self, &begin)? {
+            return Ok(true);
+        }
+        let mut lines = LineReader::new(kept.rewind()?);
+        let shutdown = self.shutdown;
+        while let Next::Line(line) = lines.next(None, &shutdown)? {
+            self.take(line)?;
+            shutdown.check()?;
+        }
+        self.line = end - 1;
+        take(self, &ScriptLine::Commit(commit))
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Result<bool> {
         if line.starts_with(b"EXECUTE ") {
             if let Some(xid) = self.state.takes_changes() {
                 let place = self.place(xid);
@@ -289,17 +347,16 @@ impl Applier {
         match &line {
             ScriptLine::Prepare { statement, sql, is } => {
                 self.executor.prepare(*statement, sql, is);
+                if let Some(in_copy) = &mut self.in_copy {
+                    in_copy.prepare(*statement, is);
+                }
                 return Ok(false);
             }
             ScriptLine::Truncate {
                 tables,
                 restart_identity,
             } => {
-                if let Some(xid) = self.state.takes_changes() {
-                    let place = self.place(xid);
-                    self.chunk
-                        .add_truncate(tables.clone(), *restart_identity, place);
-                }
+                self.add_truncate(tables.clone(), *restart_identity);
                 return Ok(false);
             }
             ScriptLine::Begin { commit, .. } => {
@@ -315,6 +372,9 @@ impl Applier {
             Action::BeginScript => {
                 self.send_complete()?;
                 self.executor.forget_statements();
+                if let Some(in_copy) = &mut self.in_copy {
+                    in_copy.begin_script();
+                }
             }
             // Nobody knows yet whether it will stay: what is complete must not share its fate.
             Action::BeginAlone => self.send_complete()?,
@@ -335,6 +395,7 @@ impl Applier {
                 self.send_complete()?;
                 self.positions.advance_replayed(lsn);
                 self.is_flushed = false;
+                self.forget_copy_if_passed();
             }
             Action::End => return Ok(true),
             Action::CompleteAndEnd(commit) => {
@@ -353,6 +414,22 @@ impl Applier {
             }
         }
         Ok(false)
+    }
+
+    fn add_truncate(&mut self, tables: Vec<(String, String)>, restart_identity: bool) {
+        if let Some(xid) = self.state.takes_changes() {
+            let place = self.place(xid);
+            self.chunk.add_truncate(tables, restart_identity, place);
+        }
+    }
+
+    /// From the last position of the copy on nothing more is asked of any change.
+    fn forget_copy_if_passed(&mut self) {
+        let replayed = self.positions.replayed();
+        let passed = self.in_copy.take_if(|in_copy| in_copy.is_passed(replayed));
+        if let Some(in_copy) = passed {
+            in_copy.tell();
+        }
     }
 
     /// Stand still before a transaction that ends after the position at which somebody wants the target as it is. What is
@@ -392,6 +469,12 @@ impl Applier {
         if !is_passed && self.positions.paused() != Some(number) {
             log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
+        }
+    }
+
+    fn forget_kept(&mut self) {
+        if let Some(in_copy) = &mut self.in_copy {
+            in_copy.forget_kept();
         }
     }
 
@@ -488,6 +571,7 @@ impl Applier {
         self.state.applied(last.commit_lsn);
         self.positions.advance_committed(last.commit_lsn);
         self.positions.advance_replayed(last.commit_lsn);
+        self.forget_copy_if_passed();
         Ok(())
     }
 
@@ -512,6 +596,7 @@ impl Applier {
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
         self.last = None;
         self.state.forget();
+        self.forget_kept();
         self.has_savepoint = false;
         if self.is_open {
             self.is_open = false;

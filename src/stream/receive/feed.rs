@@ -12,6 +12,7 @@ use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
 use crate::stream::message::LogicalMessage;
+use crate::stream::positions::ReceiveEnd;
 use crate::stream::segment::json_files;
 
 /// How much is read back at once.
@@ -31,6 +32,17 @@ pub enum Fed {
     Stalled,
     /// The reader has gone.
     Closed,
+}
+
+impl Fed {
+    /// Whether the pipe is of no use any more.
+    pub fn end(self) -> Option<ReceiveEnd> {
+        match self {
+            Fed::All | Fed::Full => None,
+            Fed::Stalled => Some(ReceiveEnd::PipeStalled),
+            Fed::Closed => Some(ReceiveEnd::PipeClosed),
+        }
+    }
 }
 
 pub struct Feed {

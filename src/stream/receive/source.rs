@@ -191,6 +191,11 @@ impl Source<'_> {
 
     fn explain(&self, error: Error) -> Error {
         let error = match is_too_large(&error) {
+            // "can no longer get changes": the server has removed WAL that the slot needs.
+            false if error.is_any_of(&[SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE]) => error.with_hint(
+                "The source has given the slot up, and with it changes that nobody has: raise max_slot_wal_keep_size there, then \
+                 start over with --restart.",
+            ),
             true => error.with_hint(
                 "A row is larger than the server can decode: 1 GB as text, of which bytea takes two bytes for each of its own. \
                  Shorten or remove it, then start over: \"pgcopydb stream cleanup\", and a new clone.",

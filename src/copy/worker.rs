@@ -1,0 +1,299 @@
+//! What every worker of the data section is: a process that takes items from one queue, with connections to one database
+//! at a time. Decides what a failure means: for an object it is listed, for a database nothing more is done, and only what
+//! concerns a whole server, or ourselves, ends the run. What is done with an item is for `tables`, `indexes`, `vacuum`
+//! and `large_objects` to say.
+
+use std::time::{Duration, Instant};
+
+use postgres::error::SqlState;
+
+use super::ledger::Ledger;
+use super::work::{Item, Work, try_next};
+use super::{CopyContext, Pool};
+use crate::error::{Error, Result, Side};
+use crate::logging;
+use crate::pg::connect::{connect_once, patience};
+use crate::pg::wire::Connection;
+use crate::sys::msgq::{MessageQueue, Received};
+use crate::sys::signal::Shutdown;
+use crate::workdir::done::Failure;
+use crate::workdir::live::Seat;
+
+/// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
+/// is restarting, so a few attempts are enough.
+const ATTEMPTS: u32 = 3;
+
+/// How long a server gets to answer for another database.
+const ANSWER: Duration = Duration::from_secs(5);
+
+pub struct Worker<'a> {
+    pub pool: &'a Pool<'a>,
+    pub queue: &'a MessageQueue<Item>,
+    process: String,
+    pub shutdown: Shutdown,
+    /// The database where the connections lead; none before the first item.
+    here: Option<u32>,
+    /// Of that database.
+    pub context: &'a CopyContext<'a>,
+    source: Option<Connection>,
+    target: Option<Connection>,
+    pub ledger: Ledger<'a>,
+    pub seat: Seat<'a>,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(
+        pool: &'a Pool<'a>,
+        queue: &'a MessageQueue<Item>,
+        process: String,
+        seat: Seat<'a>,
+        shutdown: &Shutdown,
+    ) -> Result<Worker<'a>> {
+        Ok(Worker {
+            pool,
+            queue,
+            process,
+            shutdown: *shutdown,
+            here: None,
+            context: pool.context(0)?,
+            source: None,
+            target: None,
+            ledger: Ledger::new(),
+            seat,
+        })
+    }
+
+    pub fn here(&self) -> Option<u32> {
+        self.here
+    }
+
+    /// Take items until there are no more.
+    pub fn serve(&mut self, work: fn(&mut Worker<'a>, Work) -> Result<()>) -> Result<()> {
+        while let Some(item) = self.next()? {
+            self.handle(item.database, &[item.work], |worker| {
+                work(worker, item.work)
+            })?;
+        }
+        self.settle()
+    }
+
+    /// The next item; before it would wait, what is committed is made durable and announced.
+    fn next(&mut self) -> Result<Option<Item>> {
+        if self.ledger.is_due() {
+            self.settle()?;
+        }
+        let received = match try_next(self.queue, self.here)? {
+            Received::Empty => {
+                self.settle()?;
+                self.queue.recv(&self.shutdown)?
+            }
+            received => received,
+        };
+        Ok(match received {
+            Received::Item(item) if item.work != Work::Stop => Some(item),
+            Received::Item(_) | Received::Empty | Received::Closed => None,
+        })
+    }
+
+    /// Do these items of one database, unless it was given up.
+    pub fn handle(
+        &mut self,
+        database: u32,
+        items: &[Work],
+        work: impl FnOnce(&mut Worker<'a>) -> Result<()>,
+    ) -> Result<()> {
+        self.go_to(database)?;
+        let tally = self.pool.tally;
+        if tally.is_given_up(database) {
+            return Ok(());
+        }
+        if let Err(error) = work(self) {
+            return self.give_up(error);
+        }
+        // What they did is over when it is announced.
+        for item in items.iter().copied() {
+            self.ledger.then(move || tally.over(database, item));
+        }
+        Ok(())
+    }
+
+    /// Leave one database for another.
+    fn go_to(&mut self, database: u32) -> Result<()> {
+        if self.here == Some(database) {
+            return Ok(());
+        }
+        self.settle()?;
+        (self.source, self.target) = (None, None);
+        self.context = self.pool.context(database)?;
+        self.here = Some(database);
+        self.seat.work_for(database);
+        if self.pool.has_several() {
+            logging::about(&format!("database {}", self.context.quoted_name()));
+        }
+        Ok(())
+    }
+
+    /// Hand a piece of work of this database on.
+    pub fn hand_on(&self, queue: &MessageQueue<Item>, work: Work) -> Result<()> {
+        let database = self.here.unwrap_or_default();
+        self.pool.tally.queued(database, work);
+        queue.send(&self.pool.item(database, work), &self.shutdown)
+    }
+
+    /// Make durable and announce what was committed. The error is the caller's to judge.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.ledger.is_empty() {
+            return Ok(());
+        }
+        match &mut self.target {
+            Some(target) => self.ledger.settle(target),
+            // A connection that is lost may mean a crashed server that lost the commits too.
+            None => Err(Error::connection_lost(
+                Side::Target,
+                "the connection to the target was lost before its last commits were known to be durable",
+            )
+            .with_hint("Run again with --resume.")),
+        }
+    }
+
+    /// The same where no item is under way.
+    pub fn settle(&mut self) -> Result<()> {
+        match self.flush() {
+            Err(error) => self.give_up(error),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What went wrong is more than one object: nothing more is done for this database, if it is only this one. `Err`
+    /// ends the run.
+    fn give_up(&mut self, error: Error) -> Result<()> {
+        self.seat.over();
+        (self.source, self.target) = (None, None);
+        let Some(database) = self.here else {
+            return Err(error);
+        };
+        if !error.is_connection_lost() || self.context.spec.fail_fast {
+            return Err(error);
+        }
+        if !self.pool.tally.is_given_up(database) && !self.answers_elsewhere(error.side())? {
+            return Err(error);
+        }
+        if self.pool.tally.give_up(database) {
+            error.log("");
+            let name = self.context.quoted_name();
+            let failure = Failure::new("database", &name, &error);
+            self.context.workdir.record_failure(&failure)?;
+        }
+        // Only now: what was not announced must not look as if it were over.
+        self.ledger.forget();
+        Ok(())
+    }
+
+    /// Whether the server is there for another database of the run: then it is only this one that is lost.
+    fn answers_elsewhere(&self, side: Option<Side>) -> Result<bool> {
+        for (database, other) in (0..).zip(self.pool.databases) {
+            if Some(database) == self.here || self.pool.tally.is_given_up(database) {
+                continue;
+            }
+            let info = match side {
+                Some(Side::Target) => Some(&other.spec.target),
+                Some(Side::Source) => other.spec.source.as_ref(),
+                None => None,
+            };
+            let Some(info) = info else {
+                return Ok(false);
+            };
+            let name = other.spec.run.of(&self.process);
+            return match connect_once(info, &name, &self.shutdown, ANSWER) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_interrupted() => Err(error),
+                // Its own connection may be refused: the next one is asked.
+                Err(error) if error.sqlstate().is_some() => continue,
+                Err(_) => Ok(false),
+            };
+        }
+        Ok(false)
+    }
+
+    /// The connection to the target, opened if need be.
+    pub fn target(&mut self) -> Result<&mut Connection> {
+        if self.target.is_none() {
+            // With commits waiting for their flush, they may be lost.
+            self.flush()?;
+            let context = self.context;
+            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
+        }
+        let target = self.target.as_mut();
+        target.ok_or_else(|| Error::internal("a connection vanished"))
+    }
+
+    /// Both connections, opened if need be, and where it is told how far they are.
+    pub fn both(&mut self) -> Result<(&mut Connection, &mut Connection, &mut Seat<'a>)> {
+        if self.source.is_none() {
+            let context = self.context;
+            self.source = Some(context.open_source(&self.process, &self.shutdown)?);
+        }
+        self.target()?;
+        match (&mut self.source, &mut self.target) {
+            (Some(source), Some(target)) => Ok((source, target, &mut self.seat)),
+            _ => Err(Error::internal("a connection vanished")),
+        }
+    }
+
+    /// The connection to the source, if it has outlived what happened.
+    pub fn source_left(&mut self) -> Option<&mut Connection> {
+        self.source.as_mut()
+    }
+
+    /// The same of the target.
+    pub fn target_left(&mut self) -> Option<&mut Connection> {
+        self.target.as_mut()
+    }
+
+    /// After an error: drop the connections that cannot go on.
+    fn keep_what_works(&mut self) {
+        self.source.take_if(|source| !source.recover());
+        self.target.take_if(|target| !target.recover());
+    }
+
+    /// Run one piece of work, again with fresh connections when a connection was lost.
+    pub fn retry<T>(
+        &mut self,
+        what: &str,
+        mut work: impl FnMut(&mut Worker<'a>) -> Result<T>,
+    ) -> Result<T> {
+        let mut attempt = 1;
+        let mut lost_since = None;
+        loop {
+            let error = match work(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            // Whatever happened, the protocol state of both connections is not worth guessing at.
+            self.keep_what_works();
+            // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
+            let since = *lost_since.get_or_insert_with(Instant::now);
+            let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
+            if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
+                return Err(error);
+            }
+            // Its statement was cancelled because of the signal: what broke after that is no news.
+            Shutdown::handle().check()?;
+            log::warn!(
+                "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
+                attempt + 1
+            );
+            attempt += 1;
+        }
+    }
+
+    /// Run statements on the target, with fresh connections when one is lost.
+    pub fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
+        self.retry(what, |worker| worker.target()?.execute(sql).map(drop))
+    }
+}
+
+/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
+fn is_conflict_with_recovery(error: &Error) -> bool {
+    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
+}
