@@ -12,7 +12,9 @@ use crate::sys::signal::Shutdown;
 #[derive(Args)]
 #[command(after_help = "\
 The target must hold what the source held when the slot was made: \"clone --follow\" does both. Changes are applied once the \
-sentinel allows it (\"stream sentinel set apply\"), until its end position (\"stream sentinel set endpos\").")]
+sentinel allows it (\"stream sentinel set apply\"), until its end position (\"stream sentinel set endpos\").
+
+Example: pgcopydb follow --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput --resume")]
 pub struct FollowArgs {
     #[command(flatten)]
     connections: ConnectionArgs,

@@ -5,14 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-
 use super::ledger::Ledger;
 use super::work::{Item, Work, try_next};
 use super::{CopyContext, Pool};
 use crate::error::{Error, Result, Side};
 use crate::logging;
 use crate::pg::connect::{connect_once, patience};
+use crate::pg::remedy::Remedy;
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
@@ -20,8 +19,14 @@ use crate::workdir::done::Failure;
 use crate::workdir::live::Seat;
 
 /// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
-/// is restarting, so a few attempts are enough.
-const ATTEMPTS: u32 = 3;
+/// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between one attempt and the next, the first being 1.
+fn pause_after(attempt: u32) -> Duration {
+    FIRST_PAUSE * 2u32.pow(attempt.saturating_sub(1).min(8))
+}
 
 /// How long a server gets to answer for another database.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -273,17 +278,19 @@ impl<'a> Worker<'a> {
             self.keep_what_works();
             // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
             let since = *lost_since.get_or_insert_with(Instant::now);
-            let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
+            let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
             if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
                 return Err(error);
             }
             // Its statement was cancelled because of the signal: what broke after that is no news.
             Shutdown::handle().check()?;
-            log::warn!(
-                "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
-                attempt + 1
-            );
+            let pause = pause_after(attempt);
             attempt += 1;
+            log::warn!(
+                "{error}; trying again in {} ms ({what}, attempt {attempt} of {ATTEMPTS})",
+                pause.as_millis()
+            );
+            self.shutdown.sleep(pause)?;
         }
     }
 
@@ -291,9 +298,4 @@ impl<'a> Worker<'a> {
     pub fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
         self.retry(what, |worker| worker.target()?.execute(sql).map(drop))
     }
-}
-
-/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
-fn is_conflict_with_recovery(error: &Error) -> bool {
-    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
 }

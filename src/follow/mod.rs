@@ -60,6 +60,7 @@ struct Follow<'a> {
 /// Follow until the end position. `Ok` means that everything up to it is on the target and flushed there.
 pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
+    let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
@@ -184,12 +185,14 @@ impl Follow<'_> {
                 plugin: self.set_up.plugin,
                 publication: publication_of(&self.set_up.slot_name).to_owned(),
                 filters: self.spec.filters.clone(),
+                left_out: workdir.paths.left_out_tables(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },
             transform: TransformSpec {
                 dir: self.dir.clone(),
                 replay_no_op_updates: self.spec.replay_no_op_updates,
+                left_out: workdir.paths.left_out_tables(),
             },
             apply: ApplySpec {
                 target: self.target.clone(),
@@ -198,6 +201,7 @@ impl Follow<'_> {
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
                 dir: self.dir.clone(),
+                left_out: workdir.paths.left_out_tables(),
             },
             positions,
             workdir,

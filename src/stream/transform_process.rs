@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::last_line::last_line;
+use super::left_out;
 use super::message::LogicalMessage;
 use super::receive::TransformWork;
 use super::script::ScriptLine;
@@ -31,6 +32,15 @@ pub struct TransformSpec {
     pub dir: PathBuf,
     /// Also replay updates that change nothing.
     pub replay_no_op_updates: bool,
+    /// Where the base copy notes the tables that it left out.
+    pub left_out: PathBuf,
+}
+
+impl TransformSpec {
+    fn transform(&self) -> Result<Transform> {
+        let left_out = left_out::read(&self.left_out)?;
+        Ok(Transform::new(self.replay_no_op_updates).leaving_out(left_out))
+    }
 }
 
 /// Make the script of each JSON file: first those that are complete and have none yet, then whatever the queue names. A
@@ -114,7 +124,7 @@ fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> 
         file => file.with_context(what)?,
     };
     let mut out = ScriptFile::create(&unfinished)?;
-    let mut transform = Transform::new(spec.replay_no_op_updates);
+    let mut transform = spec.transform()?;
     transform.begin_script();
     let mut lines = LineReader::new(file);
     let (mut seen, mut number) = (0, 0u64);
@@ -213,7 +223,7 @@ pub fn run_live(
 ) -> Result<()> {
     let mut live = Live {
         spec,
-        transform: Transform::new(spec.replay_no_op_updates),
+        transform: spec.transform()?,
         lines: LineReader::new(input),
         output: PipeWriter::new(output),
         script: None,
@@ -375,6 +385,7 @@ mod tests {
         let spec = TransformSpec {
             dir: dir.path().to_path_buf(),
             replay_no_op_updates: false,
+            left_out: std::path::PathBuf::new(),
         };
         let mut lines = Vec::new();
         for message in [

@@ -52,6 +52,7 @@ impl<'c> Place<'c> {
             keeper: PositionKeeper::Origin,
             mode: ApplyMode::Auto,
             dir: dir.path().to_path_buf(),
+            left_out: PathBuf::new(),
         };
         Place {
             cluster,

@@ -1,12 +1,13 @@
-//! A file system of a few megabytes, for what happens when it is full. Only root may mount one.
+//! A file system of its own, of a size that the test sets: how a disk gets full, and free again, in a moment. Takes root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::statvfs::statvfs;
 use nix::unistd::geteuid;
 
-/// A file system of its own, gone when dropped.
+/// Gone when dropped.
 pub struct SmallDisk {
     path: PathBuf,
 }
@@ -25,6 +26,22 @@ impl SmallDisk {
 
     pub fn change(&self, options: &str) {
         mount(&["-o", &format!("remount,{options}")], &self.path);
+    }
+
+    /// Take the room that is left away, but for this much; somebody may write meanwhile, and then has less.
+    pub fn fill(&self, but_for_kilobytes: u64) {
+        for _ in 0..20 {
+            let found = statvfs(&self.path).unwrap();
+            let used = (found.blocks() - found.blocks_free()) * found.fragment_size() / 1024;
+            let size = format!("remount,size={}k", used + but_for_kilobytes);
+            let mut command = Command::new("mount");
+            // Less than what is used by now is refused.
+            let done = command.args(["-o", &size]).arg(&self.path).output();
+            if done.unwrap().status.success() {
+                return;
+            }
+        }
+        panic!("could not fill \"{}\"", self.path.display());
     }
 }
 

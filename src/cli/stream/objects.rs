@@ -48,6 +48,8 @@ impl BothArgs {
 
 /// Create slot, origin and sentinel (and publication) for a later follow
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream setup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput")]
 pub struct SetupArgs {
     #[command(flatten)]
     both: BothArgs,
@@ -71,9 +73,10 @@ pub fn setup(args: SetupArgs) -> Result<()> {
 
 /// Remove everything that a follow has made on both servers, and its files
 #[derive(Args)]
-#[command(
-    after_help = "Safe to repeat. Triggers and rules of the target that were disabled are enabled again."
-)]
+#[command(after_help = "\
+Safe to repeat. Triggers and rules of the target that were disabled are enabled again.
+
+Example: pgcopydb stream cleanup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop")]
 pub struct CleanupArgs {
     #[command(flatten)]
     both: BothArgs,
@@ -100,8 +103,12 @@ pub struct CreateArgs {
 #[derive(Subcommand)]
 enum CreateWhat {
     /// Create the replication slot on the source
+    #[command(after_help = "\
+Example: pgcopydb stream create slot --source postgres://me@old/shop --slot-name shop --plugin pgoutput")]
     Slot(BothArgs),
     /// Create the replication origin on the target, at a position of the source
+    #[command(after_help = "\
+Example: pgcopydb stream create origin --target postgres://me@new/shop --origin shop --startpos 0/1A2B3C8")]
     Origin(OriginArgs),
 }
 
@@ -172,8 +179,12 @@ pub struct DropArgs {
 #[derive(Subcommand)]
 enum DropWhat {
     /// Drop the replication slot on the source
+    #[command(after_help = "\
+Example: pgcopydb stream drop slot --source postgres://me@old/shop --slot-name shop")]
     Slot(BothArgs),
     /// Drop the replication origin on the target
+    #[command(after_help = "\
+Example: pgcopydb stream drop origin --target postgres://me@new/shop --origin shop")]
     Origin(BothArgs),
 }
 

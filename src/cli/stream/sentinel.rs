@@ -31,11 +31,19 @@ struct PlaceArgs {
 #[derive(Subcommand)]
 enum SentinelCommand {
     /// Create the sentinel on the source
-    #[command(visible_alias = "create")]
+    #[command(
+        visible_alias = "create",
+        after_help = "\
+Example: pgcopydb stream sentinel setup --source postgres://me@old/shop --dir /var/tmp/shop"
+    )]
     Setup(CreateArgs),
     /// Drop the sentinel
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel drop --source postgres://me@old/shop --dir /var/tmp/shop")]
     Drop(PlaceArgs),
     /// Print the sentinel
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel get --source postgres://me@old/shop --dir /var/tmp/shop --json")]
     Get(GetArgs),
     /// Change the sentinel
     Set(SetArgs),
@@ -69,12 +77,21 @@ struct SetArgs {
 #[derive(Subcommand)]
 enum SetWhat {
     /// Set where the changes begin
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set startpos 0/1A2B3C8 --source postgres://me@old/shop --dir /var/tmp/shop")]
     Startpos(PositionArgs),
     /// Set where to stop
+    #[command(after_help = "\
+Examples: pgcopydb stream sentinel set endpos --current --source postgres://me@old/shop --dir /var/tmp/shop
+  pgcopydb stream sentinel set endpos 0/1A2B3C8 --source postgres://me@old/shop --dir /var/tmp/shop")]
     Endpos(PositionArgs),
     /// Allow applying changes
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set apply --source postgres://me@old/shop --dir /var/tmp/shop")]
     Apply(PlaceArgs),
     /// Only collect changes, apply none
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set prefetch --source postgres://me@old/shop --dir /var/tmp/shop")]
     Prefetch(PlaceArgs),
 }
 

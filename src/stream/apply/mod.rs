@@ -14,18 +14,22 @@ mod sql;
 mod state;
 mod target;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use postgres::error::SqlState;
 
+use super::left_out::{self, LeftOutTables};
 use super::pause;
 use super::positions::Positions;
-use super::script::{CommitIs, ScriptLine};
+use super::script::{CommitIs, ScriptLine, StatementId, statement_of};
 use crate::error::{Context, Error, Result};
+use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sys::failpoint::failpoint;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
@@ -85,6 +89,8 @@ pub struct ApplySpec {
     pub mode: ApplyMode,
     /// Where the files of the follow are.
     pub dir: PathBuf,
+    /// Where the base copy notes the tables that it left out, whose changes are nobody's.
+    pub left_out: PathBuf,
 }
 
 /// Why an input ended.
@@ -131,6 +137,9 @@ pub struct Applier {
     missed: Missed,
     /// A copy that was read in several snapshots has some of the changes already.
     in_copy: Option<InCopy>,
+    /// Tables that were not copied, and the statements of the script that are about one of them.
+    left_out: LeftOutTables,
+    passed_over: HashSet<StatementId>,
     positions: Positions,
     last_flush: Instant,
     is_flushed: bool,
@@ -170,6 +179,8 @@ impl Applier {
             has_savepoint: false,
             missed: Missed::default(),
             in_copy,
+            left_out: left_out::read(&spec.left_out)?,
+            passed_over: HashSet::new(),
             positions: *positions,
             last_flush: Instant::now(),
             is_flushed: false,
@@ -335,7 +346,9 @@ impl Applier {
 
     fn take_line(&mut self, line: &[u8]) -> Result<bool> {
         if line.starts_with(b"EXECUTE ") {
-            if let Some(xid) = self.state.takes_changes() {
+            if let Some(xid) = self.state.takes_changes()
+                && !self.passes_over(line)
+            {
                 let place = self.place(xid);
                 self.chunk.add_execute(line, place);
                 self.send_if_large()?;
@@ -346,6 +359,10 @@ impl Applier {
         let line = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
         match &line {
             ScriptLine::Prepare { statement, sql, is } => {
+                match self.is_left_out(&is.schema, &is.table) {
+                    true => self.passed_over.insert(*statement),
+                    false => self.passed_over.remove(statement),
+                };
                 self.executor.prepare(*statement, sql, is);
                 if let Some(in_copy) = &mut self.in_copy {
                     in_copy.prepare(*statement, is);
@@ -375,6 +392,7 @@ impl Applier {
                 if let Some(in_copy) = &mut self.in_copy {
                     in_copy.begin_script();
                 }
+                self.passed_over.clear();
             }
             // Nobody knows yet whether it will stay: what is complete must not share its fate.
             Action::BeginAlone => self.send_complete()?,
@@ -416,8 +434,11 @@ impl Applier {
         Ok(false)
     }
 
-    fn add_truncate(&mut self, tables: Vec<(String, String)>, restart_identity: bool) {
-        if let Some(xid) = self.state.takes_changes() {
+    fn add_truncate(&mut self, mut tables: Vec<(String, String)>, restart_identity: bool) {
+        tables.retain(|(schema, table)| !self.is_left_out(schema, table));
+        if let Some(xid) = self.state.takes_changes()
+            && !tables.is_empty()
+        {
             let place = self.place(xid);
             self.chunk.add_truncate(tables, restart_identity, place);
         }
@@ -476,6 +497,16 @@ impl Applier {
         if let Some(in_copy) = &mut self.in_copy {
             in_copy.forget_kept();
         }
+    }
+
+    fn is_left_out(&self, schema: &str, table: &str) -> bool {
+        !self.left_out.is_empty() && self.left_out.contains(&QualifiedName::new(schema, table))
+    }
+
+    /// Whether this EXECUTE line is a change of a table that was not copied.
+    fn passes_over(&self, line: &[u8]) -> bool {
+        !self.passed_over.is_empty()
+            && statement_of(line).is_some_and(|statement| self.passed_over.contains(&statement))
     }
 
     fn place(&self, xid: u32) -> Place {
@@ -628,31 +659,18 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources. What
-/// is refused for good, such as a password, is not waited for.
+/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+/// somebody was in the way. What is refused for good, such as a password, is not waited for.
 pub fn may_pass(error: &Error) -> bool {
-    match class_of(error) {
-        // Authorization; a database that is gone.
-        "28" | "3D" => false,
-        _ => has_no_room(error) || error.is_connection_lost() || is_conflict(error),
-    }
+    Remedy::of(error).exists() || is_conflict(error)
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.
 pub fn has_no_room(error: &Error) -> bool {
-    class_of(error) == "53"
+    Remedy::of(error) == Remedy::Room
 }
 
-/// The class of the SQLSTATE.
-fn class_of(error: &Error) -> &str {
-    error
-        .sqlstate()
-        .map_or("", |state| state.get(..2).unwrap_or(""))
-}
-
+/// Lost against another session, or cancelled by somebody who had his reasons: as for native replication, no end of it.
 fn is_conflict(error: &Error) -> bool {
-    error.is_any_of(&[
-        SqlState::T_R_SERIALIZATION_FAILURE,
-        SqlState::T_R_DEADLOCK_DETECTED,
-    ])
+    Remedy::of(error) == Remedy::Attempt || error.is_any_of(&[SqlState::QUERY_CANCELED])
 }

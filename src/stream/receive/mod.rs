@@ -62,6 +62,8 @@ pub struct ReceiveSpec {
     pub publication: String,
     /// Whose changes are left out.
     pub filters: Option<Filters>,
+    /// Where the base copy notes the tables that fell with something else.
+    pub left_out: PathBuf,
     /// Where the segment files are.
     pub dir: PathBuf,
     /// Where they begin when there are none yet.
