@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::extensions::RequirementsArgs;
-use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, How, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{
     ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
@@ -208,16 +208,15 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.scope.filters.read()?,
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.scope.filters.read()?,
         again,
-    )
-    .map(Some)
+    };
+    follow_options::follow_spec(&args.connections, how).map(Some)
 }
 
 /// What the engine needs for these phases of a clone.

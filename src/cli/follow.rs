@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
+use super::follow_options::{Again, ApplyArgs, How, SlotArgs, follow_spec};
 use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::Result;
 use crate::follow;
@@ -41,15 +41,15 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.filters.read()?,
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.filters.read()?,
         again,
-    )?;
+    };
+    let spec = follow_spec(&args.connections, how)?;
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

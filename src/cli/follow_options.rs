@@ -71,35 +71,35 @@ pub struct Again {
     pub resume: bool,
 }
 
+/// The groups of options that say what is followed, and how.
+pub struct How<'a> {
+    pub dir: &'a DirArgs,
+    pub slot: &'a SlotArgs,
+    pub apply: &'a ApplyArgs,
+    pub room: &'a RoomArgs,
+    pub filters: Option<Filters>,
+    pub again: Again,
+}
+
 /// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
-pub fn follow_spec(
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec(connections: &ConnectionArgs, how: How<'_>) -> Result<FollowSpec> {
     // In the order in which a user names them.
-    connections.required(Side::Source)?;
-    let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, room, filters, again)
+    let source = connections.required(Side::Source)?;
+    follow_spec_to(source, connections.required(Side::Target)?, how)
 }
 
 /// The same, to a target that is known in another way.
-pub fn follow_spec_to(
-    target: ConnInfo,
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec_to(source: ConnInfo, target: ConnInfo, how: How<'_>) -> Result<FollowSpec> {
+    let How {
+        dir,
+        slot,
+        apply,
+        room,
+        filters,
+        again,
+    } = how;
     Ok(FollowSpec {
-        source: connections.required(Side::Source)?,
+        source,
         target,
         dir: dir.dir.clone(),
         plugin: slot.plugin,
