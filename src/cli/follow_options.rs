@@ -142,7 +142,10 @@ fn parse_slot_name(text: &str) -> std::result::Result<String, String> {
 
 fn parse_origin(text: &str) -> std::result::Result<String, String> {
     match text.is_empty() || text.starts_with("pg_") || text.contains(char::is_control) {
-        true => Err("a name that does not begin with \"pg_\" is needed".to_owned()),
+        true => Err(
+            "a name without control characters that does not begin with \"pg_\" is needed"
+                .to_owned(),
+        ),
         false => Ok(text.to_owned()),
     }
 }
