@@ -172,7 +172,7 @@ impl Follow<'_> {
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end()?;
+        remote.reached_end(&positions)?;
         finish::finish(self, &positions, &mut remote)
     }
 
