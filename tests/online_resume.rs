@@ -500,7 +500,9 @@ fn a_table_that_is_dropped_before_it_is_copied_does_no_harm() {
     );
     let outcome = following.cut_over(run, TOLD);
     assert!(
-        outcome.stderr.contains("table \"public\".\"last\" was dropped or renamed on the source"),
+        outcome
+            .stderr
+            .contains("table \"public\".\"last\" was dropped or renamed on the source"),
         "{}",
         outcome.stderr
     );

@@ -33,6 +33,8 @@ pub struct TargetObjects {
     pub filled_config_tables: Vec<String>,
     /// Some of the large objects that are there.
     pub large_objects: Vec<String>,
+    /// Modules in the server that do not come with PostgreSQL, by the settings that they bring.
+    pub foreign_modules: Vec<String>,
 }
 
 impl TargetObjects {
@@ -53,6 +55,7 @@ pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects
         event_triggers: names(target, EVENT_TRIGGERS)?,
         filled_config_tables,
         large_objects: names(target, LARGE_OBJECTS)?,
+        foreign_modules: names(target, FOREIGN_MODULES)?,
         found,
     })
 }
@@ -88,6 +91,13 @@ const EVENT_TRIGGERS: &str =
     "SELECT evtname FROM pg_event_trigger WHERE evtenabled IN ('O', 'A') ORDER BY 1";
 
 const LARGE_OBJECTS: &str = "SELECT oid::text FROM pg_largeobject_metadata ORDER BY oid LIMIT 100";
+
+/// Which libraries are loaded is not for everybody to see; the settings of most of them are.
+const FOREIGN_MODULES: &str = "SELECT DISTINCT split_part(name, '.', 1) FROM pg_settings
+WHERE name LIKE '%.%' AND split_part(name, '.', 1) NOT IN ('auth_delay', 'auto_explain', 'basebackup_to_shell',
+    'basic_archive', 'isn', 'passwordcheck', 'pg_prewarm', 'pg_stat_statements', 'pg_trgm', 'plperl', 'plpgsql', 'pltcl',
+    'postgres_fdw', 'sepgsql')
+ORDER BY 1";
 
 fn fetch_offers(target: &mut Connection) -> Result<Vec<Offer>> {
     // Trusted extensions exist since 13.

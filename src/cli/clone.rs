@@ -6,7 +6,9 @@ use clap::Args;
 use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{
+    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+};
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
@@ -40,6 +42,8 @@ pub struct CloneArgs {
     requirements: RequirementsArgs,
     #[command(flatten)]
     work: WorkArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     state: StateArgs,
     /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
@@ -210,6 +214,7 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         &args.dir,
         &args.slot,
         &args.apply,
+        &args.room,
         args.scope.filters.read()?,
         again,
     )
@@ -273,9 +278,11 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
+        when_full: args.room.when_full(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,
+        despite_failures: false,
         snapshot: snapshot_to_use(&state, given)?,
         follow: None,
     })

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs, FilterArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -25,6 +25,8 @@ pub struct FollowArgs {
     #[command(flatten)]
     apply: ApplyArgs,
     #[command(flatten)]
+    room: RoomArgs,
+    #[command(flatten)]
     filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
@@ -44,6 +46,7 @@ pub fn run(args: FollowArgs) -> Result<()> {
         &args.dir,
         &args.slot,
         &args.apply,
+        &args.room,
         args.filters.read()?,
         again,
     )?;

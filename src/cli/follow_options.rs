@@ -4,7 +4,7 @@
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, RoomArgs, parse_flag};
 use crate::error::{Result, Side};
 use crate::filter::Filters;
 use crate::follow::FollowSpec;
@@ -77,13 +77,14 @@ pub fn follow_spec(
     dir: &DirArgs,
     slot: &SlotArgs,
     apply: &ApplyArgs,
+    room: &RoomArgs,
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
     // In the order in which a user names them.
     connections.required(Side::Source)?;
     let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, filters, again)
+    follow_spec_to(target, connections, dir, slot, apply, room, filters, again)
 }
 
 /// The same, to a target that is known in another way.
@@ -93,6 +94,7 @@ pub fn follow_spec_to(
     dir: &DirArgs,
     slot: &SlotArgs,
     apply: &ApplyArgs,
+    room: &RoomArgs,
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
@@ -108,6 +110,7 @@ pub fn follow_spec_to(
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
         cdc_max_size: apply.cdc_max_size,
+        when_full: room.when_full(),
         filters,
         restart: again.restart,
         resume: again.resume,

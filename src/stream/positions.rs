@@ -32,7 +32,7 @@ enum Slot {
 }
 
 /// How many there are: the last one's place and one.
-const SLOTS: usize = Slot::PausedNumber as usize + 1;
+const SLOTS: usize = Slot::Held as usize + 1;
 
 /// Why receive ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

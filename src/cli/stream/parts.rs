@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec_to};
-use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
@@ -25,6 +25,8 @@ pub struct PartArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     filters: FilterArgs,
     /// Go on with files that are there; it is done anyway
@@ -60,6 +62,7 @@ impl PartArgs {
             &self.dir,
             &self.slot,
             &self.apply,
+            &self.room,
             self.filters.read()?,
             again,
         )

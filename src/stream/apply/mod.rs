@@ -30,7 +30,7 @@ use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::remedy::Remedy;
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -88,6 +88,7 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    pub when_full: WhenFull,
     /// Where the files of the follow are.
     pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.
@@ -689,10 +690,13 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
-/// somebody was in the way. What is refused for good, such as a password, is not waited for.
-pub fn may_pass(error: &Error) -> bool {
-    Remedy::of(error).exists() || is_conflict(error)
+impl ApplySpec {
+    /// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+    /// somebody was in the way. What is refused for good, such as a password, is not waited for.
+    pub fn may_pass(&self, error: &Error) -> bool {
+        let is_waited_for = self.when_full == WhenFull::Wait || !is_disk_full(error);
+        is_waited_for && (Remedy::of(error).exists() || is_conflict(error))
+    }
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.
