@@ -23,7 +23,8 @@ use crate::workdir::cdc_location;
 #[command(after_help = "\
 Both databases must exist and the target must hold none of the objects yet. Schema, rows, large objects and sequences are \
 read in one snapshot of the source; indexes are built as soon as their table is complete. A run that ended early \
-carries on with --resume.
+carries on with --resume. With --follow that is consistent also when the snapshot is gone: complete tables stay, the others are \
+copied as of a later position, and changes that they hold are skipped.
 
 Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
 pub struct CloneArgs {
@@ -201,7 +202,7 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     }
     if args.state.not_consistent {
         return Err(Error::usage(
-            "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
+            "option --not-consistent cannot be used with --follow, which resumes consistently without it",
         ));
     }
     let again = Again {

@@ -177,7 +177,7 @@ impl Follow<'_> {
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end()?;
+        remote.reached_end(&positions)?;
         patiently(self.shutdown, || {
             finish::finish(self, &positions, &mut remote)
         })
