@@ -100,6 +100,7 @@ pub struct Error {
     hint: Option<String>,
     server: Option<Box<ServerError>>,
     is_connection_lost: bool,
+    is_disk_full: bool,
 }
 
 impl Error {
@@ -112,6 +113,7 @@ impl Error {
             hint: None,
             server: None,
             is_connection_lost: false,
+            is_disk_full: false,
         }
     }
 
@@ -136,7 +138,16 @@ impl Error {
     }
 
     pub fn io(what: impl fmt::Display, cause: std::io::Error) -> Error {
-        Error::new(ErrorKind::Io, format!("{what}: {cause}"))
+        let error = Error::new(ErrorKind::Io, format!("{what}: {cause}"));
+        match cause.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error {
+                is_disk_full: true,
+                ..error.with_hint(
+                    "Make room in its file system; what is done stays done, and --resume goes on from there.",
+                )
+            },
+            _ => error,
+        }
     }
 
     /// The kind that means "this side could not be used".
@@ -252,6 +263,11 @@ impl Error {
 
     pub fn is_connection_lost(&self) -> bool {
         self.is_connection_lost
+    }
+
+    /// A file of ours could not be written for want of room.
+    pub fn is_disk_full(&self) -> bool {
+        self.is_disk_full
     }
 
     pub fn exit_code(&self) -> u8 {

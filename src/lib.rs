@@ -30,7 +30,7 @@
 //! | knowledge | [`catalog`]: what exists; [`filter`]: what is meant; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
 //! | system | [`sys`]: the only `unsafe`: processes, signals, queues, durable files |
-//! | words | [`error`], [`ident`], [`lsn`], [`logging`] |
+//! | words | [`error`], [`ident`], [`lsn`], [`size`], [`logging`] |
 
 pub mod catalog;
 pub mod check;
@@ -51,6 +51,7 @@ pub mod pg;
 pub mod report;
 pub mod roles;
 pub mod sentinel;
+pub mod size;
 pub mod snapshot;
 pub mod stream;
 pub mod sys;

@@ -150,6 +150,53 @@ fn each_difference_in_the_schema_is_named() {
     }
 }
 
+/// The databases have different names, and are compared all the same: by what was decided when they were made, and by what
+/// was set for them.
+#[test]
+fn the_databases_themselves_are_compared() {
+    let migration = Migration::shared("create table t (id int primary key)");
+    migration.clone_with(&[], &[]);
+    fixtures::create_roles(migration.source);
+    fixtures::create_roles(migration.target);
+    let copy = &migration.copy;
+    for sql in [
+        format!("drop database {copy}"),
+        format!(
+            "create database {copy} template template0 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' connection limit 9"
+        ),
+    ] {
+        migration.target.psql("postgres", &sql);
+    }
+    let again = Migration::over(&migration);
+    again.clone_with(&[], &["LATIN1"]);
+    migration.target.psql(
+        "postgres",
+        &format!(
+            r#"alter database {copy} owner to "fixture owner"; comment on database {copy} is 'mine';
+               revoke connect on database {copy} from public; alter database {copy} set work_mem = '5MB';
+               alter role "fixture owner" in database {copy} set lock_timeout = '1s'"#
+        ),
+    );
+    let outcome = compare(&again, "schema", &["--json"]);
+    let privileges = "the owner: CONNECT, CREATE, TEMPORARY";
+    let expected = [
+        "database itself: owner postgres / fixture owner".to_owned(),
+        format!(
+            "database itself: privileges PUBLIC: CONNECT, TEMPORARY; {privileges} / PUBLIC: TEMPORARY; {privileges}"
+        ),
+        "database itself: comment - / mine".to_owned(),
+        "database itself: encoding UTF8 / LATIN1".to_owned(),
+        "database itself: collation C.UTF-8 / C".to_owned(),
+        "database itself: character type C.UTF-8 / C".to_owned(),
+        "database itself: connection limit -1 / 9".to_owned(),
+        "database setting of role \"fixture owner\": lock_timeout: extra".to_owned(),
+        "database setting work_mem: extra".to_owned(),
+    ];
+    assert_eq!(differences(&outcome), expected);
+    let outcome = compare(&again, "schema", &["--skip-db-properties"]);
+    outcome.assert_success(&[]);
+}
+
 /// What the filters leave out, and what falls with it, is not missed; without them it is.
 #[test]
 fn what_is_filtered_is_not_compared() {
@@ -272,6 +319,14 @@ fn everything(source: &Cluster, target: &Cluster) {
     fixtures::create_roles(target);
     let migration = Migration::of(source, target, db);
     migration.invocation(&[]).run();
+    // As pg_dump, which leaves these to who makes the database.
+    target.psql(
+        "postgres",
+        &format!(
+            "comment on database {copy} is 'a database''s comment'; grant temporary on database {copy} to fixture_reader",
+            copy = migration.copy
+        ),
+    );
     assert_equal(&migration);
     migration.target.psql(
         &migration.copy,

@@ -14,6 +14,7 @@ use pgcopydb::pg::session::open_source;
 use pgcopydb::pg::wire::Connection;
 use pgcopydb::stream::decode::wal2json::{is_unknown_option, supports_numeric_as_string};
 use pgcopydb::stream::decode::{Decoder, Plugin, decoder};
+use pgcopydb::stream::left_out::LeftOutTables;
 use pgcopydb::stream::message::{LogicalMessage, Relation, RelationId, Tuple, Value};
 use pgcopydb::stream::relations::Relations;
 use pgcopydb::sys::signal::Shutdown;
@@ -83,7 +84,13 @@ fn connect(cluster: &Cluster, db: &str) -> Connection {
 fn fetch_relations(cluster: &Cluster, db: &str) -> Relations {
     let info = ConnInfo::parse(Side::Source, &cluster.uri(db)).unwrap();
     let open = move || open_source(&info, "test decoding", &Shutdown::deaf());
-    Relations::fetch(&mut open().unwrap(), None, Box::new(open)).unwrap()
+    Relations::fetch(
+        &mut open().unwrap(),
+        None,
+        LeftOutTables::new(),
+        Box::new(open),
+    )
+    .unwrap()
 }
 
 fn create_slots(cluster: &Cluster, db: &str) {

@@ -300,7 +300,8 @@ fn the_tutorial_copies_users_and_extensions() {
         "create schema ext; grant usage on schema ext to public; create extension hstore schema ext;
          create extension citext; create extension earthdistance schema ext cascade; create extension postgres_fdw;
          grant usage on foreign data wrapper postgres_fdw to shop with grant option; revoke execute on function ext.akeys from public;
-         grant execute on function ext.akeys to clerk;
+         grant execute on function ext.akeys to clerk; create extension pg_buffercache schema ext;
+         grant select (bufferid, pinning_backends) on ext.pg_buffercache to clerk;
          comment on extension citext is 'ours'; set role shop;
          create schema app; create server elsewhere foreign data wrapper postgres_fdw; create type app.state as enum ('open', 'done');
          create table app.customer (id serial primary key, name citext unique, data ext.hstore, place ext.cube);
@@ -362,6 +363,7 @@ fn check_tutorial(source: &Cluster, target: &Cluster) {
         "select fdwacl from pg_foreign_data_wrapper",
         "select srvname, pg_get_userbyid(srvowner) from pg_foreign_server",
         "select proacl from pg_proc where proname in ('akeys', 'avals') order by proname",
+        "select attname, attacl from pg_attribute where attrelid = 'ext.pg_buffercache'::regclass order by attnum",
         "select * from app.customer order by 1",
         "select conname, pg_get_constraintdef(oid) from pg_constraint where connamespace = 'app'::regnamespace \
          and contype <> 'n' order by 1",

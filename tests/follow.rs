@@ -171,26 +171,6 @@ fn the_slot_moves_on_during_the_base_copy() {
     following.cut_over(run, &[]);
 }
 
-/// Trap 47: the snapshot is gone, a table still to be copied; going on would not be consistent.
-#[test]
-fn a_base_copy_that_was_killed_is_not_resumed() {
-    let following = gated("test_decoding");
-    let gate = close_gate(&following);
-    let mut run = following.clone_follow(&[]);
-    wait_until(SOON, "the base copy to reach the gate", || {
-        assert!(run.is_running(), "it ended:\n{}", run.stderr());
-        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-        following.on_target(waiting) != "0"
-    });
-    run.kill9();
-    let outcome = run.wait_deadline(SOON);
-    drop(gate);
-    following.scene.assert_nothing_left(&outcome);
-    let outcome = following.resume(&[]).wait_deadline(SOON);
-    outcome.assert_failure(3, &["cannot resume", "snapshot"]);
-    following.clean_up();
-}
-
 /// Disk use returns to about nothing when apply has caught up.
 #[test]
 fn files_that_the_target_has_passed_are_removed() {

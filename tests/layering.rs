@@ -24,7 +24,7 @@ const LAYERS: [&[&str]; 9] = [
     // The log's clock is a system call, while system calls are wrapped without a word in the log.
     &["logging"],
     &["sys"],
-    &["error", "lsn", "ident"],
+    &["error", "lsn", "ident", "size"],
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.

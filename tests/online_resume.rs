@@ -2,7 +2,6 @@
 //! positions for a while, and in the end the target is the source. Trap 47.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -43,6 +42,7 @@ const TABLES: &str = "
     insert into public.late select g, g, 'late' from generate_series(1, 50) g;
     insert into public.last select g, g, 'last' from generate_series(1, 50) g;
     insert into public.moving select g, case g % 2 when 0 then 'a' else 'b' end, g from generate_series(1, 50) g;
+    refresh materialized view public.counted;
     select lo_from_bytea(800000 + g, decode(repeat('ab', g), 'hex')) from generate_series(1, 5) g;";
 
 /// Changes of every kind to all of them, `round` by round.
@@ -66,6 +66,13 @@ fn change(following: &Following, round: i32) {
              refresh materialized view counted;"
         ),
     );
+}
+
+/// Materialized views are refreshed where the tables meet; what comes after is the user's to refresh.
+fn refresh_both(following: &Following) {
+    let sql = "refresh materialized view public.counted";
+    following.source.psql(&following.db, sql);
+    following.target.psql(&following.copy, sql);
 }
 
 /// Hold a gate of the target.
@@ -128,15 +135,15 @@ fn resume_until(following: &Following, failpoint: &str) -> Outcome {
         "{failpoint} was not reached:\n{}",
         outcome.stderr
     );
-    following.scene.assert_nothing_left(&outcome);
+    leftovers::assert_no_process(|| following.scene.processes());
     outcome
 }
 
 /// A copy that was killed with two gated tables and a gated partition left, while they and all others were changed.
-fn killed_at_the_gates(
-    pair: (&'static Cluster, &'static Cluster),
+fn killed_at_the_gates<'a>(
+    pair: (&'a Cluster, &'a Cluster),
     plugin: &'static str,
-) -> Following<'static> {
+) -> Following<'a> {
     let following = Following::of(pair, plugin, TABLES);
     let gates = close_gates(&following, &[41, 42]);
     let mut run = following.clone_follow(&["--table-jobs", "6"]);
@@ -159,7 +166,7 @@ fn assert_no_temporary_slot(following: &Following) {
 
 /// L0, L1 and L2: what is complete is not touched again, all else is copied as of later positions, and the end is the source.
 #[track_caller]
-fn survives_two_kills(pair: (&'static Cluster, &'static Cluster), plugin: &'static str) {
+fn survives_two_kills<'a>(pair: (&'a Cluster, &'a Cluster), plugin: &'static str) {
     let following = killed_at_the_gates(pair, plugin);
     let complete = tables(&following);
     change(&following, 4);
@@ -190,14 +197,7 @@ fn survives_two_kills(pair: (&'static Cluster, &'static Cluster), plugin: &'stat
     positions.dedup();
     assert_eq!(positions.len(), 3, "{done:#?}");
     assert_no_temporary_slot(&following);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    // Matviews are refreshed where the tables meet; then they are the user's to refresh.
-    following.wait_for_mark(&mut run);
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
     assert!(meeting::is_over(&cdc(&following)).unwrap());
 }
@@ -205,4 +205,281 @@ fn survives_two_kills(pair: (&'static Cluster, &'static Cluster), plugin: &'stat
 #[test]
 fn killed_twice_with_test_decoding() {
     survives_two_kills(shared(Version::Debian15), "test_decoding");
+}
+
+#[test]
+fn killed_twice_with_pgoutput() {
+    survives_two_kills(shared(Version::Pg17), "pgoutput");
+}
+
+/// Its TRUNCATE of several tables comes table by table.
+#[test]
+fn killed_twice_with_wal2json() {
+    survives_two_kills(shared(Version::Debian15), "wal2json");
+}
+
+#[test]
+fn killed_twice_from_15_to_18() {
+    let target = start(Version::Pg18);
+    survives_two_kills((shared(Version::Debian15).0, &target), "pgoutput");
+}
+
+/// Without the skip rule rows would be applied twice; with foreign keys at once they would be refused. Shown by taking away
+/// what the clone has noted, and by giving it back.
+#[test]
+fn neither_rule_can_be_done_without() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "test_decoding");
+    resume_until(&following, "clone.before_waiting=kill");
+    let dir = cdc(&following);
+    let noted: Vec<(PathBuf, Vec<u8>)> = [meeting::MEETING, meeting::TABLES]
+        .map(|name| dir.join(name))
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .to_vec();
+    let give_back = || {
+        for (path, bytes) in &noted {
+            std::fs::write(path, bytes).unwrap();
+        }
+    };
+    // Table "late" refers to rows of "early" that came after its position.
+    meeting::forget(&dir).unwrap();
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_failure(4, &["late_early_id_fkey", "23503"]);
+    assert!(!following.is_apply_enabled());
+    give_back();
+    meeting::note_tables(&dir, &[]).unwrap();
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_failure(4, &["duplicate key", "23505"]);
+    give_back();
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, TOLD);
+}
+
+/// At each durable step of the resume, one after the other, with changes between them.
+#[test]
+fn killed_at_each_step_of_the_resume_it_goes_on() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "pgoutput");
+    let complete = tables(&following);
+    for (round, point) in [
+        "clone.resume_slot",
+        "clone.resume_noted",
+        "copy.after_commit",
+        "copy.after_done_file",
+        "clone.noted_tables",
+        "clone.before_waiting",
+        "apply.before_commit",
+        "apply.after_commit",
+        "clone.before_restore_post",
+        "clone.after_restore_post",
+        "clone.before_summary",
+        "online.before_forget",
+    ]
+    .iter()
+    .enumerate()
+    {
+        change(&following, 4 + round as i32);
+        resume_until(&following, &format!("{point}=kill"));
+        assert_no_temporary_slot(&following);
+        let done = tables(&following);
+        assert!(complete.iter().all(|table| done.contains(table)), "{point}");
+    }
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
+}
+
+/// Interleaved transactions of an application, and every process killed twice at some moment of the copy.
+#[test]
+fn killed_under_load_it_loses_nothing() {
+    let following = Following::new(shared(Version::Debian15), "test_decoding", |source, db| {
+        source.psql(
+            db,
+            &TABLES.replace("create table public.marks (mark int primary key);", ""),
+        );
+        workload::create(source, db, true);
+    });
+    let load = Workload::start(following.source, &following.db);
+    for (locks, gates) in [(&[41, 42][..], "3"), (&[42], "1")] {
+        let held = close_gates(&following, locks);
+        let mut run = following
+            .command(&["clone", "--follow", "--resume"], &["--table-jobs", "4"])
+            .spawn();
+        wait_at_gates(&following, &mut run, gates, 0);
+        load.wait_for(60);
+        change(&following, gates.parse().unwrap());
+        kill_all(&following, run);
+        drop(held);
+    }
+    let mut run = following.resume(&[]);
+    following.wait_for_apply(&mut run);
+    load.allow_truncate();
+    following.wait_for_mark(&mut run);
+    load.wait_for(100);
+    load.finish();
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
+}
+
+/// A transaction whose end is not known at its begin, on tables of two positions, and one more that is rolled back.
+#[test]
+fn a_large_transaction_is_decided_at_its_end() {
+    let following = Following::of(shared(Version::Debian15), "test_decoding", TABLES);
+    let gates = close_gates(&following, &[41, 42]);
+    let mut run = following.clone_follow(&["--table-jobs", "6"]);
+    wait_at_gates(&following, &mut run, "3", 3);
+    let mut open = following.source.client(&following.db);
+    open.batch_execute(
+        "begin; insert into early select g, repeat('x', 1000) from generate_series(10001, 15000) g;
+         insert into late select g, g, repeat('y', 1000) from generate_series(10001, 15000) g",
+    )
+    .unwrap();
+    following.source.psql(
+        &following.db,
+        "begin; insert into late select g, 1, repeat('z', 1000) from generate_series(20001, 26000) g;
+         delete from late where id between 20001 and 20100; commit",
+    );
+    kill_all(&following, run);
+    drop(gates);
+    // It waits for this transaction, and says so.
+    let mut run = following.resume(&[]);
+    wait_until(SOON, "a word about who is waited for", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr()
+            .contains("the replication slot waits for a transaction on the source")
+    });
+    open.batch_execute("truncate moving; commit").unwrap();
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
+}
+
+/// A restart of the source takes the snapshot away in the middle of the copy.
+#[test]
+fn the_source_restarts_in_the_middle_of_the_copy() {
+    let source = start(Version::Debian15);
+    let following = Following::of((&source, shared(Version::Debian15).1), "pgoutput", TABLES);
+    let gates = close_gates(&following, &[41, 42]);
+    let run = &mut following.clone_follow(&["--table-jobs", "2"]);
+    wait_until(SOON, "the copy to wait", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                       and database = (select oid from pg_database where datname = current_database())";
+        following.on_target(waiting) == "2"
+    });
+    source.restart_immediate();
+    change(&following, 1);
+    drop(gates);
+    wait_until(SOON, "the run to end", || !run.is_running());
+    let log = run.stderr();
+    assert!(log.contains("does not exist any more"), "{log}");
+    assert!(
+        log.contains("run again with --resume,") && !log.contains("--not-consistent"),
+        "{log}"
+    );
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
+}
+
+/// The target is no copy of any moment before its tables meet. And what the user says about applying is his to say.
+#[test]
+fn an_end_before_the_tables_meet_is_refused() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "test_decoding");
+    following.set_endpos_current();
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_last_error(3, &["cannot end at", "consistent from there on only"]);
+    assert!(
+        outcome.stderr.contains("set endpos --current"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(
+        outcome.stderr.contains("set a later one"),
+        "{}",
+        outcome.stderr
+    );
+    following.scene.assert_nothing_left(&outcome);
+    following.sentinel_command(&["set", "prefetch"]);
+    following.set_endpos_current();
+    following
+        .source
+        .psql(&following.db, "update late set v = 'later' where id < 9");
+    let mut run = following.resume(&[]);
+    wait_until(SOON, "a word that nothing is applied", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr()
+            .contains("applying changes was disabled before")
+    });
+    let foreign_keys = "select count(*) from pg_constraint where contype = 'f'";
+    assert_eq!(following.on_target(foreign_keys), "0");
+    following.set_endpos_current();
+    following.sentinel_command(&["set", "apply"]);
+    // The end position is reached before the clone is complete.
+    let outcome = following.ends_well(run, TOLD);
+    let log = &outcome.stderr;
+    let (met, post) = (
+        log.find("where all tables meet: applying waits"),
+        log.find("restoring post "),
+    );
+    assert!(met.is_some() && met < post, "{log}");
+}
+
+/// Room for the slot that a resume needs is looked for at the start, and asked for when it is needed.
+#[test]
+fn without_a_spare_slot_it_warns_and_later_refuses() {
+    let source = Cluster::start(
+        Version::Debian15,
+        &[("max_replication_slots", "1"), ("wal_level", "logical")],
+    );
+    let following = Following::of(
+        (&source, shared(Version::Debian15).1),
+        "test_decoding",
+        TABLES,
+    );
+    let gates = close_gates(&following, &[41, 42]);
+    let mut run = following.clone_follow(&["--table-jobs", "6"]);
+    wait_at_gates(&following, &mut run, "3", 3);
+    let outcome = kill_all(&following, run);
+    assert!(
+        outcome
+            .stderr
+            .contains("no replication slot is free beside our own, of 1"),
+        "{}",
+        outcome.stderr
+    );
+    drop(gates);
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_last_error(
+        6,
+        &[
+            "cannot take another snapshot",
+            "no replication slot is free, of 1",
+            "max_replication_slots",
+        ],
+    );
+    source.configure(&[("max_replication_slots", "2")]);
+    source.restart_immediate();
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, TOLD);
+}
+
+/// A slot that is gone has taken changes with it.
+#[test]
+fn without_its_slot_a_copy_is_not_resumed() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "test_decoding");
+    wait_until(SOON, "the slot to be free", || {
+        following.slot("active") == "false"
+    });
+    following.on_source(&format!(
+        "select pg_drop_replication_slot('{}')",
+        following.name
+    ));
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_last_error(6, &["is gone from the source: changes may be lost"]);
+    assert!(outcome.stderr.contains("--restart"), "{}", outcome.stderr);
+    following.clean_up();
 }

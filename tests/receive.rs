@@ -57,6 +57,7 @@ fn receive_process() {
         dir: PathBuf::from(text("dir")),
         startpos: text("startpos").parse().unwrap(),
         filters: None,
+        left_out: PathBuf::new(),
     };
     let (pipe, reader) = make_pipe(task["pipe"].as_str());
     let code = match receive::run(&spec, &positions, pipe, None, &shutdown) {

@@ -66,6 +66,15 @@ fn roles(cluster: &Cluster) -> Rows {
 fn roles_are_copied_with_all_they_have() {
     let source = Cluster::start(Version::Debian15, &[]);
     source.psql("postgres", MADE);
+    // No provider of labels is at hand: this is what one would leave.
+    source.psql(
+        "postgres",
+        "set allow_system_table_mods = on;
+         insert into pg_shseclabel values ('app'::regrole, 'pg_authid'::regclass, 'some_provider', 'it''s secret')",
+    );
+    let label = [
+        "a setting of role \"app\" is left out: security label provider \"some_provider\" is not loaded",
+    ];
     for version in [Version::Debian15, Version::Pg18] {
         let target = Cluster::start(version, &[]);
         target.psql(
@@ -75,7 +84,11 @@ fn roles_are_copied_with_all_they_have() {
         );
         let scene = Scene::new();
         let outcome = copy_roles(&scene, &source, &target, &["--trace"]);
-        outcome.assert_success(&[]);
+        outcome.assert_success(&label);
+        assert!(outcome.stderr.contains(label[0]), "{}", outcome.stderr);
+        let written = fs::read_to_string(scene.work_dir().join("schema/roles.sql")).unwrap();
+        let labelled = "SECURITY LABEL FOR \"some_provider\" ON ROLE \"app\" IS 'it''s secret';";
+        assert!(written.contains(labelled), "{written}");
         for text in [
             "roles that exist on the target are kept as they are: old",
             "roles that belong to a provider are left out: cloudsqladmin, rds_superuser, rdsadmin",
@@ -98,7 +111,14 @@ fn roles_are_copied_with_all_they_have() {
                 outcome.stderr
             );
             assert_eq!(roles(&target), before);
+            assert!(!outcome.stderr.contains("keep their options"));
         }
+        // What was granted there in another way stays so, with a line about it.
+        target.psql("postgres", "revoke admin option for staff from app");
+        let outcome = copy_roles(&scene, &source, &target, &["--restart"]);
+        outcome.assert_success(&[]);
+        let told = "which differ from the source's: app in staff";
+        assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
     }
 }
 

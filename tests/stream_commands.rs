@@ -80,27 +80,24 @@ fn one_file_at_a_time() {
     following.assert_same();
 }
 
-/// The pipeline of three is what replay does.
+/// The pipeline of three is what replay does, in one work directory.
 #[test]
 fn the_pipeline_of_three() {
     let following = set_up("pgoutput");
     following.source.psql(&following.db, CHANGES);
     let lsn = following.current_lsn();
     let work_dir = following.scene.work_dir();
-    let other_dir = following.scene.path("apply");
     let script = format!(
         "set -o pipefail; export PGCOPYDB_SOURCE_PGURI='{}' PGCOPYDB_TARGET_PGURI='{}'
          names='--slot-name {} --origin {} --plugin pgoutput'; p='{}'
-         cp -rp '{dir}' '{other}'
          env -u PGCOPYDB_TARGET_PGURI $p stream receive --to-stdout --endpos {lsn} --dir '{dir}' $names | $p stream transform - - | \
-             $p stream apply - --dir '{other}' $names",
+             $p stream apply - --dir '{dir}' $names",
         following.source_uri,
         following.target_uri,
         following.name,
         following.name,
         program().display(),
         dir = work_dir.display(),
-        other = other_dir.display(),
     );
     let output = Command::new("bash")
         .args(["-c", &script])

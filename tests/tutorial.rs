@@ -101,6 +101,8 @@ fn copy_a_database_to_a_new_server() {
         let reader = Reader::new(shared_source(), target, &db);
         reader.run("pgcopydb clone");
         reader.assert_same();
+        // "How to validate schema and data migration?"
+        reader.run("pgcopydb compare schema\npgcopydb compare data");
     }
     let reader = Reader::new(shared_source(), target_18(), &db);
     reader.run("pgcopydb clone --table-jobs 4 --index-jobs 4");
@@ -139,6 +141,8 @@ const SECTIONS: &str = r#"
 
    kill -TERM ${COPROC_PID}
    wait ${COPROC_PID}
+
+   pgcopydb list progress --summary
 "#;
 
 #[test]
@@ -266,7 +270,8 @@ fn clone_and_follow() {
              insert into t (v) select g from generate_series(1, 1000) g",
         );
         let reader = Reader::new(source, target, &db);
-        let mut online = reader.start("pgcopydb clone --follow");
+        // As the introduction has it, in the background; a shell with job control would ask for no `wait`.
+        let mut online = reader.start("pgcopydb clone --follow &\n wait $!");
         let sql = "select count(*) from pg_stat_replication where application_name like 'pgcopydb%receive%'";
         wait_until(RUN_DEADLINE, "changes to be received", || {
             assert!(online.is_running(), "{}", online.stderr());

@@ -3,8 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -12,41 +10,8 @@ use nix::unistd::geteuid;
 use crate::support::cluster::{Cluster, shared_source, shared_target};
 use crate::support::cmd::{Outcome, Scene};
 use crate::support::compare::assert_same;
+use crate::support::small_disk::SmallDisk;
 use crate::support::wait_until;
-
-/// A file system of its own, gone when dropped.
-struct SmallDisk {
-    path: PathBuf,
-}
-
-impl SmallDisk {
-    /// `None` where we may not mount, which is said.
-    fn mount(path: &Path, options: &str) -> Option<SmallDisk> {
-        if !geteuid().is_root() {
-            println!("not root: a small disk cannot be mounted, only root's runs test it");
-            return None;
-        }
-        fs::create_dir_all(path).unwrap();
-        mount(&["-t", "tmpfs", "-o", options, "tmpfs"], path);
-        Some(SmallDisk { path: path.into() })
-    }
-
-    fn change(&self, options: &str) {
-        mount(&["-o", &format!("remount,{options}")], &self.path);
-    }
-}
-
-fn mount(arguments: &[&str], path: &Path) {
-    let status = Command::new("mount").args(arguments).arg(path).status();
-    assert!(status.unwrap().success(), "mount {arguments:?}");
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a run that hangs must not keep the test from ending.
-        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
-    }
-}
 
 fn shop(source: &Cluster) -> String {
     let db = source.new_db("disk");

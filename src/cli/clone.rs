@@ -6,13 +6,15 @@ use clap::Args;
 use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
-use super::size::parse_memory_setting;
+use super::options::{
+    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+};
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
 use crate::instance::{self, InstanceSpec};
 use crate::logging;
+use crate::size::parse_memory_setting;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
 
@@ -22,6 +24,15 @@ use crate::workdir::cdc_location;
 Both databases must exist and the target must hold none of the objects yet. Schema, rows, large objects and sequences are \
 read in one snapshot of the source; indexes are built as soon as their table is complete. A run that ended early \
 carries on with --resume.
+
+With --all-databases the two URIs name any database of each server. Databases that the target lacks are made there with the \
+source's encoding, locale, owner, privileges and settings; then one pool of --table-jobs, --index-jobs, --vacuum-jobs and \
+--large-objects-jobs workers copies the tables of all databases, the largest first. No consistency across databases is \
+promised: each is copied as of a moment of its own, and followed from there, with a snapshot, slot, origin (their names end in \
+the database's oid), sentinel and folder (DIR/databases/NAME) of its own. A database that fails is listed at the end, does not \
+keep the others from being copied, and makes the exit code non-zero; --resume tries it again. --restore-jobs is how many \
+databases are prepared, and finished after the workers, at a time. pgcopydb list progress, stream sentinel get and set, and \
+stream cleanup --all-databases know the directory.
 
 Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
 pub struct CloneArgs {
@@ -39,6 +50,8 @@ pub struct CloneArgs {
     requirements: RequirementsArgs,
     #[command(flatten)]
     work: WorkArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     state: StateArgs,
     /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
@@ -181,11 +194,12 @@ pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
 /// What follows the copy, if anything does. Options about it mean nothing without it.
 fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     if !args.follow {
-        const OPTIONS: [(&str, &str); 4] = [
+        const OPTIONS: [(&str, &str); 5] = [
             ("create_slot", "--create-slot"),
             ("endpos", "--endpos"),
             ("apply_mode", "--apply-mode"),
             ("keep_cdc_files", "--keep-cdc-files"),
+            ("cdc_max_size", "--cdc-max-size"),
         ];
         let typed = OPTIONS.iter().find(|(id, _)| given.is_typed(id));
         let option = typed_slot_option(given).or(typed.map(|(_, option)| *option));
@@ -208,6 +222,7 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         &args.dir,
         &args.slot,
         &args.apply,
+        &args.room,
         args.scope.filters.read()?,
         again,
     )
@@ -271,6 +286,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
+        when_full: args.room.when_full(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,

@@ -33,31 +33,31 @@ Example: pgcopydb copy data --source postgres://me@old/shop --target postgres://
     Data(Box<CloneArgs>),
     /// Copy the rows of all tables, and nothing else
     #[command(mut_args = sections::COPY_TABLE_DATA.arg(), after_help = "\
-Example: pgcopydb copy table-data --source postgres://me@old/shop --target postgres://me@new/shop --resume")]
+Example: pgcopydb copy table-data --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     TableData(Box<CloneArgs>),
     /// Copy the large objects
     #[command(mut_args = sections::COPY_BLOBS.arg(), after_help = "\
-Example: pgcopydb copy blobs --source postgres://me@old/shop --target postgres://me@new/shop --resume")]
+Example: pgcopydb copy blobs --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     Blobs(Box<CloneArgs>),
     /// Set the sequences as they are on the source
     #[command(mut_args = sections::COPY_SEQUENCES.arg(), after_help = "\
 Sequences are read as they are now: no snapshot covers them.
 
-Example: pgcopydb copy sequences --source postgres://me@old/shop --target postgres://me@new/shop --resume")]
+Example: pgcopydb copy sequences --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     Sequences(Box<CloneArgs>),
     /// Build the indexes, after copy table-data
     #[command(mut_args = sections::COPY_INDEXES.arg(), after_help = "\
 An index of the same name on the same table stays as it is. Indexes of primary keys and unique constraints are built as \
 unique indexes; copy constraints makes the constraints of them.
 
-Example: pgcopydb copy indexes --target postgres://me@new/shop --index-jobs 8 --resume")]
+Example: pgcopydb copy indexes --target postgres://me@new/shop --dir /var/tmp/shop --index-jobs 8 --resume")]
     Indexes(Box<CloneArgs>),
     /// Make primary keys and unique constraints of their indexes, after copy indexes
     #[command(mut_args = sections::COPY_CONSTRAINTS.arg(), after_help = "\
 What else ALTER TABLE says about an index is said here too: CLUSTER ON, REPLICA IDENTITY. Foreign keys and check \
 constraints belong to restore post-data and restore pre-data.
 
-Example: pgcopydb copy constraints --target postgres://me@new/shop --resume")]
+Example: pgcopydb copy constraints --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
     Constraints(Box<CloneArgs>),
     Roles(CopyRolesArgs),
     Extensions(CopyExtensionsArgs),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs, FilterArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -12,7 +12,9 @@ use crate::sys::signal::Shutdown;
 #[derive(Args)]
 #[command(after_help = "\
 The target must hold what the source held when the slot was made: \"clone --follow\" does both. Changes are applied once the \
-sentinel allows it (\"stream sentinel set apply\"), until its end position (\"stream sentinel set endpos\").")]
+sentinel allows it (\"stream sentinel set apply\"), until its end position (\"stream sentinel set endpos\").
+
+Example: pgcopydb follow --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput --resume")]
 pub struct FollowArgs {
     #[command(flatten)]
     connections: ConnectionArgs,
@@ -22,6 +24,8 @@ pub struct FollowArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
@@ -42,6 +46,7 @@ pub fn run(args: FollowArgs) -> Result<()> {
         &args.dir,
         &args.slot,
         &args.apply,
+        &args.room,
         args.filters.read()?,
         again,
     )?;

@@ -4,12 +4,13 @@
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, RoomArgs, parse_flag};
 use crate::error::{Result, Side};
 use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::size::parse_size;
 use crate::stream::apply::ApplyMode;
 use crate::stream::decode::Plugin;
 
@@ -57,6 +58,10 @@ pub struct ApplyArgs {
     /// Keep the files of changes that the target has
     #[arg(long)]
     pub keep_cdc_files: bool,
+    /// Receive no more while this much waits in complete files to be applied; the source keeps its WAL meanwhile. A transaction
+    /// is always received whole
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_cdc_files", value_parser = parse_size)]
+    pub cdc_max_size: Option<u64>,
 }
 
 /// How a run relates to an earlier one.
@@ -72,13 +77,14 @@ pub fn follow_spec(
     dir: &DirArgs,
     slot: &SlotArgs,
     apply: &ApplyArgs,
+    room: &RoomArgs,
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
     // In the order in which a user names them.
     connections.required(Side::Source)?;
     let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, filters, again)
+    follow_spec_to(target, connections, dir, slot, apply, room, filters, again)
 }
 
 /// The same, to a target that is known in another way.
@@ -88,6 +94,7 @@ pub fn follow_spec_to(
     dir: &DirArgs,
     slot: &SlotArgs,
     apply: &ApplyArgs,
+    room: &RoomArgs,
     filters: Option<Filters>,
     again: Again,
 ) -> Result<FollowSpec> {
@@ -102,6 +109,8 @@ pub fn follow_spec_to(
         apply_mode: apply.apply_mode,
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
+        cdc_max_size: apply.cdc_max_size,
+        when_full: room.when_full(),
         filters,
         restart: again.restart,
         resume: again.resume,

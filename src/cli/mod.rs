@@ -20,7 +20,6 @@ mod ping;
 mod restore;
 mod roles;
 mod sections;
-mod size;
 mod snapshot;
 mod stdout;
 mod stream;

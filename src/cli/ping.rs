@@ -13,6 +13,10 @@ use crate::sys::signal::Shutdown;
 
 /// Wait until the servers answer
 #[derive(Args)]
+#[command(after_help = "\
+An attempt that is refused is repeated for a minute.
+
+Example: pgcopydb ping --source postgres://me@old/shop --target postgres://me@new/shop")]
 pub struct PingArgs {
     #[command(flatten)]
     connections: ConnectionArgs,

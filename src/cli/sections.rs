@@ -101,7 +101,7 @@ pub const COPY_DATA: Section = Section {
         &["large_objects_jobs", "skip_large_objects", "drop_if_exists"],
         &["no_tablespaces", "skip_extensions", "skip_vacuum"],
         &["skip_analyze", "use_copy_binary", "maintenance_work_mem"],
-        &["fail_fast"],
+        &["fail_fast", "on_disk_full"],
     ],
 };
 
@@ -112,7 +112,7 @@ pub const COPY_TABLE_DATA: Section = Section {
         BEGINS,
         SPLIT,
         &["table_jobs", "skip_extensions", "use_copy_binary"],
-        &["fail_fast"],
+        &["fail_fast", "on_disk_full"],
     ],
 };
 
@@ -123,6 +123,7 @@ pub const COPY_BLOBS: Section = Section {
         BEGINS,
         OWNERS,
         &["large_objects_jobs", "drop_if_exists", "fail_fast"],
+        &["on_disk_full"],
     ],
 };
 
@@ -137,13 +138,13 @@ pub const COPY_INDEXES: Section = Section {
         PLACE,
         GOES_ON,
         &["index_jobs", "no_tablespaces", "maintenance_work_mem"],
-        &["fail_fast"],
+        &["fail_fast", "on_disk_full"],
     ],
 };
 
 pub const COPY_CONSTRAINTS: Section = Section {
     phases: Phases::of(&[Phase::Constraints]),
-    options: &[PLACE, GOES_ON, &["index_jobs", "fail_fast"]],
+    options: &[PLACE, GOES_ON, &["index_jobs", "fail_fast", "on_disk_full"]],
 };
 
 impl Section {

@@ -18,6 +18,12 @@ use crate::sys::signal::Shutdown;
 
 /// Export a snapshot of the source and hold it until a signal
 #[derive(Args)]
+#[command(after_help = "\
+The id is printed once the snapshot is held; commands in the same work directory read in it. With --follow, clone --follow \
+goes on from its slot.
+
+Examples: pgcopydb snapshot --source postgres://me@old/shop --dir /var/tmp/shop
+  pgcopydb snapshot --source postgres://me@old/shop --dir /var/tmp/shop --follow --plugin pgoutput")]
 pub struct SnapshotArgs {
     #[command(flatten)]
     source: SourceArgs,

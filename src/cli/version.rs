@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// Print the version
 #[derive(Args, Default)]
+#[command(after_help = "Example: pgcopydb version --json")]
 pub struct VersionArgs {
     /// Print JSON
     #[arg(long)]

@@ -7,12 +7,14 @@ use std::collections::HashSet;
 use super::schema::read_archive;
 use super::{Clone, CloneSpec};
 use crate::catalog::Catalog;
-use crate::dump::archive::Archive;
+use crate::dump::archive::{Archive, Entry};
 use crate::dump::closure::Omitted;
 use crate::dump::filtered;
 use crate::error::{Error, Result};
 use crate::filter::{self, Filters, Selection};
+use crate::ident::QualifiedName;
 use crate::snapshot::Snapshot;
+use crate::stream::left_out;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::workdir::done;
 use crate::workdir::paths::Paths;
@@ -52,9 +54,23 @@ pub fn apply(
     selection: &Selection,
 ) -> Result<()> {
     let omitted = filtered::apply(catalog, archive, selection, filters)?;
-    done::write(&clone.workdir.paths.omitted(), &omitted, Sync::Now)?;
+    let paths = &clone.workdir.paths;
+    left_out::write(&paths.left_out_tables(), &tables(archive, &omitted))?;
+    done::write(&paths.omitted(), &omitted, Sync::Now)?;
     tell(&omitted, selection);
     Ok(())
+}
+
+/// Those whose rows are not copied, so that their changes must not be followed either.
+fn tables(archive: &Archive, omitted: &[Omitted]) -> Vec<QualifiedName> {
+    let omitted: HashSet<i32> = omitted.iter().map(|omitted| omitted.dump_id).collect();
+    let is_table = |entry: &&Entry| entry.desc == "TABLE" && omitted.contains(&entry.dump_id);
+    archive
+        .entries
+        .iter()
+        .filter(is_table)
+        .map(|entry| QualifiedName::new(entry.namespace.lossy(), entry.tag.lossy()))
+        .collect()
 }
 
 /// What falls because of what it needs is worth a line each: nobody has named it.
@@ -99,6 +115,7 @@ fn is_rider(kind: &str) -> bool {
             | "DEFAULT ACL"
             | "PUBLICATION TABLE"
             | "TABLE DATA"
+            | "MATERIALIZED VIEW DATA"
             | "SEQUENCE SET"
     )
 }

@@ -10,6 +10,7 @@ use crate::check::{CheckSpec, Jobs, Scope};
 use crate::extensions::Requirements;
 use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::stream::setup::SetupSpec;
 
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
@@ -56,6 +57,7 @@ pub struct CloneSpec {
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
     pub fail_fast: bool,
+    pub when_full: WhenFull,
 
     /// Forget what an earlier run did. Never together with `resume`.
     pub restart: bool,

@@ -5,14 +5,13 @@
 
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-
 use super::ledger::Ledger;
 use super::work::{Item, Work, try_next};
 use super::{CopyContext, Pool};
 use crate::error::{Error, Result, Side};
 use crate::logging;
 use crate::pg::connect::{connect_once, patience};
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
@@ -20,8 +19,18 @@ use crate::workdir::done::Failure;
 use crate::workdir::live::Seat;
 
 /// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
-/// is restarting, so a few attempts are enough.
-const ATTEMPTS: u32 = 3;
+/// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
+const ATTEMPTS: u32 = 6;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between attempts on a full disk, and how often it is said.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// Between one attempt and the next, the first being 1.
+fn pause_after(attempt: u32) -> Duration {
+    FIRST_PAUSE * 2u32.pow(attempt.saturating_sub(1).min(8))
+}
 
 /// How long a server gets to answer for another database.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -256,7 +265,7 @@ impl<'a> Worker<'a> {
         self.target.take_if(|target| !target.recover());
     }
 
-    /// Run one piece of work, again with fresh connections when a connection was lost.
+    /// Run one piece of work, again with fresh connections when a connection was lost, and when the target has room again.
     pub fn retry<T>(
         &mut self,
         what: &str,
@@ -264,6 +273,7 @@ impl<'a> Worker<'a> {
     ) -> Result<T> {
         let mut attempt = 1;
         let mut lost_since = None;
+        let mut told: Option<Instant> = None;
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
@@ -271,19 +281,31 @@ impl<'a> Worker<'a> {
             };
             // Whatever happened, the protocol state of both connections is not worth guessing at.
             self.keep_what_works();
+            if is_disk_full(&error) && self.context.spec.when_full == WhenFull::Wait {
+                if told.is_none_or(|told| told.elapsed() >= REPEAT) {
+                    log::warn!("{error}; waiting for room, to try again ({what})");
+                    told = Some(Instant::now());
+                }
+                self.shutdown.sleep(FULL_PAUSE)?;
+                continue;
+            }
             // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
             let since = *lost_since.get_or_insert_with(Instant::now);
-            let may_pass = error.is_connection_lost() || is_conflict_with_recovery(&error);
-            if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
+            if !Remedy::of(&error).exists() || is_disk_full(&error) {
+                return Err(error);
+            }
+            if attempt == ATTEMPTS || since.elapsed() >= patience() {
                 return Err(error);
             }
             // Its statement was cancelled because of the signal: what broke after that is no news.
             Shutdown::handle().check()?;
-            log::warn!(
-                "{error}; trying again ({what}, attempt {} of {ATTEMPTS})",
-                attempt + 1
-            );
+            let pause = pause_after(attempt);
             attempt += 1;
+            log::warn!(
+                "{error}; trying again in {} ms ({what}, attempt {attempt} of {ATTEMPTS})",
+                pause.as_millis()
+            );
+            self.shutdown.sleep(pause)?;
         }
     }
 
@@ -291,9 +313,4 @@ impl<'a> Worker<'a> {
     pub fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
         self.retry(what, |worker| worker.target()?.execute(sql).map(drop))
     }
-}
-
-/// A standby cancels a query that stands in the way of what it replays; the next one may have better luck.
-fn is_conflict_with_recovery(error: &Error) -> bool {
-    error.side() == Some(Side::Source) && error.is_any_of(&[SqlState::T_R_SERIALIZATION_FAILURE])
 }

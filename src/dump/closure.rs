@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dump::archive::{Archive, CatalogId, Entry};
 use crate::filter::{LeftOut, Selection};
-use crate::ident::quote_ident;
+use crate::ident::{Oid, quote_ident};
 
 /// An entry of the archive that is left out, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,12 +59,23 @@ struct Closure<'a> {
 
 impl<'a> Closure<'a> {
     fn new(archive: &'a Archive, selection: &Selection) -> Closure<'a> {
-        let matched: HashMap<CatalogId, &LeftOut> = selection
-            .left_out
+        let there: HashSet<CatalogId> = archive
+            .entries
             .iter()
-            .filter(|left| !left.may_be_needed)
-            .map(|left| (id_of(left), left))
+            .map(|entry| entry.catalog_id)
             .collect();
+        let mut matched: HashMap<CatalogId, &LeftOut> = HashMap::new();
+        for left in selection.left_out.iter().filter(|left| !left.may_be_needed) {
+            let id = match left.holder {
+                Some(holder) if !there.contains(&id_of(left)) => id_of_pair(holder),
+                _ => id_of(left),
+            };
+            // A rule is the better reason.
+            let known = matched.entry(id).or_insert(left);
+            if left.is_by_rule {
+                *known = left;
+            }
+        }
         let mut closure = Closure {
             archive,
             by_dump_id: archive
@@ -78,7 +89,7 @@ impl<'a> Closure<'a> {
             if let Some(left) = matched.get(&entry.catalog_id) {
                 closure
                     .reasons
-                    .insert(entry.dump_id, (left.reason.clone(), true));
+                    .insert(entry.dump_id, (left.reason.clone(), left.is_by_rule));
             } else if let Some(schema) = left_out_schema(entry, &selection.schemas) {
                 let reason = format!("schema {} is left out", quote_ident(schema));
                 closure.reasons.insert(entry.dump_id, (reason, true));
@@ -149,10 +160,11 @@ impl<'a> Closure<'a> {
 }
 
 fn id_of(left: &LeftOut) -> CatalogId {
-    CatalogId {
-        tableoid: left.catalog,
-        oid: left.oid,
-    }
+    id_of_pair((left.catalog, left.oid))
+}
+
+fn id_of_pair((tableoid, oid): (Oid, Oid)) -> CatalogId {
+    CatalogId { tableoid, oid }
 }
 
 fn left_out_schema<'s>(

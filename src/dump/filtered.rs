@@ -125,6 +125,7 @@ fn check_wanted(filters: &Filters, omitted: &[Omitted], selection: &Selection) -
     let matched: HashSet<(Oid, Oid)> = selection
         .left_out
         .iter()
+        .filter(|left| left.is_by_rule)
         .map(|left| (left.catalog, left.oid))
         .collect();
     let is_wanted = |omitted: &&Omitted| {

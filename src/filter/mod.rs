@@ -7,6 +7,7 @@
 mod file;
 mod resolve;
 mod sql;
+mod unreadable;
 
 pub use file::{Pattern, Rule, Section};
 pub use resolve::{LeftOut, Selection, check, resolve};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::{Filters, Pattern, Rule, Section};
+use super::{Filters, Pattern, Rule, Section, unreadable};
 use crate::error::{Context, Error, Result};
 use crate::ident::{Oid, QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::{Connection, Row};
@@ -25,6 +25,10 @@ pub struct LeftOut {
     pub reason: String,
     /// A sequence that its table owned: it stays if something that is kept needs it.
     pub may_be_needed: bool,
+    /// A rule says so, and not what it needs.
+    pub is_by_rule: bool,
+    /// What goes instead, where it is no object of its own in the dump: a default may stand inside its table.
+    pub holder: Option<(Oid, Oid)>,
 }
 
 /// Everything that the rules match.
@@ -134,7 +138,7 @@ pub fn resolve(source: &mut Connection, filters: &Filters) -> Result<Selection> 
         indexes(source, filters, &mut selection)?;
         extensions(source, filters, &mut selection)?;
         foreign_keys(source, &mut selection)?;
-        need_unreadable(source, &mut selection)
+        unreadable::add_dependents(source, &mut selection)
     };
     gather().context("could not apply the filters to the source")?;
     Ok(selection)
@@ -159,6 +163,8 @@ FROM pg_namespace n WHERE {IN_USER_SCHEMA} AND {}",
                 name: quote_ident(&name),
                 reason: by_schema_rule(filters),
                 may_be_needed: false,
+                is_by_rule: true,
+                holder: None,
             });
         }
         selection.schemas.insert(name);
@@ -212,16 +218,19 @@ WHERE left_out OR rows_out ORDER BY c.oid",
             name: name.to_string(),
             reason,
             may_be_needed: false,
+            is_by_rule: true,
+            holder: None,
         });
     }
     Ok(())
 }
 
-fn relation_kind(relkind: &str) -> &'static str {
+pub(super) fn relation_kind(relkind: &str) -> &'static str {
     match relkind {
         "v" => "VIEW",
         "m" => "MATERIALIZED VIEW",
         "f" => "FOREIGN TABLE",
+        "S" => "SEQUENCE",
         _ => "TABLE",
     }
 }
@@ -255,7 +264,8 @@ ORDER BY s.oid",
             _ => format!("schema {} is left out", quote_ident(schema)),
         };
         let name = QualifiedName::new(schema, row.text(3)?);
-        if !row.bool(6)? {
+        let is_readable = row.bool(6)?;
+        if !is_readable {
             let oid = row.parse(1)?;
             selection.unreadable_tables.push((oid, name.clone()));
         }
@@ -265,7 +275,9 @@ ORDER BY s.oid",
             kind: "SEQUENCE".to_owned(),
             name: name.to_string(),
             reason,
-            may_be_needed: !is_by_schema,
+            may_be_needed: !is_by_schema && is_readable,
+            is_by_rule: true,
+            holder: None,
         });
     }
     Ok(())
@@ -293,6 +305,8 @@ WHERE c.relkind IN ('i', 'I') AND {IN_USER_SCHEMA} AND {} ORDER BY c.oid",
             name,
             reason: "in [exclude-index]".to_owned(),
             may_be_needed: false,
+            is_by_rule: true,
+            holder: None,
         })
     };
     for row in &rows {
@@ -339,6 +353,8 @@ FROM pg_extension x, unnest(x.extconfig) AS u(oid) WHERE {left_out}",
             name,
             reason,
             may_be_needed: false,
+            is_by_rule: true,
+            holder: None,
         });
     }
     Ok(())
@@ -377,43 +393,8 @@ WHERE k.contype = 'f' AND k.confrelid IN ({}) ORDER BY k.oid",
                 QualifiedName::new(row.text(6)?, row.text(7)?)
             ),
             may_be_needed: false,
-        });
-    }
-    Ok(())
-}
-
-/// pg_dump does not know that these need a table that it was not shown.
-fn need_unreadable(source: &mut Connection, selection: &mut Selection) -> Result<()> {
-    if selection.unreadable_tables.is_empty() {
-        return Ok(());
-    }
-    let oids: Vec<String> = selection
-        .unreadable_tables
-        .iter()
-        .map(|(oid, _)| oid.to_string())
-        .collect();
-    let rows = source.query(&format!(
-        "SELECT 'pg_constraint'::regclass::oid, k.oid, 'FK CONSTRAINT', k.conname, n.nspname, f.relname
-FROM pg_constraint k JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace n ON n.oid = f.relnamespace
-WHERE k.contype = 'f' AND k.confrelid IN ({oids})
-UNION
-SELECT 'pg_class'::regclass::oid, v.oid, CASE v.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, v.relname,
-    n.nspname, f.relname
-FROM pg_depend d
-    JOIN pg_rewrite w ON w.oid = d.objid JOIN pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'm')
-    JOIN pg_class f ON f.oid = d.refobjid JOIN pg_namespace n ON n.oid = f.relnamespace
-WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid IN ({oids})",
-        oids = oids.join(", ")
-    ))?;
-    for row in &rows {
-        let needed = QualifiedName::new(row.text(4)?, row.text(5)?);
-        selection.left_out.push(LeftOut {
-            catalog: row.parse(0)?,
-            oid: row.parse(1)?,
-            kind: row.text(2)?.to_owned(),
-            name: quote_ident(row.text(3)?),
-            reason: format!("needs table {needed}"),
-            may_be_needed: false,
+            is_by_rule: true,
+            holder: None,
         });
     }
     Ok(())

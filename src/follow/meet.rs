@@ -9,8 +9,10 @@ use crate::lsn::Lsn;
 use crate::stream::meeting;
 use crate::stream::positions::Positions;
 
-/// The number of this wish for a pause; those of comparisons are times.
-const WISH: u64 = 1;
+/// The number of the wish for a pause there. Those of comparisons are times; while there is a point they are declined.
+fn wish(at: Lsn) -> u64 {
+    at.0
+}
 
 #[derive(Debug)]
 pub struct Meet {
@@ -44,7 +46,7 @@ impl Meet {
             check_end(positions.endpos(), at)?;
         }
         // It stays also once the point is met, so that nothing is applied between here and the end of apply.
-        positions.set_pause(Some((WISH, at)));
+        positions.set_pause(Some((wish(at), at)));
         if !self.is_met && has_met(positions, at) {
             self.note_met(at)?;
         }
@@ -79,7 +81,7 @@ impl Meet {
 fn has_met(positions: &Positions, at: Lsn) -> bool {
     let flushed = positions.replayed_flushed();
     // What is committed is all that there is up to the point.
-    let stands_still = positions.paused() == Some(WISH) && flushed >= positions.committed();
+    let stands_still = positions.paused() == Some(wish(at)) && flushed >= positions.committed();
     flushed >= at || stands_still
 }
 
@@ -121,11 +123,11 @@ mod tests {
         assert!(!meet.look(&positions, true).unwrap());
         meeting_at(dir.path(), AT);
         assert!(meet.look(&positions, true).unwrap());
-        assert_eq!(positions.pause(), Some((WISH, AT)));
+        assert_eq!(positions.pause(), Some((wish(AT), AT)));
         assert!(!meet.holds());
         // Apply stands still before a transaction beyond it, with the last one before it not flushed yet.
         positions.advance_committed(Lsn(90));
-        positions.set_paused(WISH);
+        positions.set_paused(wish(AT));
         meet.look(&positions, true).unwrap();
         assert!(!meet.holds());
         positions.advance_replayed_flushed(Lsn(90));

@@ -12,7 +12,9 @@ mod modes;
 mod online;
 pub mod parts;
 mod remote;
+mod retention;
 mod spec;
+mod spool;
 mod stages;
 mod trio;
 
@@ -39,6 +41,8 @@ use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
 use remote::Remote;
+use retention::Retention;
+use spool::Spool;
 use trio::Trio;
 
 /// What every part of a follow needs; made once the servers were reached.
@@ -56,6 +60,7 @@ struct Follow<'a> {
 /// Follow until the end position. `Ok` means that everything up to it is on the target and flushed there.
 pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
+    let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
@@ -180,12 +185,14 @@ impl Follow<'_> {
                 plugin: self.set_up.plugin,
                 publication: publication_of(&self.set_up.slot_name).to_owned(),
                 filters: self.spec.filters.clone(),
+                left_out: workdir.paths.left_out_tables(),
                 dir: self.dir.clone(),
                 startpos: self.set_up.startpos,
             },
             transform: TransformSpec {
                 dir: self.dir.clone(),
                 replay_no_op_updates: self.spec.replay_no_op_updates,
+                left_out: workdir.paths.left_out_tables(),
             },
             apply: ApplySpec {
                 target: self.target.clone(),
@@ -193,7 +200,9 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                when_full: self.spec.when_full,
                 dir: self.dir.clone(),
+                left_out: workdir.paths.left_out_tables(),
             },
             positions,
             workdir,
@@ -231,6 +240,8 @@ impl Follow<'_> {
             .then(|| publication_of(&self.set_up.slot_name).to_owned());
         let mut remote = Remote::new(&self.source, &name, &self.dir, sentinel, self.shutdown);
         remote.watch_publication(publication, self.spec.filters.clone());
+        remote.watch_slot(Retention::new(&self.set_up.slot_name));
+        remote.watch_files(Spool::new(&self.dir, self.spec.cdc_max_size));
         remote.exchange_now(positions)?;
         Ok(remote)
     }

@@ -48,6 +48,7 @@ pub fn replay(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
 
 fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
+    let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     let follow = begin(spec, shutdown)?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
@@ -108,7 +109,8 @@ pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) 
 
 /// `stream apply`: one script, from a file or from a pipe. Runs in this process, as there is nothing beside it.
 pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Result<()> {
-    let workdir = open(spec)?;
+    // Not the lock of a follow: "stream receive" at the other end of the pipe holds that one.
+    let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     let follow = begin(spec, shutdown)?;
     let positions = Positions::create()?;
     let endpos = match spec.endpos {

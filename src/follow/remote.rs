@@ -7,7 +7,9 @@
 use std::time::{Duration, Instant};
 
 use super::meet::Meet;
-use crate::error::Result;
+use super::retention::Retention;
+use super::spool::Spool;
+use crate::error::{Error, Result};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
@@ -61,6 +63,8 @@ pub struct Remote {
     publication: Option<String>,
     filters: Option<Filters>,
     next_comparison: Instant,
+    retention: Option<Retention>,
+    spool: Option<Spool>,
     written: Reached,
     /// As the sentinel has it.
     wished_endpos: Option<Lsn>,
@@ -86,6 +90,8 @@ impl Remote {
             publication: None,
             filters: None,
             next_comparison: Instant::now(),
+            retention: None,
+            spool: None,
             written: Reached::default(),
             wished_endpos: None,
             next: Instant::now(),
@@ -97,6 +103,35 @@ impl Remote {
     pub fn watch_publication(&mut self, publication: Option<String>, filters: Option<Filters>) {
         self.publication = publication;
         self.filters = filters;
+    }
+
+    /// What the slot costs the source is told.
+    pub fn watch_slot(&mut self, retention: Retention) {
+        self.retention = Some(retention);
+    }
+
+    /// Receiving holds when too much waits in files.
+    pub fn watch_files(&mut self, spool: Spool) {
+        self.spool = Some(spool);
+    }
+
+    /// A full disk: how much is there, and how much more would come.
+    pub fn explain(&mut self, error: Error) -> Error {
+        if !error.is_disk_full() {
+            return error;
+        }
+        let left_on_source = match (&mut self.retention, &mut self.sentinel) {
+            (Some(retention), Some(sentinel)) => retention.bytes(sentinel.connection()),
+            _ => None,
+        };
+        match self
+            .spool
+            .as_ref()
+            .and_then(|spool| spool.words(left_on_source))
+        {
+            Some(words) => error.with_detail(words),
+            None => error,
+        }
     }
 
     /// Whether somebody wants apply to pause, and whether it does. Costs a look at two file names.
@@ -124,6 +159,9 @@ impl Remote {
             return Ok(false);
         }
         self.next = Instant::now() + INTERVAL;
+        if let Some(spool) = &mut self.spool {
+            spool.look(positions)?;
+        }
         self.exchange_now(positions)?;
         Ok(true)
     }
@@ -170,6 +208,9 @@ impl Remote {
         {
             self.next_comparison = Instant::now() + COMPARISON;
             publication::check(sentinel.connection(), name, self.filters.as_ref())?;
+        }
+        if let Some(retention) = &mut self.retention {
+            retention.look(sentinel.connection())?;
         }
         let now = reached(positions);
         if is_worth_writing(&self.written, &now, positions.activity()) {

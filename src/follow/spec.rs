@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::stream::apply::ApplyMode;
 use crate::stream::decode::Plugin;
 use crate::stream::setup::SetupSpec;
@@ -24,6 +25,9 @@ pub struct FollowSpec {
     pub replay_no_op_updates: bool,
     /// Keep the files of what the target has passed.
     pub keep_files: bool,
+    /// Bytes of changes that may wait in files before receiving holds.
+    pub cdc_max_size: Option<u64>,
+    pub when_full: WhenFull,
     /// What is not followed.
     pub filters: Option<Filters>,
     pub restart: bool,

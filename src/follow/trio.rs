@@ -267,7 +267,7 @@ impl Trio<'_> {
                         other.error().log("");
                     }
                 }
-                Err(ended[first].error())
+                Err(remote.explain(ended[first].error()))
             }
         }
     }

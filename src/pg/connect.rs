@@ -114,7 +114,10 @@ fn try_hosts(
                 Ok(connected) => return Ok(connected),
                 Err(failure) if failure.error.is_interrupted() => return Err(failure),
                 Err(failure) if failure.next == Next::Nothing => {
-                    return Err(Failure::last(after(errors, failure.error)));
+                    return Err(Failure {
+                        error: after(errors, failure.error),
+                        ..failure
+                    });
                 }
                 Err(failure) => {
                     may_pass |= failure.may_pass;
@@ -179,8 +182,11 @@ fn try_host(
     for address in addresses {
         match reach(info, host, &address, application_name, shutdown) {
             Ok(mut connection) => {
-                check_session(&mut connection, wanted)
-                    .map_err(|error| Failure::lasting(error.context(&address), Next::Host))?;
+                check_session(&mut connection, wanted).map_err(|error| Failure {
+                    may_pass: error.is_connection_lost(),
+                    next: Next::Host,
+                    error: error.context(&address),
+                })?;
                 let pinned = match &address {
                     Address::Unix(_) => info.pinned(index),
                     Address::Tcp(address) => info.pinned_to_address(index, address.ip()),

@@ -2,7 +2,9 @@
 
 pub mod connect;
 pub mod conninfo;
+pub mod incarnation;
 mod reach;
+pub mod remedy;
 pub mod session;
 pub mod tls;
 pub mod wire;

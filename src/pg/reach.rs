@@ -4,9 +4,8 @@
 use std::io::ErrorKind as IoErrorKind;
 use std::time::{Duration, Instant};
 
-use postgres::error::SqlState;
-
 use super::conninfo::{ConnInfo, HostSpec};
+use super::remedy::Remedy;
 use super::tls::{SslMode, TlsAttempt, attempts};
 use super::wire::{
     Address, ConnectError, Connection, Login, Socket, StartError, TlsStart, Transport, start_tls,
@@ -58,14 +57,14 @@ pub fn reach(
     shutdown: &Shutdown,
 ) -> std::result::Result<Connection, Failure> {
     let is_unix = matches!(address, Address::Unix(_));
-    let mut first = None;
+    let mut first: Option<Failure> = None;
     for attempt in attempts(info.tls().mode, is_unix) {
         match open(info, host, address, *attempt, application_name, shutdown) {
             Ok(connection) => return Ok(connection),
             Err(Refused::InAnyWay(failure)) => return Err(first.unwrap_or(failure)),
             // The first refusal is the telling one: "no pg_hba.conf entry" for the fallback would hide it.
-            Err(Refused::InThisWay(error)) => {
-                first.get_or_insert(Failure::last(error));
+            Err(Refused::InThisWay(failure)) => {
+                first.get_or_insert(failure);
             }
         }
     }
@@ -75,7 +74,7 @@ pub fn reach(
 /// How far a refusal reaches.
 enum Refused {
     /// With TLS, or without, it may be another matter.
-    InThisWay(Error),
+    InThisWay(Failure),
     InAnyWay(Failure),
 }
 
@@ -107,17 +106,20 @@ fn open(
                 (Transport::Plain(socket), None)
             }
             Ok(TlsStart::NotOffered(_)) => {
-                return Err(Refused::InThisWay(Error::on(
+                let error = Error::on(
                     side,
                     format!(
                         "{address}: the server does not support TLS, but \"sslmode\" is \"{}\"",
                         info.tls().mode.as_str()
                     ),
-                )));
+                );
+                return Err(Refused::InThisWay(Failure::last(error)));
             }
             Err(error) if error.is_interrupted() => return Err(Refused::last(error)),
             Err(error) => {
-                return Err(Refused::InThisWay(error.with_side(side).context(address)));
+                return Err(Refused::InThisWay(broken(
+                    error.with_side(side).context(address),
+                )));
             }
         },
     };
@@ -169,20 +171,30 @@ fn judge(refusal: StartError, address: &Address) -> Refused {
     if error.is_interrupted() {
         return Refused::last(error);
     }
-    // Starting up, shutting down, recovering: the server says so itself.
-    if error.is_any_of(&[SqlState::CANNOT_CONNECT_NOW]) {
+    // Starting up, shutting down, recovering, without a connection to spare: the server says so itself.
+    if error.sqlstate().is_some() && Remedy::of(&error).exists() {
         return Refused::InAnyWay(Failure {
             error: error.context(address),
             next: Next::Host,
             may_pass: true,
         });
     }
-    let error = error.context(address);
+    let failure = broken(error.context(address));
     if was_asked {
         // pg_hba.conf has let us in this way; a wrong password must not be sent again without TLS.
-        return Refused::last(error);
+        return Refused::InAnyWay(failure);
     }
-    Refused::InThisWay(error)
+    Refused::InThisWay(failure)
+}
+
+/// A server that is being stopped, or a proxy before one that is down, takes connections and breaks them without a word:
+/// that passes. What was said before does not.
+fn broken(error: Error) -> Failure {
+    Failure {
+        may_pass: error.is_connection_lost() && error.sqlstate().is_none(),
+        next: Next::Nothing,
+        error,
+    }
 }
 
 /// With prefer a server without TLS is good enough; with allow it has refused the plain way already.

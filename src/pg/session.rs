@@ -1,10 +1,13 @@
 //! Sessions: connections with the settings that make values travel exactly and keep timeouts away. Runs in every
 //! process that talks to a server. Decides settings, never which statements are run.
 
+use std::time::{Duration, Instant};
+
 use crate::error::{Context, Result, Side};
 use crate::ident::quote_literal;
-use crate::pg::connect::{connect, connect_and_pin};
+use crate::pg::connect::{connect_and_pin, patience};
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::pg::wire::Connection;
 use crate::sys::signal::Shutdown;
 
@@ -73,6 +76,9 @@ const EXACT_VALUES: &[(&str, &str)] = &[
     ("row_security", "off"),
 ];
 
+/// Between two attempts to prepare a session.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What a target session needs on top.
 #[derive(Debug, Clone)]
 pub struct TargetSettings {
@@ -86,9 +92,8 @@ pub fn open_source(
     application_name: &str,
     shutdown: &Shutdown,
 ) -> Result<Connection> {
-    let mut connection = connect(info, application_name, shutdown)?;
-    apply_settings(&mut connection)?;
-    Ok(connection)
+    let opened = open(info, application_name, shutdown, &mut apply_settings)?;
+    Ok(opened.0)
 }
 
 /// Connect to either side for a look, with a conninfo that names only the server that answered. Prepared at once: while the
@@ -98,9 +103,7 @@ pub fn open_and_pin(
     application_name: &str,
     shutdown: &Shutdown,
 ) -> Result<(Connection, ConnInfo)> {
-    let (mut connection, pinned) = connect_and_pin(info, application_name, shutdown)?;
-    apply_settings(&mut connection)?;
-    Ok((connection, pinned))
+    open(info, application_name, shutdown, &mut apply_settings)
 }
 
 /// Connect to the target.
@@ -110,8 +113,38 @@ pub fn open_target(
     settings: &TargetSettings,
     shutdown: &Shutdown,
 ) -> Result<Connection> {
-    let mut connection = connect(info, application_name, shutdown)?;
-    apply_settings(&mut connection)?;
+    let opened = open(info, application_name, shutdown, &mut |connection| {
+        apply_settings(connection)?;
+        apply_target_settings(connection, settings)
+    })?;
+    Ok(opened.0)
+}
+
+/// Connect and prepare the session. One that breaks meanwhile, such as on a server that goes down just now, is made again
+/// within the time that a server is waited for.
+fn open(
+    info: &ConnInfo,
+    application_name: &str,
+    shutdown: &Shutdown,
+    prepare: &mut dyn FnMut(&mut Connection) -> Result<()>,
+) -> Result<(Connection, ConnInfo)> {
+    let started = Instant::now();
+    loop {
+        let (mut connection, pinned) = connect_and_pin(info, application_name, shutdown)?;
+        match prepare(&mut connection) {
+            Ok(()) => return Ok((connection, pinned)),
+            Err(error)
+                if Remedy::of(&error) == Remedy::Connection && started.elapsed() < patience() =>
+            {
+                log::warn!("{error}; connecting again");
+                shutdown.sleep(PAUSE)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn apply_target_settings(connection: &mut Connection, settings: &TargetSettings) -> Result<()> {
     connection
         .execute(&format!(
             "SET synchronous_commit = off; \
@@ -124,12 +157,19 @@ pub fn open_target(
     if connection.server_version() >= 140_000 {
         // A worker killed with -9 in the middle of CREATE INDEX: the backend notices within seconds.
         // Not every platform supports it; without it the next run ends the backend.
-        let _ = connection.execute("SET client_connection_check_interval = '2s'");
+        or_refused(connection.execute("SET client_connection_check_interval = '2s'"))?;
     }
     // Triggers and rules that the user added between pre-data and data must not fire. Needs a right that an owner of a
     // database often lacks: without it COPY behaves as pg_restore's does.
-    let _ = connection.execute("SET session_replication_role = replica");
-    Ok(connection)
+    or_refused(connection.execute("SET session_replication_role = replica"))
+}
+
+/// A setting that the server may refuse; a connection that breaks is no refusal.
+fn or_refused(result: Result<u64>) -> Result<()> {
+    match result {
+        Err(error) if error.is_connection_lost() || error.is_interrupted() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// What has all text come as UTF-8. A SQL_ASCII database has no encoding to convert from: bytes pass as they are.

@@ -29,6 +29,8 @@ pub struct Role {
     pub comment: Option<String>,
     /// ALTER ROLE .. SET for all databases.
     pub settings: Vec<DatabaseSetting>,
+    /// Security labels: provider and label.
+    pub labels: Vec<(String, String)>,
 }
 
 /// Member `member` of role `role`.
@@ -73,6 +75,11 @@ FROM pg_db_role_setting d
     JOIN pg_roles r ON r.oid = d.setrole
 WHERE d.setdatabase = 0
 ORDER BY r.rolname, s.position";
+
+const LABELS: &str = "SELECT r.rolname, s.provider, s.label
+FROM pg_shseclabel s JOIN pg_roles r ON r.oid = s.objoid
+WHERE s.classoid = 'pg_authid'::regclass
+ORDER BY r.rolname, s.provider";
 
 /// What everybody may do is the server's setting, and no role's.
 const RIGHTS: &str = "SELECT a.privilege_type, p.parname, r.rolname, a.is_grantable
@@ -146,7 +153,7 @@ pub fn fetch(source: &mut Connection, no_passwords: bool) -> Result<Roles> {
             source.query_one("SELECT current_user")?.text(0)?
         );
     }
-    read_settings(source, &mut roles)?;
+    read_settings_and_labels(source, &mut roles)?;
     Ok(Roles {
         memberships: read_memberships(source)?,
         rights: read_rights(source)?,
@@ -178,10 +185,11 @@ fn read_role(row: &Row) -> Result<Role> {
         password: text(11)?.map(Password::new),
         comment: text(12)?,
         settings: Vec::new(),
+        labels: Vec::new(),
     })
 }
 
-fn read_settings(source: &mut Connection, roles: &mut [Role]) -> Result<()> {
+fn read_settings_and_labels(source: &mut Connection, roles: &mut [Role]) -> Result<()> {
     let mut settings = Vec::new();
     source
         .query_each(SETTINGS, &mut |row| {
@@ -204,7 +212,15 @@ fn read_settings(source: &mut Connection, roles: &mut [Role]) -> Result<()> {
             roles[*at].settings.push(setting);
         }
     }
-    Ok(())
+    source
+        .query_each(LABELS, &mut |row| {
+            if let Some(at) = by_name.get(row.text(0)?) {
+                let label = (row.text(1)?.to_string(), row.text(2)?.to_string());
+                roles[*at].labels.push(label);
+            }
+            Ok(())
+        })
+        .context("could not read the security labels of the source's roles")
 }
 
 /// Memberships in PostgreSQL's own and a provider's roles count: the target may have the same. Those of such roles in

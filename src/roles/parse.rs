@@ -16,11 +16,41 @@ pub enum Kind {
     /// `role` is granted to `member`.
     Membership {
         member: String,
+        options: Options,
         /// The statement without its GRANTED BY, where it has one.
         without_grantor: Option<String>,
     },
     /// A right on a parameter.
     Privilege,
+}
+
+/// What a member may do with a membership. INHERIT and SET are known since 16.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    pub admin: bool,
+    pub inherits: Option<bool>,
+    pub may_set: Option<bool>,
+}
+
+impl Options {
+    /// What the grants of several grantors come to.
+    pub fn join(&mut self, other: Options) {
+        let either = |a: Option<bool>, b: Option<bool>| match (a, b) {
+            (Some(a), Some(b)) => Some(a || b),
+            (a, b) => a.or(b),
+        };
+        self.admin |= other.admin;
+        self.inherits = either(self.inherits, other.inherits);
+        self.may_set = either(self.may_set, other.may_set);
+    }
+
+    /// Whether they are the same, as far as both sides know.
+    pub fn fits(self, other: Options) -> bool {
+        let fits = |a: Option<bool>, b: Option<bool>| a.is_none() || b.is_none() || a == b;
+        self.admin == other.admin
+            && fits(self.inherits, other.inherits)
+            && fits(self.may_set, other.may_set)
+    }
 }
 
 /// One statement of the file. No Debug: it may hold a password.
@@ -109,6 +139,20 @@ impl Reader<'_> {
         }
     }
 
+    /// Of a membership: `WITH ADMIN OPTION`, or `WITH ADMIN TRUE, INHERIT FALSE, SET TRUE`. What is not said is the default
+    /// of the server that will be told.
+    fn options(&self) -> Options {
+        let said = |word: &str| {
+            let at = (4..self.tokens.len()).find(|at| self.is(*at, &[word]))?;
+            Some(!self.is(at + 1, &["FALSE"]))
+        };
+        Options {
+            admin: said("ADMIN").unwrap_or(false),
+            inherits: said("INHERIT"),
+            may_set: said("SET"),
+        }
+    }
+
     /// The text of the tokens before this place.
     fn sql(&self, end: usize) -> String {
         let tokens = &self.tokens[..end.min(self.tokens.len())];
@@ -135,6 +179,7 @@ impl Reader<'_> {
             let grantor = self.find("GRANTED");
             let membership = Kind::Membership {
                 member: self.name(3)?,
+                options: self.options(),
                 without_grantor: grantor.map(|at| self.sql(at)),
             };
             (membership, 1)
@@ -155,7 +200,7 @@ impl Reader<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Kind, Statement, parse};
+    use super::{Kind, Options, Statement, parse};
 
     fn parsed(text: &str) -> Vec<(Kind, String, String)> {
         let statements = parse(text.as_bytes()).unwrap();
@@ -187,12 +232,19 @@ mod tests {
         assert_eq!(found[3].0, Kind::Setting);
         let Kind::Membership {
             member,
+            options,
             without_grantor,
         } = &found[4].0
         else {
             panic!("{:?}", found[4].0);
         };
         assert_eq!(member, "B\"x");
+        let inherits = Some(true);
+        let said = Options {
+            inherits,
+            ..Options::default()
+        };
+        assert_eq!(*options, said);
         assert_eq!(
             without_grantor.as_deref(),
             Some("GRANT app TO \"B\"\"x\" WITH INHERIT TRUE")

@@ -1,17 +1,17 @@
 //! What of a file of roles a target needs. Pure: the file and what the target has go in, statements in their order come
 //! out, and with them the names of all that is left out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::parse::{Kind, Statement};
+use super::parse::{Kind, Options, Statement};
 use super::provider::{is_providers, is_reserved};
 
 /// What the target has.
 #[derive(Debug, Default)]
 pub struct Target {
     pub roles: HashSet<String>,
-    /// (role, member)
-    pub memberships: HashSet<(String, String)>,
+    /// By (role, member).
+    pub memberships: HashMap<(String, String), Options>,
 }
 
 /// What to run. The lists of names are for the log.
@@ -30,6 +30,8 @@ pub struct Plan<'a> {
     pub providers_memberships: Vec<String>,
     /// Memberships in roles that are not there.
     pub lost_memberships: Vec<String>,
+    /// Memberships that are there, with other options.
+    pub kept_memberships: Vec<String>,
 }
 
 fn is_nobodys(name: &str) -> bool {
@@ -61,6 +63,7 @@ pub fn plan<'a>(statements: &'a [Statement], target: &Target) -> Plan<'a> {
             plan.create.push((name, Vec::new()));
         }
     }
+    let mut wanted: BTreeMap<(String, String), Options> = BTreeMap::new();
     let is_there = |name: &str| target.roles.contains(name) || new.contains_key(name);
     for statement in statements {
         let name = statement.role.as_str();
@@ -80,9 +83,15 @@ pub fn plan<'a>(statements: &'a [Statement], target: &Target) -> Plan<'a> {
                     plan.grants.push(statement);
                 }
             }
-            Kind::Membership { member, .. } => {
+            Kind::Membership {
+                member, options, ..
+            } => {
                 let pair = (name.to_string(), member.clone());
-                if is_nobodys(member) || target.memberships.contains(&pair) {
+                if is_nobodys(member) {
+                    continue;
+                }
+                if target.memberships.contains_key(&pair) {
+                    wanted.entry(pair).or_default().join(*options);
                     continue;
                 }
                 if is_there(name) && is_there(member) {
@@ -97,13 +106,23 @@ pub fn plan<'a>(statements: &'a [Statement], target: &Target) -> Plan<'a> {
             }
         }
     }
+    for (pair, wanted) in wanted {
+        if target
+            .memberships
+            .get(&pair)
+            .is_some_and(|there| !there.fits(wanted))
+        {
+            let (role, member) = pair;
+            plan.kept_memberships.push(format!("{member} in {role}"));
+        }
+    }
     plan
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Plan, Target, created, plan};
-    use crate::roles::parse::{Statement, parse};
+    use crate::roles::parse::{Options, Statement, parse};
 
     const FILE: &str = "CREATE ROLE old LOGIN; ALTER ROLE old SET work_mem TO '1MB';
         CREATE ROLE new; ALTER ROLE new WITH LOGIN; COMMENT ON ROLE new IS 'x'; COMMENT ON ROLE old IS 'y';
@@ -123,7 +142,14 @@ mod tests {
         let statements = parse(FILE.as_bytes()).unwrap();
         let target = Target {
             roles: ["old", "pg_monitor"].map(str::to_string).into(),
-            memberships: [("new".to_string(), "old".to_string())].into(),
+            memberships: [(
+                ("new".to_string(), "old".to_string()),
+                Options {
+                    admin: true,
+                    ..Options::default()
+                },
+            )]
+            .into(),
         };
         let Plan {
             create,
@@ -133,6 +159,7 @@ mod tests {
             reserved,
             providers_memberships,
             lost_memberships,
+            kept_memberships,
         } = plan(&statements, &target);
         assert_eq!(create.len(), 1);
         assert_eq!(create[0].0, "new");
@@ -153,6 +180,7 @@ mod tests {
         assert_eq!(reserved, ["rdsadmin", "pg_own"]);
         assert_eq!(providers_memberships, ["new in rds_iam"]);
         assert_eq!(lost_memberships, ["old in gone"]);
+        assert_eq!(kept_memberships, ["old in new"]);
         let names: Vec<&str> = created(&statements).collect();
         assert_eq!(names, ["old", "new"]);
     }

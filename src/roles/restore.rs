@@ -1,11 +1,11 @@
 //! Run the statements of a file of roles on the target, in the parent. All of them are one transaction with a savepoint
 //! for each, so that a run that is killed has made no role at all: half a role would be kept as it is by the next run.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use postgres::error::SqlState;
 
-use super::parse::{Kind, Statement};
+use super::parse::{Kind, Options, Statement};
 use super::plan::{Plan, Target, plan};
 use crate::error::{Context, Error, ErrorKind, Result, Side};
 use crate::ident::{quote_ident, shorten};
@@ -100,13 +100,26 @@ fn fetch_target(target: &mut Connection) -> Result<Target> {
             Ok(())
         })
         .context("could not list the roles of the target")?;
-    let mut memberships = HashSet::new();
+    let mut memberships: HashMap<(String, String), Options> = HashMap::new();
+    let options = match target.server_version() >= 16_00_00 {
+        true => "a.inherit_option, a.set_option",
+        false => "NULL, NULL",
+    };
     target
         .query_each(
-            "SELECT r.rolname, m.rolname FROM pg_catalog.pg_auth_members a \
-             JOIN pg_catalog.pg_roles r ON r.oid = a.roleid JOIN pg_catalog.pg_roles m ON m.oid = a.member",
+            &format!(
+                "SELECT r.rolname, m.rolname, a.admin_option, {options} FROM pg_catalog.pg_auth_members a \
+                 JOIN pg_catalog.pg_roles r ON r.oid = a.roleid JOIN pg_catalog.pg_roles m ON m.oid = a.member"
+            ),
             &mut |row| {
-                memberships.insert((row.text(0)?.to_string(), row.text(1)?.to_string()));
+                let flag = |column| Ok::<_, Error>(row.opt_text(column)?.map(|text| text == "t"));
+                let options = Options {
+                    admin: row.bool(2)?,
+                    inherits: flag(3)?,
+                    may_set: flag(4)?,
+                };
+                let pair = (row.text(0)?.to_string(), row.text(1)?.to_string());
+                memberships.entry(pair).or_default().join(options);
                 Ok(())
             },
         )
@@ -128,6 +141,10 @@ fn tell(plan: &Plan<'_>) {
         (
             "memberships in a provider's roles that the target does not have are left out",
             &plan.providers_memberships,
+        ),
+        (
+            "memberships that exist on the target keep their options (ADMIN, INHERIT, SET), which differ from the source's",
+            &plan.kept_memberships,
         ),
     ];
     for (what, names) in notices {

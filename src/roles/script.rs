@@ -25,6 +25,12 @@ pub fn write(roles: &Roles) -> String {
             let comment = quote_literal(comment);
             push(&mut text, &format!("COMMENT ON ROLE {name} IS {comment}"));
         }
+        for (provider, label) in &role.labels {
+            let (provider, label) = (quote_ident(provider), quote_literal(label));
+            let name = quote_ident(&role.name);
+            let sql = format!("SECURITY LABEL FOR {provider} ON ROLE {name} IS {label}");
+            push(&mut text, &sql);
+        }
     }
     for membership in ordered(&roles.memberships) {
         push(&mut text, &grant_sql(membership));
@@ -152,6 +158,7 @@ mod tests {
             password: None,
             comment: None,
             settings: Vec::new(),
+            labels: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod decode;
 pub mod identity;
 pub mod json_text;
 mod last_line;
+pub mod left_out;
 pub mod meeting;
 pub mod message;
 pub mod origin;

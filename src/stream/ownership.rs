@@ -145,7 +145,7 @@ fn another_run(side: Side, message: String, hint: &str) -> Error {
 
 fn lost(side: Side, message: String) -> Error {
     Error::on(side, message)
-        .with_hint("Run \"pgcopydb stream cleanup\", then start over with a new clone.")
+        .with_hint("Start over: \"pgcopydb clone --follow --restart\", or \"pgcopydb stream cleanup\" and a new clone.")
 }
 
 #[cfg(test)]

@@ -28,10 +28,11 @@ enum Slot {
     PauseAt,
     PauseNumber,
     PausedNumber,
+    Held,
 }
 
 /// How many there are: the last one's place and one.
-const SLOTS: usize = Slot::PausedNumber as usize + 1;
+const SLOTS: usize = Slot::Held as usize + 1;
 
 /// Why receive ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +102,16 @@ impl Positions {
     pub fn set_apply(&self, is_enabled: bool) {
         let value = u64::from(is_enabled);
         self.slot(Slot::Apply).store(value, Ordering::Release);
+    }
+
+    /// Whether receive is to take nothing more from the source for now. Written by the parent.
+    pub fn is_held(&self) -> bool {
+        self.get(Slot::Held) != 0
+    }
+
+    pub fn hold(&self, is_held: bool) {
+        let value = u64::from(is_held);
+        self.slot(Slot::Held).store(value, Ordering::Release);
     }
 
     /// Everything at or before it is in the JSON files. Written by receive.

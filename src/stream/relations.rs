@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 
+use super::left_out::LeftOutTables;
 use super::message::{Column, Equality, Relation, RelationId};
 use crate::error::{Context, Result};
 use crate::filter::Filters;
-use crate::ident::Oid;
+use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::{Connection, Row};
 
 /// What is known of a table by its name.
@@ -42,6 +43,8 @@ pub struct Relations {
     reload: Option<Reload>,
     /// A condition on `pg_class c` and `pg_namespace n`: what the filters leave out.
     left_out: String,
+    /// What was not copied because of something else that the filters leave out.
+    fallen: LeftOutTables,
 }
 
 impl Relations {
@@ -49,6 +52,7 @@ impl Relations {
     pub fn fetch(
         connection: &mut Connection,
         filters: Option<&Filters>,
+        fallen: LeftOutTables,
         reload: Reload,
     ) -> Result<Relations> {
         let mut relations = Relations {
@@ -59,6 +63,7 @@ impl Relations {
             last: 0,
             reload: Some(reload),
             left_out: filters.map_or_else(|| "false".to_owned(), Filters::changes_left_out),
+            fallen,
         };
         relations.read(connection)?;
         Ok(relations)
@@ -74,6 +79,7 @@ impl Relations {
             last: 0,
             reload: None,
             left_out: String::new(),
+            fallen: LeftOutTables::new(),
         };
         for relation in tables {
             relations.put(Table {
@@ -115,7 +121,16 @@ impl Relations {
     }
 
     /// Put what was fetched in the place of what was known; a relation that has changed gets a new number.
-    fn put(&mut self, table: Table) {
+    fn put(&mut self, mut table: Table) {
+        if !self.fallen.is_empty() {
+            let Relation {
+                schema,
+                table: name,
+                ..
+            } = &table.relation;
+            let name = QualifiedName::new(schema, name);
+            table.is_skipped |= self.fallen.contains(&name);
+        }
         let schema = self
             .by_name
             .entry(table.relation.schema.clone())

@@ -262,6 +262,12 @@ impl<'a> ScriptLine<'a> {
     }
 }
 
+/// The statement of an EXECUTE line, without a look at its parameters.
+pub fn statement_of(line: &[u8]) -> Option<StatementId> {
+    let (statement, _) = json_text::read_number(line.strip_prefix(b"EXECUTE ")?)?;
+    Some(statement)
+}
+
 fn parse_execute(rest: &[u8]) -> Option<Result<ScriptLine<'_>>> {
     let (statement, mut rest) = json_text::read_number(rest)?;
     let mut parameters = Vec::new();
@@ -416,6 +422,7 @@ mod tests {
             parameters: vec![Some(Cow::Borrowed(b"a\"b")), None],
         };
         assert_eq!(written(&line), br#"EXECUTE 3["a\"b",null];"#);
+        assert_eq!(statement_of(&written(&line)), Some(3));
         let none = ScriptLine::Execute {
             statement: 4_294_967_295,
             parameters: Vec::new(),

@@ -81,6 +81,27 @@ fn position_of(line: &[u8]) -> Option<Lsn> {
     }
 }
 
+/// Bytes of the files, and of the scripts beside them, that are complete. The newest, which may still be written, does not
+/// count: nobody could remove it.
+pub fn waiting_bytes(dir: &Path) -> Result<u64> {
+    let mut files = json_files(dir)?;
+    files.pop();
+    let mut bytes = 0;
+    for json in files {
+        for path in [json.with_extension("sql"), json] {
+            bytes += match std::fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+                Err(error) => {
+                    let what = format!("could not look at file \"{}\"", path.display());
+                    return Err(Error::io(what, error));
+                }
+            };
+        }
+    }
+    Ok(bytes)
+}
+
 /// Remove the files, and the scripts beside them, that hold nothing after `applied`; never the newest, which may still
 /// be written. Returns how many.
 pub fn remove_applied(dir: &Path, applied: Lsn) -> Result<usize> {

@@ -231,7 +231,7 @@ pub fn check(slot: &Slot, name: &str, plugin: Plugin, database: &str) -> Result<
             "the source has removed WAL that it still needs (max_slot_wal_keep_size), so that changes are lost".to_owned(),
         )
         .map_err(|error| {
-            error.with_hint("Run \"pgcopydb stream cleanup\", then start over with a new clone.")
+            error.with_hint("Start over: \"pgcopydb clone --follow --restart\", or \"pgcopydb stream cleanup\" and a new clone.")
         });
     }
     Ok(())

@@ -7,10 +7,12 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use super::left_out::LeftOutTables;
 use super::message::{LogicalMessage, Relation, RelationId, Tuple, Value};
 use super::script::{CommitIs, Operation, ScriptLine, StatementId, write_execute_raw};
 use super::statement::{Shape, describe, sql};
 use crate::error::{Error, ErrorKind, Result};
+use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 
 /// How much of one transaction is held back: far above what a transaction of an application writes, and little memory.
@@ -29,6 +31,8 @@ struct Prepared {
 struct Known {
     relation: Relation,
     prepared: Vec<Prepared>,
+    /// The base copy left the table out: there is nothing to replay, and nothing that must be found.
+    is_left_out: bool,
 }
 
 /// The transaction under way.
@@ -51,6 +55,7 @@ pub struct Transform {
     out: Vec<u8>,
     /// Where the stream stands: the last commit or keepalive.
     position: Lsn,
+    left_out: LeftOutTables,
 }
 
 impl Transform {
@@ -64,7 +69,13 @@ impl Transform {
             keep_no_op,
             out: Vec::new(),
             position: Lsn::INVALID,
+            left_out: LeftOutTables::new(),
         }
+    }
+
+    /// Replay nothing of these tables.
+    pub fn leaving_out(self, left_out: LeftOutTables) -> Transform {
+        Transform { left_out, ..self }
     }
 
     /// Begin a script, in a new file or at a place from which a file goes on: nothing is prepared in it yet.
@@ -74,6 +85,12 @@ impl Transform {
         }
         self.next = 1;
         ScriptLine::Header.write(&mut self.out);
+    }
+
+    /// Everything that was committed at or before this position comes before the script.
+    pub fn begin_after(&mut self, lsn: Lsn) {
+        self.position = self.position.max(lsn);
+        ScriptLine::After { lsn }.write(&mut self.out);
     }
 
     /// End a complete file.
@@ -144,8 +161,7 @@ impl Transform {
             }),
             LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
             LogicalMessage::Start { lsn } => {
-                self.position = self.position.max(*lsn);
-                ScriptLine::After { lsn: *lsn }.write(&mut self.out);
+                self.begin_after(*lsn);
                 Ok(())
             }
             // Files are the process's business, which begins a script for each.
@@ -164,9 +180,11 @@ impl Transform {
             .get(&id)
             .is_none_or(|known| known.relation != *relation)
         {
+            let name = QualifiedName::new(&relation.schema, &relation.table);
             let known = Known {
                 relation: relation.clone(),
                 prepared: Vec::new(),
+                is_left_out: self.left_out.contains(&name),
             };
             self.relations.insert(id, known);
         }
@@ -199,6 +217,9 @@ impl Transform {
         let Some(transaction) = &mut self.transaction else {
             return Err(out_of_order("a change outside of a transaction"));
         };
+        if known.is_left_out {
+            return Ok(());
+        }
         let shape = &mut self.shape;
         let relation = &known.relation;
         let has_way = match (operation, old, new) {
@@ -238,7 +259,12 @@ impl Transform {
                     "TRUNCATE of a relation that was not described",
                 ));
             };
-            tables.push((known.relation.schema.clone(), known.relation.table.clone()));
+            if !known.is_left_out {
+                tables.push((known.relation.schema.clone(), known.relation.table.clone()));
+            }
+        }
+        if tables.is_empty() {
+            return Ok(());
         }
         ScriptLine::Truncate {
             tables,
@@ -351,7 +377,7 @@ fn without_key(operation: Operation, relation: &Relation) -> Error {
         Operation::Update => "UPDATE",
         Operation::Delete => "DELETE",
     };
-    let name = crate::ident::QualifiedName::new(&relation.schema, &relation.table);
+    let name = QualifiedName::new(&relation.schema, &relation.table);
     Error::new(
         ErrorKind::Source,
         format!("cannot replay an {word} of table {name}: the source sent nothing that identifies the row"),

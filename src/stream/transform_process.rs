@@ -11,12 +11,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::last_line::last_line;
+use super::left_out;
 use super::message::LogicalMessage;
 use super::receive::TransformWork;
 use super::script::ScriptLine;
 use super::segment;
 use super::transform::Transform;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lsn::Lsn;
 use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::pipe::{LineReader, Next, PipeWriter};
@@ -31,6 +33,15 @@ pub struct TransformSpec {
     pub dir: PathBuf,
     /// Also replay updates that change nothing.
     pub replay_no_op_updates: bool,
+    /// Where the base copy notes the tables that it left out.
+    pub left_out: PathBuf,
+}
+
+impl TransformSpec {
+    fn transform(&self) -> Result<Transform> {
+        let left_out = left_out::read(&self.left_out)?;
+        Ok(Transform::new(self.replay_no_op_updates).leaving_out(left_out))
+    }
 }
 
 /// Make the script of each JSON file: first those that are complete and have none yet, then whatever the queue names. A
@@ -114,7 +125,7 @@ fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> 
         file => file.with_context(what)?,
     };
     let mut out = ScriptFile::create(&unfinished)?;
-    let mut transform = Transform::new(spec.replay_no_op_updates);
+    let mut transform = spec.transform()?;
     transform.begin_script();
     let mut lines = LineReader::new(file);
     let (mut seen, mut number) = (0, 0u64);
@@ -167,15 +178,19 @@ impl ScriptFile {
         ScriptFile::opened(path, file)
     }
 
-    /// Go on behind what a finished script has, in place of its last line.
-    fn go_on(path: &Path) -> Result<ScriptFile> {
+    /// Go on behind what a finished script has, in place of its last line. `None` when it is gone: the target has passed
+    /// what it had, and the parent has removed it.
+    fn go_on(path: &Path) -> Result<Option<ScriptFile>> {
         let end = last_line(path)?.map_or(0, |line| line.start);
-        let file = OpenOptions::new().write(true).open(path);
+        let file = match OpenOptions::new().write(true).open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file,
+        };
         let mut it = ScriptFile::opened(path, file)?;
         let what = || format!("could not write file \"{}\"", path.display());
         it.file.set_len(end).with_context(what)?;
         it.file.seek(SeekFrom::Start(end)).with_context(what)?;
-        Ok(it)
+        Ok(Some(it))
     }
 
     fn opened(path: &Path, file: std::io::Result<File>) -> Result<ScriptFile> {
@@ -208,7 +223,7 @@ pub fn run_live(
 ) -> Result<()> {
     let mut live = Live {
         spec,
-        transform: Transform::new(spec.replay_no_op_updates),
+        transform: spec.transform()?,
         lines: LineReader::new(input),
         output: PipeWriter::new(output),
         script: None,
@@ -251,7 +266,8 @@ pub fn run_stream(
 
 /// The JSON file that the lines on the pipe are from.
 struct Origin {
-    out: ScriptFile,
+    /// `None` when the target has passed all of it that there was.
+    out: Option<ScriptFile>,
     /// Where the next line begins in it, and where the transaction under way does.
     offset: u64,
     boundary: u64,
@@ -280,9 +296,9 @@ impl Live<'_> {
             };
             let length = line.len() as u64 + 1;
             match LogicalMessage::parse_json_raw(line)? {
-                LogicalMessage::File { name, offset } => {
+                LogicalMessage::File { name, offset, lsn } => {
                     let json = self.spec.dir.join(name.as_ref()).with_extension("json");
-                    self.begin_file(&json, offset, shutdown)?;
+                    self.begin_file(&json, offset, lsn, shutdown)?;
                 }
                 LogicalMessage::Abort => {
                     self.transform.abort();
@@ -313,8 +329,8 @@ impl Live<'_> {
         if ready.is_empty() {
             return Ok(true);
         }
-        if let Some(script) = &mut self.script {
-            script.out.append(ready)?;
+        if let Some(out) = self.script.as_mut().and_then(|script| script.out.as_mut()) {
+            out.append(ready)?;
         }
         let is_read = self.output.write_all(ready, shutdown)?;
         self.transform.clear_output();
@@ -327,12 +343,18 @@ impl Live<'_> {
         }
     }
 
-    fn begin_file(&mut self, json: &Path, offset: u64, shutdown: &Shutdown) -> Result<()> {
+    fn begin_file(
+        &mut self,
+        json: &Path,
+        offset: u64,
+        after: Lsn,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
         self.end_file();
         self.pass_on(shutdown)?;
         let path = script_of(json);
         let out = if offset == 0 {
-            ScriptFile::create(&path)?
+            Some(ScriptFile::create(&path)?)
         } else {
             if covered_bytes(&path)? != Some(offset) {
                 make(self.spec, json, offset, shutdown)?;
@@ -345,6 +367,9 @@ impl Live<'_> {
             boundary: offset,
         });
         self.transform.begin_script();
+        if offset > 0 {
+            self.transform.begin_after(after);
+        }
         Ok(())
     }
 }
@@ -354,4 +379,45 @@ fn without_file() -> Error {
         ErrorKind::Protocol,
         "the changes on the pipe do not say which file they are from",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// The parent removes the file before the one that receive has begun, just when live replay begins in it.
+    #[test]
+    fn a_script_that_was_passed_and_removed_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = TransformSpec {
+            dir: dir.path().to_path_buf(),
+            replay_no_op_updates: false,
+            left_out: std::path::PathBuf::new(),
+        };
+        let mut lines = Vec::new();
+        for message in [
+            LogicalMessage::File {
+                name: "000000010000000000000004".into(),
+                offset: 4711,
+                lsn: Lsn(0x400),
+            },
+            LogicalMessage::Keepalive { lsn: Lsn(0x500) },
+        ] {
+            message.write_json(&mut lines);
+        }
+        let (input, to) = nix::unistd::pipe().unwrap();
+        let (from, output) = nix::unistd::pipe().unwrap();
+        File::from(to).write_all(&lines).unwrap();
+        run_live(&spec, input, output, &Shutdown::deaf()).unwrap();
+        let mut script = String::new();
+        File::from(from).read_to_string(&mut script).unwrap();
+        assert!(script.contains("AFTER; -- {\"lsn\":\"0/400\"}"), "{script}");
+        assert!(
+            script.contains("KEEPALIVE; -- {\"lsn\":\"0/500\"}"),
+            "{script}"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -66,16 +66,9 @@ pub fn sync_file_system(directory: &Path) -> Result<()> {
     sync().map_err(|error| refused("sync directory", directory, error))
 }
 
-/// What the operating system said, and what to do when it was about space.
+/// What the operating system said, and of what.
 fn refused(what: &str, path: &Path, cause: std::io::Error) -> Error {
-    let errno = Errno::from_raw(cause.raw_os_error().unwrap_or(0));
-    let error = Error::io(format!("could not {what} \"{}\"", path.display()), cause);
-    match errno {
-        Errno::ENOSPC | Errno::EDQUOT => error.with_hint(
-            "Make room in its file system; what is done stays done, and --resume goes on from there.",
-        ),
-        _ => error,
-    }
+    Error::io(format!("could not {what} \"{}\"", path.display()), cause)
 }
 
 fn sync_directory(directory: &Path) -> std::io::Result<()> {

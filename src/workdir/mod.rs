@@ -35,6 +35,8 @@ pub enum Service {
     Clone,
     Snapshot,
     Follow,
+    /// Whoever applies changes: "stream apply" may run beside "stream receive" and beside no other.
+    Apply,
     /// The parent of a clone and a follow.
     Online,
     Compare,
@@ -48,6 +50,7 @@ impl Service {
             Service::Clone => "pgcopydb.pid",
             Service::Snapshot => "pgcopydb.snapshot.pid",
             Service::Follow => "pgcopydb.service.pid",
+            Service::Apply => "pgcopydb.apply.pid",
             Service::Online => "pgcopydb.aux.pid",
             Service::Compare => "pgcopydb.compare.pid",
             Service::Instance => "pgcopydb.instance.pid",

@@ -15,6 +15,7 @@ pub const TOP_NAMES: &[&str] = &[
     "pgcopydb.pid",
     "pgcopydb.service.pid",
     "pgcopydb.aux.pid",
+    "pgcopydb.apply.pid",
     "pgcopydb.snapshot.pid",
     "pgcopydb.compare.pid",
     "pgcopydb.instance.pid",
@@ -104,6 +105,11 @@ impl Paths {
     /// What the filters leave out of it.
     pub fn omitted(&self) -> PathBuf {
         self.schema().join("filtered.json")
+    }
+
+    /// The tables among that, by their names: their changes are not followed.
+    pub fn left_out_tables(&self) -> PathBuf {
+        self.schema().join("left-out-tables.json")
     }
 
     /// The dump as the target gets it.

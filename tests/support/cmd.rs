@@ -57,6 +57,11 @@ impl Scene {
         self.tmp.path().join("work")
     }
 
+    /// Where all of it is.
+    pub fn dir(&self) -> &Path {
+        self.tmp.path()
+    }
+
     /// A place for files that a test makes.
     pub fn path(&self, name: &str) -> PathBuf {
         self.tmp.path().join(name)

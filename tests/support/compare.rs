@@ -227,6 +227,17 @@ fn row_checksums(client: &mut Client, is_recoded: bool) -> Facts {
     facts
 }
 
+/// How many rows and how many sequences a comparison of this database looks at.
+pub fn size_of((cluster, db): Db) -> (u64, u64) {
+    let mut client = open((cluster, db));
+    let mut count = 0;
+    for (name, ..) in relations(&mut client, "'r', 'm'") {
+        let found = rows(&mut client, &format!("select count(*) from only {name}"));
+        count += text(&found[0][0]).parse::<u64>().unwrap();
+    }
+    (count, sequences(&mut client).len() as u64)
+}
+
 fn sequences(client: &mut Client) -> Facts {
     let mut facts = Facts::new();
     for (name, ..) in relations(client, "'S'") {

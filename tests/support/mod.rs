@@ -15,6 +15,7 @@ pub mod migration;
 pub mod proxy;
 pub mod reference;
 pub mod script;
+pub mod small_disk;
 pub mod version;
 pub mod workload;
 pub mod workload_statements;

@@ -72,7 +72,11 @@ struct Shared {
 impl Workload {
     /// On tables made by [`create`].
     pub fn start(cluster: &Cluster, db: &str) -> Workload {
-        let seed = seed();
+        Workload::start_with(cluster, db, seed())
+    }
+
+    /// With the statements of this seed.
+    pub fn start_with(cluster: &Cluster, db: &str, seed: u64) -> Workload {
         let exists = |table: &str| {
             cluster.value(db, &format!("select to_regclass('{table}') is not null")) == "t"
         };

@@ -19,6 +19,9 @@ The keys of --json: \"equal\"; \"kinds\", by name, each with \"source\", \"targe
 \"differences\", each with \"kind\", \"name\", \"what\" (missing, extra, differs) and, where it differs, \"property\", \
 \"source\", \"target\".
 
+The databases themselves are compared too, whatever their names: owner, privileges, comment, encoding, locale and settings. \
+A clone into a database that is there copies the settings only; --skip-db-properties leaves all of it out.
+
 Sequences are compared as they stand now: while changes are followed, those of the target stay behind until the end position.
 
 The same is left in the work directory, in compare/schema.json. The exit code is 0 when both are equal, 7 when the target differs.
@@ -43,6 +46,9 @@ pub struct SchemaArgs {
     /// Leave out tablespaces
     #[arg(long)]
     no_tablespaces: bool,
+    /// Leave out the database itself (owner, privileges, comment, locale) and its settings
+    #[arg(long)]
+    skip_db_properties: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +64,7 @@ pub fn run(args: SchemaArgs) -> Result<()> {
         no_acl: args.no_acl,
         no_comments: args.no_comments,
         no_tablespaces: args.no_tablespaces,
+        skip_db_properties: args.skip_db_properties,
     };
     let shutdown = Shutdown::install()?;
     let report = schema::run(&spec, &shutdown)?;

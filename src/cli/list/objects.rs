@@ -11,13 +11,13 @@ use crate::catalog::inventory::{
     SequenceState, fetch_sequence_states, fetch_tables_with_primary_key,
 };
 use crate::catalog::{Catalog, ConstraintKind, Index, Sequence, Table};
-use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::TextTable;
 use crate::dump::closure::Omitted;
 use crate::error::Result;
 use crate::ident::Oid;
+use crate::size::pretty_size;
 
 /// List the tables whose rows would be copied
 #[derive(Args)]

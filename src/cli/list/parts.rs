@@ -9,13 +9,13 @@ use super::{Filtered, NameArgs, Wanted};
 use crate::catalog::split::{SplitMethod, SplitOptions, method, plan};
 use crate::catalog::{Part, PartRange, Table, WorkItem, fetch_key_bounds};
 use crate::cli::options::{SplitArgs, parse_jobs};
-use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::TextTable;
 use crate::error::{Error, Result};
 use crate::ident::Oid;
 use crate::pg::wire::Connection;
+use crate::size::pretty_size;
 
 /// How tables would be split; the number of workers counts, since each gets as many parts as the others.
 #[derive(Args)]

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use crate::cli::size::pretty_size;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::{TextTable, printable};
 use crate::ident::QualifiedName;
@@ -11,6 +10,7 @@ use crate::report::instance::{
 };
 use crate::report::summary::{Summary, TableSummary};
 use crate::report::{Answer, Progress, Replication, State};
+use crate::size::pretty_size;
 
 /// Writing to a String cannot fail.
 macro_rules! line {

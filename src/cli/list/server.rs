@@ -9,12 +9,12 @@ use crate::catalog::inventory::{
     self, CollationEntry, ExtensionConfig, ExtensionVersions, fetch_collations, fetch_databases,
     fetch_extension_configs, fetch_extension_versions,
 };
-use crate::cli::size::pretty_size;
 use crate::cli::stdout;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::TextTable;
 use crate::error::Result;
 use crate::ident::Oid;
+use crate::size::pretty_size;
 
 /// List the databases of the source's server
 #[derive(Args)]

@@ -53,6 +53,8 @@ impl BothArgs {
 
 /// Create slot, origin and sentinel (and publication) for a later follow
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream setup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput")]
 pub struct SetupArgs {
     #[command(flatten)]
     both: BothArgs,
@@ -76,13 +78,11 @@ pub fn setup(args: SetupArgs) -> Result<()> {
 
 /// Remove everything that a follow has made on both servers, and its files
 #[derive(Args)]
-#[command(
-    after_help = "Safe to repeat. Triggers and rules of the target that were disabled are enabled again. With --all-databases, \
+#[command(after_help = "\
+Safe to repeat. Triggers and rules of the target that were disabled are enabled again. With --all-databases, \
 --slot-name and --origin are those that the clone of all databases was given.
 
-Examples: pgcopydb stream cleanup --dir /var/tmp/shop
-  pgcopydb stream cleanup --all-databases --dir /var/tmp/instance"
-)]
+Example: pgcopydb stream cleanup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop")]
 pub struct CleanupArgs {
     #[command(flatten)]
     both: BothArgs,
@@ -135,8 +135,12 @@ pub struct CreateArgs {
 #[derive(Subcommand)]
 enum CreateWhat {
     /// Create the replication slot on the source
+    #[command(after_help = "\
+Example: pgcopydb stream create slot --source postgres://me@old/shop --slot-name shop --plugin pgoutput")]
     Slot(BothArgs),
     /// Create the replication origin on the target, at a position of the source
+    #[command(after_help = "\
+Example: pgcopydb stream create origin --target postgres://me@new/shop --origin shop --startpos 0/1A2B3C8")]
     Origin(OriginArgs),
 }
 
@@ -207,8 +211,12 @@ pub struct DropArgs {
 #[derive(Subcommand)]
 enum DropWhat {
     /// Drop the replication slot on the source
+    #[command(after_help = "\
+Example: pgcopydb stream drop slot --source postgres://me@old/shop --slot-name shop")]
     Slot(BothArgs),
     /// Drop the replication origin on the target
+    #[command(after_help = "\
+Example: pgcopydb stream drop origin --target postgres://me@new/shop --origin shop")]
     Origin(BothArgs),
 }
 

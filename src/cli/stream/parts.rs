@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec_to};
-use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
@@ -25,6 +25,8 @@ pub struct PartArgs {
     slot: SlotArgs,
     #[command(flatten)]
     apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     filters: FilterArgs,
     /// Go on with files that are there; it is done anyway
@@ -60,6 +62,7 @@ impl PartArgs {
             &self.dir,
             &self.slot,
             &self.apply,
+            &self.room,
             self.filters.read()?,
             again,
         )
@@ -68,6 +71,8 @@ impl PartArgs {
 
 /// Receive changes and transform them, into files; nothing is applied
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream prefetch --source postgres://me@old/shop --dir /var/tmp/shop --plugin pgoutput --endpos 0/1A2B3C8")]
 pub struct PrefetchArgs {
     #[command(flatten)]
     part: PartArgs,
@@ -79,6 +84,8 @@ pub fn prefetch(args: PrefetchArgs) -> Result<()> {
 
 /// Apply the changes that are in files, until none is left
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream catchup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput")]
 pub struct CatchupArgs {
     #[command(flatten)]
     part: PartArgs,
@@ -90,6 +97,8 @@ pub fn catchup(args: CatchupArgs) -> Result<()> {
 
 /// Receive, transform and apply changes at once, joined by pipes
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream replay --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput --endpos 0/1A2B3C8")]
 pub struct ReplayArgs {
     #[command(flatten)]
     part: PartArgs,
@@ -114,7 +123,9 @@ const MESSAGES: &str = "\
 Each message is one line of JSON. action B begins a transaction (xid), C commits it (xid, lsn: the end of the commit record, \
 timestamp); R describes a relation that the lines after it name by its number; I, U and D are rows (old, new: the columns' \
 values in the order of the relation's columns, false for one that was not sent); T is TRUNCATE; K says that everything up to \
-lsn has come; F names the file that the lines are from; X takes back the transaction under way.";
+lsn has come; F names the file that the lines are from; X takes back the transaction under way.
+
+Example: pgcopydb stream receive --source postgres://me@old/shop --dir /var/tmp/shop --plugin pgoutput --endpos 0/1A2B3C8";
 
 pub fn receive(args: ReceiveArgs) -> Result<()> {
     let stdout = match args.to_stdout {
@@ -157,7 +168,11 @@ pub struct TransformArgs {
 const SCRIPT: &str = "\
 A script has one statement a line: PREPARE (a number, the statement, and what it does as JSON), EXECUTE (the number and the \
 values as a JSON array), BEGIN and COMMIT (xid, commit_lsn and timestamp as JSON), TRUNCATE, KEEPALIVE, ABORT for a \
-transaction that is taken back, SWITCH at the end of a complete file.";
+transaction that is taken back, SWITCH at the end of a complete file.
+
+Examples: pgcopydb stream transform 000000010000000000000002.json 000000010000000000000002.sql
+  pgcopydb stream receive --source postgres://me@old/shop --dir /var/tmp/shop --plugin pgoutput --endpos 0/1A2B3C8 --to-stdout | pgcopydb stream transform - - | \
+pgcopydb stream apply - --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput";
 
 pub fn transform(args: TransformArgs) -> Result<()> {
     let shutdown = Shutdown::install()?;
@@ -195,6 +210,8 @@ pub fn transform(args: TransformArgs) -> Result<()> {
 
 /// Apply a script
 #[derive(Args)]
+#[command(after_help = "\
+Example: pgcopydb stream apply 000000010000000000000002.sql --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput")]
 pub struct ApplyScriptArgs {
     #[command(flatten)]
     part: PartArgs,

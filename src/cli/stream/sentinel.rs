@@ -35,11 +35,22 @@ struct PlaceArgs {
 #[derive(Subcommand)]
 enum SentinelCommand {
     /// Create the sentinel on the source
-    #[command(visible_alias = "create")]
+    #[command(
+        visible_alias = "create",
+        after_help = "\
+Example: pgcopydb stream sentinel setup --source postgres://me@old/shop --dir /var/tmp/shop"
+    )]
     Setup(CreateArgs),
     /// Drop the sentinel
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel drop --source postgres://me@old/shop --dir /var/tmp/shop")]
     Drop(PlaceArgs),
     /// Print the sentinel
+    #[command(after_help = "\
+With --all-databases: one block of lines for each database, which begins with its name; with --json an array of objects, \
+each with the key database before the others.
+
+Example: pgcopydb stream sentinel get --source postgres://me@old/shop --dir /var/tmp/shop --json")]
     Get(GetArgs),
     /// Change the sentinel
     Set(SetArgs),
@@ -56,12 +67,6 @@ struct CreateArgs {
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-With --all-databases: one block of lines for each database, which begins with its name; with --json an array of objects, \
-each with the key database before the others.
-
-Examples: pgcopydb stream sentinel get --dir /var/tmp/shop
-  pgcopydb stream sentinel get --all-databases --json --dir /var/tmp/instance")]
 struct GetArgs {
     #[command(flatten)]
     place: SomeArgs,
@@ -79,21 +84,27 @@ struct SetArgs {
 #[derive(Subcommand)]
 enum SetWhat {
     /// Set where the changes begin
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set startpos 0/1A2B3C8 --source postgres://me@old/shop --dir /var/tmp/shop")]
     Startpos(PositionArgs),
     /// Set where to stop
+    #[command(after_help = "\
+With --all-databases all of them get the same position; each is printed with the name of its database behind it.
+
+Examples: pgcopydb stream sentinel set endpos --current --source postgres://me@old/shop --dir /var/tmp/shop
+  pgcopydb stream sentinel set endpos 0/1A2B3C8 --source postgres://me@old/shop --dir /var/tmp/shop")]
     Endpos(PositionArgs),
     /// Allow applying changes
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set apply --source postgres://me@old/shop --dir /var/tmp/shop")]
     Apply(SomeArgs),
     /// Only collect changes, apply none
+    #[command(after_help = "\
+Example: pgcopydb stream sentinel set prefetch --source postgres://me@old/shop --dir /var/tmp/shop")]
     Prefetch(SomeArgs),
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-With --all-databases all of them get the same position, and each is printed behind it.
-
-Examples: pgcopydb stream sentinel set endpos --current --dir /var/tmp/shop
-  pgcopydb stream sentinel set endpos --current --all-databases --dir /var/tmp/instance")]
 struct PositionArgs {
     #[command(flatten)]
     place: SomeArgs,

@@ -48,6 +48,8 @@ pub struct SchemaSpec {
     pub no_acl: bool,
     pub no_comments: bool,
     pub no_tablespaces: bool,
+    /// Only what is in the database is compared.
+    pub skip_db_properties: bool,
 }
 
 impl SchemaSpec {
@@ -100,6 +102,9 @@ fn compare(spec: &SchemaSpec, shutdown: &Shutdown) -> Result<SchemaReport> {
     let (mut missing_relations, mut left_out_relations) = (HashSet::new(), HashSet::new());
     for (ours, theirs) in ours.iter().zip(&theirs) {
         shutdown.check()?;
+        if spec.skip_db_properties && types::OF_DATABASE.contains(&ours.kind) {
+            continue;
+        }
         let mut comparison = merge::Comparison {
             section: ours,
             versions,

@@ -8,6 +8,7 @@ use super::section::Section;
 /// Kinds that others belong to.
 pub fn first(d: &Dialect) -> Vec<Section> {
     vec![
+        database(d),
         settings(d),
         schemas(d),
         extensions(d),
@@ -28,8 +29,38 @@ pub fn last(d: &Dialect) -> Vec<Section> {
     ]
 }
 
-/// What ALTER DATABASE .. SET has set. The rest of a database (owner, encoding, locale, who may connect) was decided by
-/// whoever made the target.
+/// The kinds that are about the database and not about what is in it: partly decided by whoever made the target.
+pub const OF_DATABASE: [&str; 2] = ["database", "database setting"];
+
+/// The two that are compared, whatever their names.
+fn database(d: &Dialect) -> Section {
+    let locale = d.common(15, d.either(17, "b.datlocale", "b.daticulocale"));
+    let select = format!(
+        "SELECT 'itself' AS name, NULL::text, NULL::text, pg_get_userbyid(b.datdba), {privileges}, \
+             shobj_description(b.oid, 'pg_database'), t.spcname, pg_encoding_to_char(b.encoding), b.datcollate, b.datctype, \
+             {provider}, {locale}, {rules}, b.datconnlimit \
+         FROM pg_database b JOIN pg_tablespace t ON t.oid = b.dattablespace WHERE b.datname = current_database()",
+        privileges = d.privileges("b.datacl", 'd', "b.datdba"),
+        provider = d.common(15, "b.datlocprovider::text"),
+        rules = d.common(16, "b.daticurules"),
+    );
+    let properties = &[
+        "owner",
+        "privileges",
+        "comment",
+        "tablespace",
+        "encoding",
+        "collation",
+        "character type",
+        "locale provider",
+        "locale",
+        "collation rules",
+        "connection limit",
+    ];
+    Section::new(d, OF_DATABASE[0], properties, &select)
+}
+
+/// What ALTER DATABASE .. SET and ALTER ROLE .. IN DATABASE .. SET have set.
 fn settings(d: &Dialect) -> Section {
     let select = format!(
         "SELECT coalesce('of role ' || {role} || ': ', '') || split_part(s.setting, '=', 1) AS name, NULL::text, NULL::text, \
@@ -40,7 +71,7 @@ fn settings(d: &Dialect) -> Section {
              AND (v.setrole = 0 OR r.rolname IS NOT NULL)",
         role = quoted("r.rolname")
     );
-    Section::new(d, "database setting", &["value"], &select)
+    Section::new(d, OF_DATABASE[1], &["value"], &select)
 }
 
 /// Who owns "public" by default has changed in 15.

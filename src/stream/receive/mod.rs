@@ -62,6 +62,8 @@ pub struct ReceiveSpec {
     pub publication: String,
     /// Whose changes are left out.
     pub filters: Option<Filters>,
+    /// Where the base copy notes the tables that fell with something else.
+    pub left_out: PathBuf,
     /// Where the segment files are.
     pub dir: PathBuf,
     /// Where they begin when there are none yet.
@@ -113,7 +115,7 @@ pub fn run(
     let writer = SegmentWriter::open(&spec.dir, segments, spec.startpos)?;
     let mut feed = pipe.map(Feed::new);
     if let (Some(feed), Some((path, _))) = (&mut feed, writer.file()) {
-        feed.begin(path, writer.boundary())?;
+        feed.begin(path, writer.boundary(), writer.recorded())?;
     }
     // Opening has flushed what is in the files.
     let position = writer.recorded();
@@ -182,6 +184,8 @@ struct Receive<'a> {
 enum Step {
     On,
     AtEnd,
+    /// Too much waits to be applied.
+    Held,
     /// The pipe is of no use any more.
     PipeOver(ReceiveEnd),
 }
@@ -201,6 +205,14 @@ impl Receive<'_> {
             match self.step(&mut stream, shutdown) {
                 Ok(Step::On) => {}
                 Ok(Step::AtEnd) => return self.finish(stream, shutdown),
+                Ok(Step::Held) => {
+                    stream.stop();
+                    if let Some(end) = self.wait_held(shutdown)? {
+                        return Ok(end);
+                    }
+                    self.decoder = source.decoder(&self.relations);
+                    stream = source.start(self.files.position, self.decoder.as_mut())?;
+                }
                 Ok(Step::PipeOver(end)) => {
                     stream.stop();
                     return Ok(end);
@@ -224,10 +236,16 @@ impl Receive<'_> {
     /// Take what has come, write it, tell the server; then wait for more.
     fn step(&mut self, stream: &mut ReplicationStream, shutdown: &Shutdown) -> Result<Step> {
         shutdown.check()?;
+        if self.is_held() {
+            return Ok(Step::Held);
+        }
         let mut seen = 0;
         let mut is_drained = false;
         let mut must_reply = false;
         while seen < BURST {
+            if self.is_held() {
+                break;
+            }
             match stream.take_message()? {
                 None => {
                     is_drained = true;
@@ -254,9 +272,11 @@ impl Receive<'_> {
         if self.is_at_end() {
             return Ok(Step::AtEnd);
         }
-        match self.pump()? {
-            Some(Fed::Stalled) => return Ok(Step::PipeOver(ReceiveEnd::PipeStalled)),
-            Some(Fed::Closed) => return Ok(Step::PipeOver(ReceiveEnd::PipeClosed)),
+        let fed = self.pump()?;
+        if let Some(end) = fed.and_then(Fed::end) {
+            return Ok(Step::PipeOver(end));
+        }
+        match fed {
             Some(Fed::Full) if is_drained => {
                 let fd = self.feed.as_ref().map(Feed::fd);
                 stream.wait(fd, Instant::now() + TICK, shutdown)?;
@@ -281,6 +301,32 @@ impl Receive<'_> {
             return Ok(());
         }
         stream.wait(None, Instant::now() + TICK, shutdown)
+    }
+
+    /// Too much waits to be applied. Only between transactions: the rest of one that has begun is what lets it be applied.
+    fn is_held(&self) -> bool {
+        self.files.positions.is_held() && !self.files.is_in_transaction
+    }
+
+    /// Wait without a connection until there is room; `Some` when the pipe is of no use any more. A socket that was only left
+    /// unread would keep the server from ending its sender: it could neither shut down nor give the slot up.
+    fn wait_held(&mut self, shutdown: &Shutdown) -> Result<Option<ReceiveEnd>> {
+        while self.is_held() && !self.is_at_end() {
+            shutdown.check()?;
+            self.flush_if_due()?;
+            let fed = self.pump()?;
+            if let Some(end) = fed.and_then(Fed::end) {
+                return Ok(Some(end));
+            }
+            match (&self.feed, fed) {
+                (Some(feed), Some(Fed::Full)) => {
+                    let deadline = Instant::now() + TICK;
+                    shutdown.poll(&[(feed.fd(), PollFlags::POLLOUT)], Some(deadline))?;
+                }
+                _ => shutdown.sleep(TICK)?,
+            }
+        }
+        Ok(None)
     }
 
     fn decode(&mut self, start: Lsn, payload: &[u8]) -> Result<()> {
@@ -382,11 +428,9 @@ impl Receive<'_> {
         let _ = self.send_status(&mut stream, false);
         stream.stop();
         loop {
-            match self.pump()? {
-                None | Some(Fed::All) => return Ok(ReceiveEnd::EndPos),
-                Some(Fed::Closed) => return Ok(ReceiveEnd::PipeClosed),
-                Some(Fed::Stalled) => return Ok(ReceiveEnd::PipeStalled),
-                Some(Fed::Full) => {}
+            let fed = self.pump()?;
+            if fed != Some(Fed::Full) {
+                return Ok(fed.and_then(Fed::end).unwrap_or(ReceiveEnd::EndPos));
             }
             if let Some(feed) = &self.feed {
                 let deadline = Some(Instant::now() + TICK);

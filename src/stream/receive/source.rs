@@ -10,9 +10,11 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::ident::{quote_ident, quote_literal};
 use crate::lsn::{Lsn, WalSegments};
 use crate::pg::connect::connect_once;
+use crate::pg::remedy::Remedy;
 use crate::pg::session::{client_encoding_sql, open_source};
 use crate::pg::wire::{Connection, ReplicationStream};
 use crate::stream::decode::{Decoder, decoder};
+use crate::stream::left_out;
 use crate::stream::positions::Positions;
 use crate::stream::relations::Relations;
 use crate::stream::slot;
@@ -100,7 +102,13 @@ impl Source<'_> {
             let (info, name) = (self.spec.source.clone(), self.spec.application_name.clone());
             let shutdown = self.shutdown;
             let open = move || open_source(&info, &name, &shutdown);
-            Relations::fetch(connection, self.spec.filters.as_ref(), Box::new(open))
+            let fallen = left_out::read(&self.spec.left_out)?;
+            Relations::fetch(
+                connection,
+                self.spec.filters.as_ref(),
+                fallen,
+                Box::new(open),
+            )
         })
     }
 
@@ -139,7 +147,7 @@ impl Source<'_> {
             said.is_some_and(|said| said.severity == "ERROR")
         };
         // A full disk, which decoding a large transaction needs too, may have room later.
-        let may_pass = error.sqlstate().is_some_and(is_shortage);
+        let may_pass = Remedy::of(&error) == Remedy::Room;
         if is_refusal(&error) && !may_pass && self.alike >= MOST_FRUITLESS {
             return Err(self.explain(error));
         }
@@ -191,6 +199,11 @@ impl Source<'_> {
 
     fn explain(&self, error: Error) -> Error {
         let error = match is_too_large(&error) {
+            // "can no longer get changes": the server has removed WAL that the slot needs.
+            false if error.is_any_of(&[SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE]) => error.with_hint(
+                "The source has given the slot up, and with it changes that nobody has: raise max_slot_wal_keep_size there, then \
+                 start over with --restart.",
+            ),
             true => error.with_hint(
                 "A row is larger than the server can decode: 1 GB as text, of which bytea takes two bytes for each of its own. \
                  Shorten or remove it, then start over: \"pgcopydb stream cleanup\", and a new clone.",
@@ -301,27 +314,10 @@ fn quoted(value: &str) -> String {
 /// before.
 fn may_pass(error: &Error) -> bool {
     let is_unreachable = error.kind() == ErrorKind::Source && error.sqlstate().is_none();
-    let is_refused = error.sqlstate().is_some_and(|state| {
-        // A wrong password, no line in pg_hba.conf, no such database: FATAL, and so for good.
-        state.starts_with("28") || state.starts_with("3D")
-    });
-    let is_shortage = error.sqlstate().is_some_and(is_shortage);
     !error.is_interrupted()
-        && !is_refused
         && (is_unreachable
-            || is_shortage
-            || error.is_connection_lost()
-            || error.is_any_of(&[
-                SqlState::OBJECT_IN_USE,
-                SqlState::CANNOT_CONNECT_NOW,
-                SqlState::ADMIN_SHUTDOWN,
-                SqlState::CRASH_SHUTDOWN,
-            ]))
-}
-
-/// Insufficient resources: no room on the disk, no memory, no connection.
-fn is_shortage(sqlstate: &str) -> bool {
-    sqlstate.starts_with("53")
+            || Remedy::of(error).exists()
+            || error.is_any_of(&[SqlState::OBJECT_IN_USE]))
 }
 
 /// What the server says of a value that its output functions cannot hold: program_limit_exceeded, or an internal error of
