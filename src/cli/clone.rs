@@ -26,6 +26,15 @@ read in one snapshot of the source; indexes are built as soon as their table is 
 carries on with --resume. With --follow that is consistent also when the snapshot is gone: complete tables stay, the others are \
 copied as of a later position, and changes that they hold are skipped.
 
+With --all-databases the two URIs name any database of each server. Databases that the target lacks are made there with the \
+source's encoding, locale, owner, privileges and settings; then one pool of --table-jobs, --index-jobs, --vacuum-jobs and \
+--large-objects-jobs workers copies the tables of all databases, the largest first. No consistency across databases is \
+promised: each is copied as of a moment of its own, and followed from there, with a snapshot, slot, origin (their names end in \
+the database's oid), sentinel and folder (DIR/databases/NAME) of its own. A database that fails is listed at the end, does not \
+keep the others from being copied, and makes the exit code non-zero; --resume tries it again. --restore-jobs is how many \
+databases are prepared, and finished after the workers, at a time. pgcopydb list progress, stream sentinel get and set, and \
+stream cleanup --all-databases know the directory.
+
 Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
 pub struct CloneArgs {
     #[command(flatten)]
