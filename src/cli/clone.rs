@@ -6,7 +6,9 @@ use clap::Args;
 use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{
+    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, SplitArgs, parse_flag,
+};
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
@@ -116,6 +118,8 @@ struct WorkArgs {
     /// End the run at the first object that fails
     #[arg(long, env = "PGCOPYDB_FAIL_FAST", hide_env_values = true, value_parser = parse_flag)]
     fail_fast: bool,
+    #[command(flatten)]
+    hangs: HangArgs,
 }
 
 /// How this run relates to an earlier one and to a snapshot.
@@ -204,15 +208,19 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(
+    let spec = follow_options::follow_spec(
         &args.connections,
         &args.dir,
         &args.slot,
         &args.apply,
         args.scope.filters.read()?,
         again,
-    )
-    .map(Some)
+    )?;
+    Ok(Some(FollowSpec {
+        stall_timeout: args.work.hangs.stall_timeout(),
+        lock_timeout: args.work.hangs.lock_timeout(),
+        ..spec
+    }))
 }
 
 /// What the engine needs for these phases of a clone.
@@ -272,6 +280,8 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
+        stall_timeout: work.hangs.stall_timeout(),
+        lock_timeout: work.hangs.lock_timeout(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,

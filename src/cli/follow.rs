@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs, FilterArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, HangArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -25,6 +25,8 @@ pub struct FollowArgs {
     #[command(flatten)]
     apply: ApplyArgs,
     #[command(flatten)]
+    hangs: HangArgs,
+    #[command(flatten)]
     filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
@@ -39,7 +41,7 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = follow_spec(
+    let mut spec = follow_spec(
         &args.connections,
         &args.dir,
         &args.slot,
@@ -47,6 +49,8 @@ pub fn run(args: FollowArgs) -> Result<()> {
         args.filters.read()?,
         again,
     )?;
+    spec.stall_timeout = args.hangs.stall_timeout();
+    spec.lock_timeout = args.hangs.lock_timeout();
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

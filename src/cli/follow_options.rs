@@ -1,6 +1,8 @@
 //! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
 //! opened here.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::given::Given;
@@ -108,6 +110,9 @@ pub fn follow_spec_to(
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
         cdc_max_size: apply.cdc_max_size,
+        // Not of the parts of follow that are commands of their own, which somebody watches.
+        stall_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
         filters,
         restart: again.restart,
         resume: again.resume,

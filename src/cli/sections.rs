@@ -44,7 +44,7 @@ pub const RESTORE_PRE_DATA: Section = Section {
         OWNERS,
         &["drop_if_exists", "no_tablespaces", "skip_extensions"],
         &["skip_ext_comments", "skip_collations", "requirements"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -56,7 +56,8 @@ pub const RESTORE_POST_DATA: Section = Section {
         OWNERS,
         &["no_tablespaces", "skip_extensions", "skip_collations"],
         &["skip_db_properties"],
-        &["restore_jobs", "maintenance_work_mem", "fail_fast"],
+        &["restore_jobs", "maintenance_work_mem"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -76,6 +77,8 @@ const RESTORE_BOTH: &[&str] = &[
     "restore_jobs",
     "maintenance_work_mem",
     "fail_fast",
+    "stall_timeout",
+    "lock_timeout",
 ];
 
 pub const COPY_SCHEMA: Section = Section {
@@ -101,7 +104,7 @@ pub const COPY_DATA: Section = Section {
         &["large_objects_jobs", "skip_large_objects", "drop_if_exists"],
         &["no_tablespaces", "skip_extensions", "skip_vacuum"],
         &["skip_analyze", "use_copy_binary", "maintenance_work_mem"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -112,7 +115,7 @@ pub const COPY_TABLE_DATA: Section = Section {
         BEGINS,
         SPLIT,
         &["table_jobs", "skip_extensions", "use_copy_binary"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -122,7 +125,8 @@ pub const COPY_BLOBS: Section = Section {
         PLACE,
         BEGINS,
         OWNERS,
-        &["large_objects_jobs", "drop_if_exists", "fail_fast"],
+        &["large_objects_jobs", "drop_if_exists"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -137,13 +141,17 @@ pub const COPY_INDEXES: Section = Section {
         PLACE,
         GOES_ON,
         &["index_jobs", "no_tablespaces", "maintenance_work_mem"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
 pub const COPY_CONSTRAINTS: Section = Section {
     phases: Phases::of(&[Phase::Constraints]),
-    options: &[PLACE, GOES_ON, &["index_jobs", "fail_fast"]],
+    options: &[
+        PLACE,
+        GOES_ON,
+        &["index_jobs", "fail_fast", "stall_timeout", "lock_timeout"],
+    ],
 };
 
 impl Section {

@@ -3,6 +3,7 @@
 //! environment or from a server, and nothing is checked again later.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::phases::{Phase, Phases};
 use super::prerequisites::RolesOptions;
@@ -56,6 +57,10 @@ pub struct CloneSpec {
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
     pub fail_fast: bool,
+    /// How long nothing may move before it is told; zero: never told.
+    pub stall_timeout: Duration,
+    /// How long a statement on the target may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
 
     /// Forget what an earlier run did. Never together with `resume`.
     pub restart: bool,

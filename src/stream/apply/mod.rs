@@ -86,6 +86,8 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    /// How long a statement may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
     /// Where the files of the follow are.
     pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.
