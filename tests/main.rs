@@ -54,6 +54,7 @@ mod stream_commands;
 mod stream_setup;
 mod support;
 mod support_works;
+mod sweep;
 mod target_room;
 mod tls;
 mod tutorial;

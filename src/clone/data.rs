@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::again::again;
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
 use super::{Clone, meeting, occupied, step};
@@ -34,9 +35,12 @@ pub fn prepare(
     mut snapshot: Option<&mut Snapshot>,
 ) -> Result<Section> {
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
-    let mut target = clone.open_target("clone")?;
-    let found = target::fetch(&mut target)?;
-    occupied::check(clone, catalog, &found, &mut target)?;
+    let found = again("a look at the target", clone.shutdown, || {
+        let mut target = clone.open_target("clone")?;
+        let found = target::fetch(&mut target)?;
+        occupied::check(clone, catalog, &found, &mut target)?;
+        Ok(found)
+    })?;
     let may_have_rows = workdir.is_step_begun(step::TABLES);
     for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
         phase
@@ -49,7 +53,10 @@ pub fn prepare(
     };
     let mut progress = read_progress(clone, catalog, &cut)?;
     if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
-        empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+        again("emptying tables", clone.shutdown, || {
+            let mut target = clone.open_target("clone")?;
+            empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)
+        })?;
     }
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
     Ok(Section {
@@ -244,6 +251,7 @@ pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Resu
         .cloned()
         .collect();
     let failures = copy::copy_sequences(&mut source, &mut target, &readable)?;
+    failpoint("clone.before_sequences_flush")?;
     crate::pg::session::flush_commits(&mut target)?;
     for failure in &failures {
         if clone.spec.fail_fast {

@@ -2,6 +2,7 @@
 //! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
 //! all there is to `--resume`, and to the commands that do one section each in a work directory that they share.
 
+mod again;
 mod begin;
 mod data;
 mod drops;
@@ -44,6 +45,7 @@ use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
+use again::again;
 use summary::Clock;
 
 /// Names of the steps in the work directory.
@@ -162,22 +164,31 @@ fn before_data(
     if let (Some(filters), Some(selection)) = (&clone.spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         if phases.has(Phase::Dump) {
-            schema::dump(clone, &catalog, snapshot.as_deref(), Some(selection))?;
+            again("the dump of the schema", clone.shutdown, || {
+                schema::dump(clone, &catalog, snapshot.as_deref(), Some(selection))
+            })?;
         }
         let archive = filters::read_dump(clone)?;
         filters::apply(clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if phases.has_any(begin::RESTORES) {
-        reach::prepare_target(clone, &catalog, snapshot.as_deref_mut())?;
+        let shutdown = clone.shutdown;
+        again("the checks of the target", shutdown, || {
+            reach::prepare_target(clone, &catalog, snapshot.as_deref_mut())
+        })?;
     }
     if phases.has(Phase::Dump) {
-        schema::dump(clone, &catalog, snapshot.as_deref(), None)?;
+        again("the dump of the schema", clone.shutdown, || {
+            schema::dump(clone, &catalog, snapshot.as_deref(), None)
+        })?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
     if phases.has(Phase::PreData) {
-        schema::restore_pre(clone, &catalog)?;
+        again("pre-data", clone.shutdown, || {
+            schema::restore_pre(clone, &catalog)
+        })?;
         clock.lap("pre-data");
     }
     Ok(catalog)
@@ -193,15 +204,21 @@ fn after_data(
 ) -> Result<()> {
     let phases = clone.spec.phases;
     if phases.has(Phase::Sequences) {
-        data::sequences(clone, catalog, has_copied)?;
+        again("sequences", clone.shutdown, || {
+            data::sequences(clone, catalog, has_copied)
+        })?;
     }
     if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
         return finish::wait(clone, catalog, clock);
     }
     if phases.has(Phase::PostData) {
-        schema::restore_post(clone, catalog, restore_jobs)?;
+        again("post-data", clone.shutdown, || {
+            schema::restore_post(clone, catalog, restore_jobs)
+        })?;
         clock.lap("post-data");
-        properties::copy(clone, catalog)?;
+        again("properties of the database", clone.shutdown, || {
+            properties::copy(clone, catalog)
+        })?;
     }
     finish::finish(clone, catalog, clock)
 }

@@ -17,7 +17,7 @@ use crate::dump::outcome::ProgramOutcome;
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::error::{Context, Error, Result, Side};
 use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
@@ -59,6 +59,7 @@ pub fn dump(
     }
     .arguments();
     log::info!("dumping the schema with {}", pg_dump.display());
+    failpoint("clone.before_dump")?;
     let outcome = run::run(pg_dump, &arguments, &child, clone.shutdown)?;
     check(&outcome, pg_dump, Side::Source).context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;
@@ -301,9 +302,10 @@ fn write_archive(clone: &Clone<'_>, archive: &Archive) -> Result<()> {
 
 /// A program that lost its server failed because of the server.
 pub fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
-    outcome.check(program).map_err(|error| match side {
-        _ if !outcome.lost_server() => error,
-        Side::Source => error.with_kind(ErrorKind::Source).with_side(side),
-        Side::Target => error.with_kind(ErrorKind::Target).with_side(side),
-    })
+    outcome
+        .check(program)
+        .map_err(|error| match outcome.lost_server() {
+            true => Error::connection_lost(side, error.message()),
+            false => error,
+        })
 }

@@ -2,6 +2,7 @@
 //! Runs in the parent, which holds the snapshot. What does not need the holder's own connection may run in a child, so that
 //! several databases are prepared and finished at once: what comes of it is in the work directory.
 
+use super::again::again;
 use super::begin::{self, Run};
 use super::phases::Phase;
 use super::summary::Clock;
@@ -12,6 +13,7 @@ use crate::copy::{CopyContext, End, Jobs};
 use crate::error::{Error, Result, Side};
 use crate::pg::session::RunName;
 use crate::snapshot::Snapshot;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, location};
 
@@ -35,7 +37,9 @@ impl Job {
         let (spec, run) = (&self.spec, &self.run);
         begin::check_predecessors(spec, &self.workdir)?;
         let clock = Clock::start();
-        let clone = reach::reach(spec, &self.workdir, run, shutdown)?;
+        let clone = again("the checks", shutdown, || {
+            reach::reach(spec, &self.workdir, run, shutdown)
+        })?;
         if let Some(earlier) = &run.earlier {
             begin::end_backends(spec, &[earlier]);
         }
@@ -44,7 +48,9 @@ impl Job {
         }
         if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
             // A slot that nobody will read must not be made.
-            check::objects_now(&clone.check_spec, begun, shutdown)?;
+            again("the checks", shutdown, || {
+                check::objects_now(&clone.check_spec, begun, shutdown)
+            })?;
         }
         let snapshot = begin::snapshot(&clone)?;
         if spec.phases.has(Phase::Dump) {
@@ -168,6 +174,7 @@ impl Ready<'_> {
         }
         if let Some(snapshot) = snapshot {
             log::info!("everything is read: releasing snapshot {}", snapshot.id());
+            failpoint("snapshot.before_release")?;
             if let Err(error) = snapshot.release() {
                 log::info!("{error}; nothing needs it any more");
             }

@@ -11,6 +11,7 @@ mod meet;
 mod modes;
 mod online;
 pub mod parts;
+mod patience;
 mod remote;
 mod retention;
 mod spec;
@@ -40,6 +41,7 @@ use crate::stream::{segment, triggers};
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
+use patience::patiently;
 use remote::Remote;
 use retention::Retention;
 use spool::Spool;
@@ -149,9 +151,12 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
 impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
         let positions = Positions::create()?;
-        let mut remote = self.remote(&positions)?;
-        self.set_endpos(&mut remote, &positions)?;
-        finish::warn_of_large_objects(self, false)?;
+        let mut remote = patiently(self.shutdown, || {
+            let mut remote = self.remote(&positions)?;
+            self.set_endpos(&mut remote, &positions)?;
+            finish::warn_of_large_objects(self, false)?;
+            Ok(remote)
+        })?;
         let trio = self.trio(positions, workdir);
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
         let mut mode = match trio.applies(&mut remote)? {
@@ -163,7 +168,7 @@ impl Follow<'_> {
             log::info!("{}", mode.words());
             // Once in a while: a later catchup may be waiting for a target that is away, and receive must not wait with it.
             if mode != StreamMode::Prefetch && !are_triggers_off {
-                self.disable_triggers()?;
+                patiently(self.shutdown, || self.disable_triggers())?;
                 are_triggers_off = true;
             }
             let event = trio.run(mode, &mut remote)?;
@@ -173,7 +178,9 @@ impl Follow<'_> {
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
         remote.reached_end()?;
-        finish::finish(self, &positions, &mut remote)
+        patiently(self.shutdown, || {
+            finish::finish(self, &positions, &mut remote)
+        })
     }
 
     fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::FollowSpec;
+use super::patience::patiently;
 use super::stages::{Action, Event, Stages};
 use crate::clone::{self, CloneSpec};
 use crate::error::Result;
@@ -71,6 +72,7 @@ impl Online<'_> {
         // Written when slot, origin and sentinel are all there.
         if !self.is_following && setup::noted(self.dir)?.is_some() {
             self.is_following = true;
+            failpoint("online.before_follow")?;
             self.start_follow()?;
         }
         let ended = self.workers.reap();
@@ -98,7 +100,9 @@ impl Online<'_> {
 
     fn act(&mut self, action: Action) -> Result<bool> {
         match action {
-            Action::EnableApply => enable_apply(&self.spec.follow, self.dir, self.shutdown)?,
+            Action::EnableApply => patiently(self.shutdown, || {
+                enable_apply(&self.spec.follow, self.dir, self.shutdown)
+            })?,
             Action::FinishClone => self.start_clone(CloneSpec {
                 restart: false,
                 resume: true,

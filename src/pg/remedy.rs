@@ -36,13 +36,17 @@ impl Remedy {
         if error.kind() == ErrorKind::Interrupted {
             return Remedy::Nothing;
         }
-        let of_state = error.sqlstate().map(Remedy::of_sqlstate);
-        match of_state {
-            Some(Some(remedy)) => remedy,
+        match Remedy::as_told(error) {
+            Some(remedy) => remedy,
             // FATAL with a code of its own ends the session all the same.
-            _ if error.is_connection_lost() => Remedy::Connection,
-            _ => Remedy::Nothing,
+            None if error.is_connection_lost() => Remedy::Connection,
+            None => Remedy::Nothing,
         }
+    }
+
+    /// What the server's code alone says. At a login everything is FATAL, also what stays: an unknown setting.
+    pub fn as_told(error: &Error) -> Option<Remedy> {
+        error.sqlstate().and_then(Remedy::of_sqlstate)
     }
 
     /// `None`: the code alone does not tell.

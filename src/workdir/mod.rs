@@ -17,7 +17,7 @@ use crate::error::{Context, Error, Result};
 use crate::ident::Oid;
 use crate::lsn::Lsn;
 use crate::sys::durable::{
-    HeldBy, LockFile, Sync, create_exclusive, sync_file_system, write_atomic,
+    HeldBy, LockFile, Sync, create_exclusive, remove_file, sync_file_system, write_atomic,
 };
 use crate::sys::msgq::{QueueNote, remove_noted};
 use crate::sys::signal::Shutdown;
@@ -524,16 +524,6 @@ fn in_use(dir: &Path, held: &HeldBy, is_orphaned: bool) -> Error {
         dir.display()
     ))
     .with_hint("Wait for it to end, stop it, or choose another --dir.")
-}
-
-fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
-            format!("could not remove file \"{}\"", path.display()),
-            error,
-        )),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

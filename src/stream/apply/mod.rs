@@ -31,6 +31,7 @@ use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
+use crate::sys::failpoint::failpoint;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -271,6 +272,7 @@ impl Applier {
     /// Everything that was applied is flushed on the target.
     pub fn finish(&mut self) -> Result<()> {
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }
@@ -675,6 +677,7 @@ impl Applier {
         }
         self.last_flush = Instant::now();
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }
