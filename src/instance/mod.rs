@@ -268,7 +268,7 @@ fn finish(crew: &Crew<'_>, count: usize, started: Instant) -> Result<()> {
         count - failed.len(),
     );
     let kind = match first.kind() {
-        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql) => kind,
+        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql | ErrorKind::State) => kind,
         _ => ErrorKind::Child,
     };
     Err(Error::new(kind, message)
