@@ -210,7 +210,12 @@ fn copy_jobs(
             readies: &readies,
             snapshots,
         };
-        copy::run(&contexts, top, first.jobs(), shutdown, &mut pool)?;
+        let instance = copy::Instance {
+            source: &spec.source,
+            target: &spec.target,
+        };
+        let jobs = first.jobs();
+        copy::run(&contexts, Some(instance), top, jobs, shutdown, &mut pool)?;
     }
     crew.finish_all(&readies, lanes)
 }
