@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 9] = [
         "extensions",
         "instance",
     ],
-    &["copy", "stream"],
+    &["copy", "stream", "watch"],
     &["dump"],
     &["catalog", "filter", "snapshot", "sentinel", "workdir"],
     &["pg"],

@@ -179,9 +179,7 @@ pub fn objects(
 /// The same with the source's objects as they are now, for a clone whose snapshot comes with a slot that is not made yet.
 pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Result<()> {
     let (catalog, finding) = fetch_catalog(spec, shutdown)?;
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(spec.target()?, NAME, &settings, shutdown)?;
     let there = target_objects::fetch(&mut target, &catalog)?;
     let both = (begun.source.server.clone(), begun.target.clone());

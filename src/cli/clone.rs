@@ -7,7 +7,7 @@ use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, How, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{
-    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
 };
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
@@ -130,6 +130,8 @@ struct WorkArgs {
     /// End the run at the first object that fails
     #[arg(long, env = "PGCOPYDB_FAIL_FAST", hide_env_values = true, value_parser = parse_flag)]
     fail_fast: bool,
+    #[command(flatten)]
+    hangs: HangArgs,
 }
 
 /// How this run relates to an earlier one and to a snapshot.
@@ -226,7 +228,12 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         filters: args.scope.filters.read()?,
         again,
     };
-    follow_options::follow_spec(&args.connections, how).map(Some)
+    let spec = follow_options::follow_spec(&args.connections, how)?;
+    Ok(Some(FollowSpec {
+        stall_timeout: args.work.hangs.stall_timeout(),
+        lock_timeout: args.work.hangs.lock_timeout(),
+        ..spec
+    }))
 }
 
 /// What the engine needs for these phases of a clone.
@@ -287,6 +294,8 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
         when_full: args.room.when_full(),
+        stall_timeout: work.hangs.stall_timeout(),
+        lock_timeout: work.hangs.lock_timeout(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,

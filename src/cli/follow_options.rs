@@ -1,6 +1,8 @@
 //! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
 //! opened here.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::given::Given;
@@ -111,6 +113,9 @@ pub fn follow_spec_to(source: ConnInfo, target: ConnInfo, how: How<'_>) -> Resul
         keep_files: apply.keep_cdc_files,
         cdc_max_size: apply.cdc_max_size,
         when_full: room.when_full(),
+        // Not of the parts of follow that are commands of their own, which somebody watches.
+        stall_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
         filters,
         restart: again.restart,
         resume: again.resume,

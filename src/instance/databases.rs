@@ -152,9 +152,7 @@ pub fn create(
     spec: &CloneSpec,
     shutdown: &Shutdown,
 ) -> Result<()> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(target, NAME, &settings, shutdown)?;
     let name = quote_literal(&database.name);
     let found = target.query(&format!(

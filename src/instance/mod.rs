@@ -25,6 +25,7 @@ use crate::roles::{self, RolesSpec};
 use crate::snapshot::Snapshot;
 use crate::stream::setup;
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
 use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use crew::Crew;
@@ -128,7 +129,16 @@ fn copy_all(
     for at in 0..sites.len() {
         jobs.push(open(spec, sites, crew, at, shutdown)?);
     }
+    let runs = jobs.iter().flatten().map(|job| job.run_name().clone());
+    let watch = watch::start(WatchSpec {
+        source: Some(spec.source.clone()),
+        target: Some(spec.target.clone()),
+        runs: runs.collect(),
+        paths: Some(top.paths.clone()),
+        after: spec.clone.stall_timeout,
+    });
     let result = copy_jobs(spec, top, sites, &jobs, crew, shutdown);
+    drop(watch);
     if result.is_err() {
         crew.stop();
     }

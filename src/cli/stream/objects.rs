@@ -195,9 +195,7 @@ pub fn create(args: CreateArgs) -> Result<()> {
 }
 
 fn open(both: &BothArgs, shutdown: &Shutdown) -> Result<crate::pg::wire::Connection> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let target = both.connections.required(Side::Target)?;
     open_target(&target, NAME, &settings, shutdown)
 }
