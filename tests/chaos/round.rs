@@ -26,8 +26,8 @@ use crate::support::wait_until;
 use crate::support::workload::{self, Workload};
 use crate::support::workload_statements::Random;
 
-/// How long anything may take once nothing breaks any more, in a debug build on a busy machine; longer is a hang.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long nothing may move once nothing breaks any more, in a debug build on a busy machine; longer is a hang.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Every so often the copy is left in peace, until it is done: or a round would see nothing else.
 const MOST_OF_COPY: f64 = 0.5;
@@ -276,20 +276,36 @@ impl<'a> Round<'a> {
 
     /// Until this holds; the run goes on meanwhile.
     fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Round<'a>) -> bool) {
-        let since = Instant::now();
+        let mut since = Instant::now();
+        let mut reached = String::new();
         loop {
             if self.tend() || holds(self) {
                 return;
             }
             if since.elapsed() > PATIENCE {
-                let log = self.run.as_ref().map_or(String::new(), Running::stderr);
-                panic!(
-                    "waited {PATIENCE:?} for this: {what}\n{}\nlog:\n{log}",
-                    describe_hang(self)
-                );
+                let now = self.reached();
+                if now == reached {
+                    let log = self.run.as_ref().map_or(String::new(), Running::stderr);
+                    panic!(
+                        "nothing has moved for {PATIENCE:?}, while this was waited for: {what}\n{}\nlog:\n{log}",
+                        describe_hang(self)
+                    );
+                }
+                (since, reached) = (Instant::now(), now);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// How far the run is: the position on the target, and what is done of the copy.
+    fn reached(&self) -> String {
+        let following = &self.following;
+        let sql = "select (select coalesce(max(remote_lsn)::text, '') from pg_replication_origin_status) || ' ' \
+                   || (select count(*) from pg_class)";
+        let run = following.scene.work_dir().join("run");
+        let done = ["tables", "indexes"]
+            .map(|name| fs::read_dir(run.join(name)).map_or(0, Iterator::count));
+        format!("{} {done:?}", following.on_target(sql))
     }
 
     /// Nothing breaks any more: the run must come to live replay by itself.
@@ -315,16 +331,8 @@ impl<'a> Round<'a> {
         if self.random.one_in(3) {
             self.break_something();
         }
-        let mut has_ended = false;
-        let since = Instant::now();
-        while !has_ended {
-            has_ended = self.tend();
-            if since.elapsed() > PATIENCE {
-                let log = self.run.as_ref().map_or(String::new(), Running::stderr);
-                panic!("no end\n{}\nlog:\n{log}", describe_hang(self));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // It is over when `tend` says so.
+        self.until("the end position", |_| false);
         leftovers::assert_no_process(|| self.following.scene.processes());
         leftovers::assert_no_queue(&self.pids);
         self.following.clean_up();
