@@ -171,7 +171,7 @@ impl HeldBy {
     pub fn is_orphaned(&self) -> bool {
         let pid = self.0.and_then(|pid| i32::try_from(pid).ok());
         // Zero and below would ask for a whole process group.
-        pid.filter(|pid| *pid > 0).is_some_and(|pid| is_gone(pid))
+        pid.filter(|pid| *pid > 0).is_some_and(is_gone)
     }
 }
 
