@@ -13,7 +13,8 @@
 //!   |- receive     replication stream to JSON segment files           to transform: System V queue, or pipe (live)
 //!   |- transform   JSON lines to script lines                         to apply: script files, or pipe (live)
 //!   `- apply       script lines to committed transactions             shared memory: positions
-//! pgcopydb clone --follow (parent): a clone and a follow as its children, joined by the slot's snapshot
+//! pgcopydb clone --follow (parent): a clone and a follow as its children, joined by the slot's snapshot; after a resume in
+//!                                   another one the clone runs twice, the second time once changes are applied that far
 //! ```
 //!
 //! The parent blocks, has one thread and forks; workers leave through `_exit`. They share nothing but what they inherited

@@ -6,6 +6,7 @@
 mod capacity;
 mod finding;
 mod following;
+mod instance;
 mod objects;
 mod report;
 mod rights;
@@ -16,6 +17,7 @@ mod spec;
 mod target_objects;
 
 pub use finding::{Report, Verdict};
+pub use instance::{InstanceNeeds, instance, run_instance};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
@@ -202,7 +204,8 @@ pub fn begin_follow(source: &mut Connection, target: &mut Connection) -> Result<
     refuse(&report)
 }
 
-fn refuse(report: &Report) -> Result<()> {
+/// What fails is an error.
+pub fn refuse(report: &Report) -> Result<()> {
     report.refusal().map_or(Ok(()), Err)
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result, Side};
 use crate::filter::Filters;
 use crate::logging::Severity;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::size::parse_size;
 
 /// More workers than this are a typing mistake: each one is a process and a connection on both servers.
@@ -149,6 +150,29 @@ fn missing(side: Side) -> Error {
     Error::usage(format!("no {side} database given")).with_hint(format!(
         "Use --{side} or set the environment variable {variable}."
     ))
+}
+
+/// What a full disk of the target means.
+#[derive(Args)]
+#[command(next_help_heading = "Work")]
+pub struct RoomArgs {
+    /// When the target has no room left: wait until it has some, saying so once a minute, or stop, to be resumed
+    #[arg(long, value_name = "wait|stop", value_parser = parse_when_full, default_value = "wait")]
+    on_disk_full: WhenFull,
+}
+
+impl RoomArgs {
+    pub fn when_full(&self) -> WhenFull {
+        self.on_disk_full
+    }
+}
+
+fn parse_when_full(text: &str) -> std::result::Result<WhenFull, String> {
+    match text {
+        "wait" => Ok(WhenFull::Wait),
+        "stop" => Ok(WhenFull::Stop),
+        _ => Err("wait or stop is needed".to_owned()),
+    }
 }
 
 /// Where the state of the run is kept.

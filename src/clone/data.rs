@@ -189,6 +189,40 @@ pub fn check_complete(clone: &Clone<'_>, catalog: &Catalog, phases: Phases) -> R
     Ok(())
 }
 
+/// List as failures what "copy data" was to make and has not; whether that is nothing. Of a table that is not there, its
+/// indexes are not told.
+pub fn tell_missing(clone: &Clone<'_>, catalog: &Catalog) -> Result<bool> {
+    let (workdir, paths) = (clone.workdir, &clone.workdir.paths);
+    if !workdir.is_step_begun(step::TABLES) {
+        return Ok(true);
+    }
+    let mut is_complete = true;
+    let mut tell = |kind: &str, name: String, words: &str| -> Result<()> {
+        is_complete = false;
+        let error = Error::new(ErrorKind::State, format!("{kind} {name} was not {words}"));
+        let error = error.context("it failed, or was never reached, in \"copy data\"");
+        workdir.record_failure(&Failure::new(kind, &name, &error))
+    };
+    for table in catalog.tables_to_copy() {
+        if !paths.table_done(table.oid).exists() {
+            tell("table", table.qualified_name().to_string(), "copied")?;
+            continue;
+        }
+        if !workdir.is_step_begun(step::INDEXES) {
+            continue;
+        }
+        for index in catalog.indexes_of(table.oid) {
+            if !paths.index_done(index.oid).exists() {
+                tell("index", index.qualified_name(table).to_string(), "built")?;
+            }
+        }
+    }
+    if workdir.is_step_begun(step::BLOBS) && !workdir.is_step_done(step::BLOBS)? {
+        tell("large objects", "of the database".to_owned(), "copied")?;
+    }
+    Ok(is_complete)
+}
+
 fn missing(kind: &str, name: &str) -> Error {
     Error::new(
         ErrorKind::Internal,
@@ -217,6 +251,7 @@ pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Resu
         .cloned()
         .collect();
     let failures = copy::copy_sequences(&mut source, &mut target, &readable)?;
+    failpoint("clone.before_sequences_flush")?;
     crate::pg::session::flush_commits(&mut target)?;
     for failure in &failures {
         if clone.spec.fail_fast {

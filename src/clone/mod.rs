@@ -342,6 +342,7 @@ impl Clone<'_> {
             no_tablespaces: spec.no_tablespaces,
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
+            when_full: spec.when_full,
             keeps_indexes: spec.said.is_some(),
             is_followed: spec.follow.is_some(),
         })

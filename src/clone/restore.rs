@@ -18,6 +18,7 @@ use crate::dump::select::Choice;
 use crate::error::{Context, Error, Result, Side};
 use crate::pg::wire::Connection;
 use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::failpoint::{failpoint_at, kind_of_file};
 use crate::workdir::done::Failure;
 
 /// What a statement is answered when an earlier run has done it; the last is a second primary key.
@@ -135,12 +136,16 @@ fn run_pg_restore(
         },
     }
     .arguments();
-    run::run(
+    let kind = || kind_of_file(list);
+    failpoint_at("restore.before_program", kind)?;
+    let outcome = run::run(
         &clone.programs()?.pg_restore,
         &arguments,
         &child,
         clone.shutdown,
-    )
+    )?;
+    failpoint_at("restore.after_program", kind)?;
+    Ok(outcome)
 }
 
 /// No entry of an archive has this dump id.

@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 
 use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, filters, prerequisites, step};
+use super::{Clone, data, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -59,6 +59,7 @@ pub fn dump(
     }
     .arguments();
     log::info!("dumping the schema with {}", pg_dump.display());
+    failpoint("clone.before_dump")?;
     let outcome = run::run(pg_dump, &arguments, &child, clone.shutdown)?;
     check(&outcome, pg_dump, Side::Source).context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;
@@ -198,7 +199,12 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
-    let built = match workdir.is_step_done(step::INDEXES)? {
+    // Those of tables that were not copied are no more pg_restore's than the others.
+    let has_built = match clone.spec.despite_failures {
+        true => workdir.is_step_begun(step::INDEXES),
+        false => workdir.is_step_done(step::INDEXES)?,
+    };
+    let built = match has_built {
         true => built(catalog),
         false => HashSet::new(),
     };
@@ -217,7 +223,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     }
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
-    if !refused.is_empty() {
+    let is_data_complete = !clone.spec.despite_failures || data::tell_missing(clone, catalog)?;
+    if !refused.is_empty() || !is_data_complete {
         // Not done: the resume runs the whole section again, and passes over what is there.
         return Ok(());
     }

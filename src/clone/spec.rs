@@ -11,6 +11,7 @@ use crate::check::{CheckSpec, Jobs, Scope};
 use crate::extensions::Requirements;
 use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::stream::setup::SetupSpec;
 
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
@@ -57,6 +58,7 @@ pub struct CloneSpec {
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
     pub fail_fast: bool,
+    pub when_full: WhenFull,
     /// How long nothing may move before it is told; zero: never told.
     pub stall_timeout: Duration,
     /// How long a statement on the target may wait for a lock; zero: as long as it takes.
@@ -66,6 +68,8 @@ pub struct CloneSpec {
     pub restart: bool,
     pub resume: bool,
     pub not_consistent: bool,
+    /// Restore the post-data although "copy data" has left tables out; they are told as failures.
+    pub despite_failures: bool,
     /// A snapshot that another process exported and holds.
     pub snapshot: Option<String>,
     /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.

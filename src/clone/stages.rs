@@ -13,6 +13,7 @@ use crate::copy::{CopyContext, End, Jobs};
 use crate::error::{Error, Result, Side};
 use crate::pg::session::RunName;
 use crate::snapshot::Snapshot;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, location};
 
@@ -178,6 +179,7 @@ impl Ready<'_> {
         }
         if let Some(snapshot) = snapshot {
             log::info!("everything is read: releasing snapshot {}", snapshot.id());
+            failpoint("snapshot.before_release")?;
             if let Err(error) = snapshot.release() {
                 log::info!("{error}; nothing needs it any more");
             }

@@ -5,7 +5,7 @@
 
 mod fate;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ledger::{Ledger, Made};
 use super::work::{Item, Work, try_next};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result, Side};
 use crate::logging;
 use crate::pg::connect::connect_once;
 use crate::pg::incarnation::Incarnation;
-use crate::pg::remedy::Remedy;
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
@@ -27,6 +27,10 @@ pub use fate::Fate;
 /// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
 const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between attempts on a full disk, and how often it is said.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// Between one attempt and the next, the first being 1.
 fn pause_after(attempt: u32) -> Duration {
@@ -287,13 +291,14 @@ impl<'a> Worker<'a> {
         self.target.take_if(|target| !target.recover());
     }
 
-    /// Run one piece of work, again with fresh connections when a connection was lost.
+    /// Run one piece of work, again with fresh connections when a connection was lost, and when the target has room again.
     pub fn retry<T>(
         &mut self,
         what: &str,
         mut work: impl FnMut(&mut Worker<'a>) -> Result<T>,
     ) -> Result<T> {
         let mut attempt = 1;
+        let mut told: Option<Instant> = None;
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
@@ -301,7 +306,15 @@ impl<'a> Worker<'a> {
             };
             // Whatever happened, the protocol state of both connections is not worth guessing at.
             self.keep_what_works();
-            let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
+            if is_disk_full(&error) && self.context.spec.when_full == WhenFull::Wait {
+                if told.is_none_or(|told| told.elapsed() >= REPEAT) {
+                    log::warn!("{error}; waiting for room, to try again ({what})");
+                    told = Some(Instant::now());
+                }
+                self.shutdown.sleep(FULL_PAUSE)?;
+                continue;
+            }
+            let may_pass = Remedy::of(&error).exists() && !is_disk_full(&error);
             if !may_pass || attempt == ATTEMPTS || error.was_waited_for() {
                 return Err(error);
             }

@@ -185,7 +185,7 @@ impl Follow<'_> {
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end()?;
+        remote.reached_end(&positions)?;
         patiently(self.shutdown, || {
             finish::finish(self, &positions, &mut remote)
         })
@@ -215,6 +215,7 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                when_full: self.spec.when_full,
                 lock_timeout: self.spec.lock_timeout,
                 dir: self.dir.clone(),
                 left_out: workdir.paths.left_out_tables(),

@@ -1,6 +1,8 @@
 //! What may help against an error of a server, told by its SQLSTATE and by whether the connection broke. Pure; used by
 //! every process that tries something again. How often and how long is tried is each caller's.
 
+use postgres::error::SqlState;
+
 use crate::error::{Error, ErrorKind};
 
 /// What may help.
@@ -14,6 +16,19 @@ pub enum Remedy {
     Room,
     /// Somebody else was in the way: a deadlock, a serialization failure, a conflict with recovery. The same again.
     Attempt,
+}
+
+/// What is done when a server's disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Until somebody makes room, as long as it takes.
+    Wait,
+    Stop,
+}
+
+/// Of all shortages the one that ends only when somebody does something about it.
+pub fn is_disk_full(error: &Error) -> bool {
+    error.is_any_of(&[SqlState::DISK_FULL])
 }
 
 impl Remedy {

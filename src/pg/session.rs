@@ -9,6 +9,7 @@ use crate::pg::connect::{connect_and_pin, patience};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::remedy::Remedy;
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 
 /// The name of this run in pg_stat_activity: what a later run recognises, and ends, when we were killed.
@@ -220,13 +221,14 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
 /// after this, never before.
 pub fn flush_commits(connection: &mut Connection) -> Result<()> {
     debug_assert_eq!(connection.side(), Side::Target);
+    failpoint("target.before_flush")?;
     connection
         .execute(
             "BEGIN; SET LOCAL synchronous_commit = on; \
              SELECT pg_catalog.pg_logical_emit_message(true, 'pgcopydb', 'flush'); COMMIT",
         )
         .context("could not flush the target's commits")?;
-    Ok(())
+    failpoint("target.after_flush")
 }
 
 #[cfg(test)]

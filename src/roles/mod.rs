@@ -5,7 +5,7 @@
 //! Must not: change a role that exists on the target, other than by adding memberships; show a password to anybody.
 
 mod fetch;
-mod parse;
+pub mod parse;
 mod plan;
 mod provider;
 mod restore;

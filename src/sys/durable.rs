@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::failpoint::{failpoint, failpoint_at, kind_of_file};
 use crate::error::{Error, Result};
 
 /// When a file has to be on disk.
@@ -29,41 +30,71 @@ pub fn write_atomic(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
         if sync == Sync::Now {
             file.sync_all()?;
         }
+        Ok(())
+    };
+    let put_in_place = || -> std::io::Result<()> {
         std::fs::rename(&temporary, path)?;
         if sync == Sync::Now {
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
         Ok(())
     };
-    write().map_err(|error| {
-        // A half-written file must not take the space that is missing.
-        let _ = std::fs::remove_file(&temporary);
-        refused("write file", path, error)
-    })
+    let refused = |error| refused("write file", path, error);
+    write()
+        .map_err(refused)
+        .and_then(|()| failpoint_at("file.before_rename", || kind_of_file(path)))
+        .and_then(|()| put_in_place().map_err(refused))
+        .inspect_err(|_| {
+            // A half-written file must not take the space that is missing.
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+    failpoint_at("file.after_rename", || kind_of_file(path))
 }
 
 /// Create a file with this content unless it exists; whether it was us who made it. Complete from the moment its name
 /// exists: it is written under another name and then linked, and link(2) never replaces.
 pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool> {
     let temporary = temporary_name(path);
-    let write = || -> std::io::Result<bool> {
-        create(&temporary)?.write_all(bytes)?;
+    let write = || create(&temporary)?.write_all(bytes);
+    let link = || -> std::io::Result<bool> {
         match std::fs::hard_link(&temporary, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
     };
-    let written = write();
+    let refused = |error| refused("create file", path, error);
+    let written = write()
+        .map_err(refused)
+        .and_then(|()| failpoint_at("file.before_link", || kind_of_file(path)))
+        .and_then(|()| link().map_err(refused));
     // Linked or not, this name has had its use. Should it stay, a later run removes it.
     let _ = std::fs::remove_file(&temporary);
-    written.map_err(|error| refused("create file", path, error))
+    if written.as_ref().is_ok_and(|is_ours| *is_ours) {
+        failpoint_at("file.after_link", || kind_of_file(path))?;
+    }
+    written
+}
+
+/// Remove a file that may be gone already.
+pub fn remove_file(path: &Path) -> Result<()> {
+    failpoint_at("file.before_remove", || kind_of_file(path))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(
+            format!("could not remove file \"{}\"", path.display()),
+            error,
+        )),
+        Ok(()) => failpoint_at("file.after_remove", || kind_of_file(path)),
+    }
 }
 
 /// Put everything written below a directory's file system on disk, in one call for a whole group of files.
 pub fn sync_file_system(directory: &Path) -> Result<()> {
     let sync = || -> std::io::Result<()> { Ok(nix::unistd::syncfs(File::open(directory)?)?) };
-    sync().map_err(|error| refused("sync directory", directory, error))
+    failpoint("disk.before_sync")?;
+    sync().map_err(|error| refused("sync directory", directory, error))?;
+    failpoint("disk.after_sync")
 }
 
 /// What the operating system said, and of what.

@@ -17,7 +17,8 @@ use crate::error::{Context, Error, Result};
 use crate::ident::Oid;
 use crate::lsn::Lsn;
 use crate::sys::durable::{
-    HeldBy, LockFile, Sync, create_exclusive, remove_unfinished, sync_file_system, write_atomic,
+    HeldBy, LockFile, Sync, create_exclusive, remove_file, remove_unfinished, sync_file_system,
+    write_atomic,
 };
 use crate::sys::msgq::{QueueNote, remove_noted};
 use crate::sys::signal::Shutdown;
@@ -548,16 +549,6 @@ fn in_use(dir: &Path, held: &HeldBy, is_orphaned: bool) -> Error {
     .with_hint("Wait for it to end, stop it, or choose another --dir.")
 }
 
-fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
-            format!("could not remove file \"{}\"", path.display()),
-            error,
-        )),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::done::TableDone;
@@ -586,6 +577,8 @@ mod tests {
         workdir.write_part_done(&part(1)).unwrap();
         assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         workdir.write_part_done(&part(2)).unwrap();
+        // Copied again in another snapshot, where none of them is done yet.
+        assert!(!workdir.complete_parts(7, 2, "later").unwrap());
         assert!(workdir.complete_parts(7, 2, "s").unwrap());
         assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         let whole: TableDone = super::done::read(&workdir.paths.table_done(7))

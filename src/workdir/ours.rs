@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
 use super::paths::{Paths, TOP_NAMES};
-use super::remove_file;
 use crate::error::{Context, Error, Result};
+use crate::sys::durable::remove_file;
 
 /// How the names of the files below `schema` and `run` end.
 const ENDINGS: &[&str] = &[

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use pgcopydb::error::{Error, Side};
 use pgcopydb::lsn::Lsn;
 use pgcopydb::pg::conninfo::ConnInfo;
+use pgcopydb::pg::remedy::WhenFull;
 use pgcopydb::stream::apply::{Applied, Applier, ApplyMode, ApplySpec, PositionKeeper};
 use pgcopydb::stream::positions::Positions;
 use pgcopydb::sys::signal::Shutdown;
@@ -52,6 +53,7 @@ impl<'c> Place<'c> {
             origin,
             keeper: PositionKeeper::Origin,
             mode: ApplyMode::Auto,
+            when_full: WhenFull::Wait,
             dir: dir.path().to_path_buf(),
             left_out: PathBuf::new(),
         };

@@ -138,6 +138,7 @@ impl Session {
 
     /// Make everything that was committed durable; the position up to which it is.
     pub fn flush(&mut self) -> Result<Lsn> {
+        failpoint("apply.before_flush")?;
         match self.keeper {
             PositionKeeper::Origin => {
                 let row = self.connection.query_one(
