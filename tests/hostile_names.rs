@@ -218,7 +218,9 @@ fn a_database_of_hostile_names_is_copied_listed_and_compared() {
 /// Line breaks are the output's own, and nothing else controls the terminal.
 #[track_caller]
 fn assert_tame(text: &str) {
-    let wild = text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+    let wild = text
+        .chars()
+        .find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
     assert!(wild.is_none(), "{wild:?} in {text:?}");
 }
 
