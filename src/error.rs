@@ -101,6 +101,8 @@ pub struct Error {
     server: Option<Box<ServerError>>,
     is_connection_lost: bool,
     is_disk_full: bool,
+    #[serde(default)]
+    was_waited_for: bool,
 }
 
 impl Error {
@@ -114,6 +116,7 @@ impl Error {
             server: None,
             is_connection_lost: false,
             is_disk_full: false,
+            was_waited_for: false,
         }
     }
 
@@ -212,6 +215,12 @@ impl Error {
         self
     }
 
+    /// The server was waited for as long as one is waited for: who tries again would wait as long once more.
+    pub fn after_waiting(mut self) -> Error {
+        self.was_waited_for = true;
+        self
+    }
+
     /// Take over what the server said about another error of the same cause: its SQLSTATE and its other fields.
     pub fn with_server_of(mut self, other: &Error) -> Error {
         self.kind = other.kind;
@@ -263,6 +272,10 @@ impl Error {
 
     pub fn is_connection_lost(&self) -> bool {
         self.is_connection_lost
+    }
+
+    pub fn was_waited_for(&self) -> bool {
+        self.was_waited_for
     }
 
     /// A file of ours could not be written for want of room.

@@ -8,7 +8,7 @@ use pgcopydb::stream::apply::{Applied, Applier, ApplyMode};
 use pgcopydb::stream::meeting::{self, TableAsOf};
 use pgcopydb::sys::signal::Shutdown;
 
-use crate::support::applying::{Place, id, some, target};
+use crate::support::applying::{Place, id, insert_u, some, target};
 use crate::support::script::{Script, lsn_of};
 
 fn as_of(table: &str, lsn: Lsn) -> TableAsOf {
@@ -159,4 +159,25 @@ fn nothing_is_applied_before_the_copy_is_complete() {
     let error = connected.err().expect("it is refused");
     assert_eq!(error.exit_code(), 3);
     assert!(error.hint().unwrap().contains("clone --follow --resume"));
+}
+
+/// A file is read again from its beginning: a transaction in it that is larger than what is sent at once must not be applied
+/// a second time before its end is seen. Its rows would meet themselves.
+#[test]
+fn a_large_transaction_that_is_applied_already_is_skipped() {
+    let place = Place::new(target());
+    let mut script = Script::new();
+    script.ends_unknown = true;
+    insert_u(&mut script, 1..45_000);
+    let path = place.save(script, "large.sql");
+    for _ in 0..2 {
+        let mut applier = place.applier();
+        applier.run_file(&path).unwrap();
+        applier.finish().unwrap();
+        assert_eq!(
+            place.cluster.value(&place.db, "select count(*) from u"),
+            "44999"
+        );
+        assert_eq!(place.progress(), lsn_of(1));
+    }
 }

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::cluster::{Cluster, StopMode, shared_source, shared_target};
-use crate::support::cmd::{Outcome, Scene};
+use crate::support::cmd::{Outcome, RUN_DEADLINE, Scene};
 use crate::support::compare::{assert_same, differences};
-use crate::support::leftovers;
 use crate::support::reference::differences_across_versions;
 use crate::support::version::Version;
+use crate::support::{leftovers, wait_until};
 
 fn unique(prefix: &str) -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(1);
@@ -156,6 +158,97 @@ fn owners_of_their_databases_can_clone_them() {
     standby_is_seen(newer);
 }
 
+/// The same roles with every command that does a part of it, and with those that look.
+#[test]
+fn owners_of_their_databases_can_use_every_section() {
+    let (source, target, role) = (shared_source(), shared_target(), unique("sections"));
+    let (db, copy, from, to) = owned(source, target, &role);
+    load_as(source, &db, &role, OWNED);
+    target.psql(&copy, "create extension hstore");
+    let scene = Scene::new();
+    let dir = scene.work_dir();
+    let filters = "[exclude-schema]\napp\n";
+    std::fs::write(scene.path("tmp").join("filters.ini"), filters).unwrap();
+    let invocation = |words: &str| {
+        let script = format!(
+            "export PGCOPYDB_SOURCE_PGURI='{from}' PGCOPYDB_TARGET_PGURI='{to}'
+             pgcopydb {words} {}",
+            match words.starts_with("list") && !words.contains("progress") || words == "ping" {
+                true => String::new(),
+                false => format!("--dir '{}'", dir.display()),
+            }
+        );
+        scene.bash(&script)
+    };
+    let run = |words: &str| -> Outcome {
+        let outcome = invocation(words).run();
+        let log = &outcome.stderr;
+        assert!(outcome.status.success(), "{words}\n{}{log}", outcome.stdout);
+        outcome.assert_no_unexpected(&["passwords are left out"]);
+        outcome
+    };
+    run("ping");
+    for what in [
+        "databases",
+        "extensions",
+        "collations",
+        "tables",
+        "table-parts --table-name customer --split-tables-larger-than 1kB",
+        "sequences",
+        "indexes",
+        "depends --filters filters.ini",
+        "schema",
+    ] {
+        run(&format!("list {what}"));
+    }
+    run("check");
+    let mut holder = invocation("snapshot").spawn();
+    wait_until(RUN_DEADLINE, "the snapshot to be held", || {
+        assert!(holder.is_running(), "{}", holder.stderr());
+        holder.stderr().contains("holding it until a signal")
+    });
+    for section in [
+        "dump schema",
+        "dump pre-data",
+        "dump post-data",
+        "restore pre-data",
+        "copy table-data",
+        "copy blobs",
+        "copy sequences",
+        "copy indexes",
+        "copy constraints",
+        "restore post-data",
+        "copy data",
+        "restore schema",
+    ] {
+        run(&format!("{section} --resume"));
+    }
+    for more in [
+        "restore parse-list",
+        "list progress --summary",
+        "copy extensions",
+        "dump roles",
+    ] {
+        run(more);
+    }
+    for process in holder.processes() {
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGTERM);
+    }
+    let outcome = holder.wait_deadline(RUN_DEADLINE);
+    scene.assert_nothing_left(&outcome);
+    // The comment of the extension that is somebody else's is not ours to set.
+    target.psql(
+        &copy,
+        "comment on extension hstore is 'data type for storing sets of (key, value) pairs'",
+    );
+    for what in ["schema", "data"] {
+        run(&format!("compare {what}"));
+    }
+    assert_same(source, &db, target, &copy);
+    leftovers::assert_no_backend(source, &db);
+    leftovers::assert_no_backend(target, &copy);
+}
+
 /// A standby as both sides: nothing can be written there, and unlogged tables have no rows.
 fn standby_is_seen(cluster: Cluster) {
     cluster.create_db("a");
@@ -169,7 +262,11 @@ fn standby_is_seen(cluster: Cluster) {
     outcome.assert_last_error(7, &["1 of the checks failed"]);
     assert_eq!(
         verdicts(&bad),
-        ["fail target-standby target", "warn unlogged-tables source"]
+        [
+            "warn standby-feedback source",
+            "fail target-standby target",
+            "warn unlogged-tables source"
+        ]
     );
     assert_eq!(
         bad["unlogged-tables source"]["objects"][0],

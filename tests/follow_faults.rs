@@ -328,3 +328,27 @@ fn a_target_without_room_is_waited_for() {
     following.wait_for_mark(&mut run);
     following.cut_over(run, &["No space left on device"]);
 }
+
+/// The same for who does not want to wait: the run ends with the cause, and goes on when it is asked to.
+#[test]
+fn a_target_without_room_ends_the_run_that_is_to_stop() {
+    let following = Following::of(shared(Version::Pg17), "pgoutput", ROOM);
+    let mut run = following.clone_and_apply(&["--on-disk-full", "stop"]);
+    following.wait_for_mark(&mut run);
+    following
+        .target
+        .psql(&following.copy, "insert into public.no_room values (now())");
+    following.source.psql(
+        &following.db,
+        "insert into t select g, 'v' from generate_series(1, 50) g",
+    );
+    let outcome = run.wait_deadline(SOON);
+    outcome.assert_last_error(4, &["No space left on device", "SQLSTATE 53100"]);
+    following.scene.assert_nothing_left(&outcome);
+    following
+        .target
+        .psql(&following.copy, "truncate public.no_room");
+    let mut run = following.resume(&["--on-disk-full", "stop"]);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, &[]);
+}

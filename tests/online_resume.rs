@@ -42,6 +42,7 @@ const TABLES: &str = "
     insert into public.late select g, g, 'late' from generate_series(1, 50) g;
     insert into public.last select g, g, 'last' from generate_series(1, 50) g;
     insert into public.moving select g, case g % 2 when 0 then 'a' else 'b' end, g from generate_series(1, 50) g;
+    refresh materialized view public.counted;
     select lo_from_bytea(800000 + g, decode(repeat('ab', g), 'hex')) from generate_series(1, 5) g;";
 
 /// Changes of every kind to all of them, `round` by round.
@@ -65,6 +66,13 @@ fn change(following: &Following, round: i32) {
              refresh materialized view counted;"
         ),
     );
+}
+
+/// Materialized views are refreshed where the tables meet; what comes after is the user's to refresh.
+fn refresh_both(following: &Following) {
+    let sql = "refresh materialized view public.counted";
+    following.source.psql(&following.db, sql);
+    following.target.psql(&following.copy, sql);
 }
 
 /// Hold a gate of the target.
@@ -189,14 +197,7 @@ fn survives_two_kills<'a>(pair: (&'a Cluster, &'a Cluster), plugin: &'static str
     positions.dedup();
     assert_eq!(positions.len(), 3, "{done:#?}");
     assert_no_temporary_slot(&following);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    // Matviews are refreshed where the tables meet; then they are the user's to refresh.
-    following.wait_for_mark(&mut run);
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
     assert!(meeting::is_over(&cdc(&following)).unwrap());
 }
@@ -284,9 +285,7 @@ fn killed_at_each_step_of_the_resume_it_goes_on() {
     }
     let mut run = following.resume(&[]);
     following.wait_for_mark(&mut run);
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -319,12 +318,7 @@ fn killed_under_load_it_loses_nothing() {
     load.wait_for(100);
     load.finish();
     following.wait_for_mark(&mut run);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -357,12 +351,8 @@ fn a_large_transaction_is_decided_at_its_end() {
     });
     open.batch_execute("truncate moving; commit").unwrap();
     following.wait_for_mark(&mut run);
-    let outcome = following.cut_over(run, TOLD);
-    assert!(
-        outcome.stderr.contains("were in the copy already"),
-        "{}",
-        outcome.stderr
-    );
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
 }
 
 /// A restart of the source takes the snapshot away in the middle of the copy.
@@ -390,12 +380,7 @@ fn the_source_restarts_in_the_middle_of_the_copy() {
     );
     let mut run = following.resume(&[]);
     following.wait_for_mark(&mut run);
-    following
-        .source
-        .psql(&following.db, "refresh materialized view counted");
-    following
-        .target
-        .psql(&following.copy, "refresh materialized view counted");
+    refresh_both(&following);
     following.cut_over(run, TOLD);
 }
 
@@ -497,4 +482,50 @@ fn without_its_slot_a_copy_is_not_resumed() {
     outcome.assert_last_error(6, &["is gone from the source: changes may be lost"]);
     assert!(outcome.stderr.contains("--restart"), "{}", outcome.stderr);
     following.clean_up();
+}
+
+/// Nothing of them can be copied any more, and nobody misses their rows.
+#[test]
+fn a_table_that_is_dropped_before_it_is_copied_does_no_harm() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "pgoutput");
+    following.source.psql(
+        &following.db,
+        "alter table early drop column last_id; update last set v = 'in vain'; drop table last",
+    );
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    following.target.psql(
+        &following.copy,
+        "alter table early drop column last_id; drop table last",
+    );
+    let outcome = following.cut_over(run, TOLD);
+    assert!(
+        outcome
+            .stderr
+            .contains("table \"public\".\"last\" was dropped or renamed on the source"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// Killed before the first row is copied, each time: nothing is as of the slot's own position then.
+#[test]
+fn killed_before_any_row_is_copied_it_goes_on() {
+    let following = Following::of(shared(Version::Debian15), "test_decoding", TABLES);
+    for (round, point) in [
+        "clone.after_dump=kill",
+        "clone.before_restore_pre=kill",
+        "clone.after_restore_pre=kill",
+        "copy.started@copy worker=kill",
+    ]
+    .iter()
+    .enumerate()
+    {
+        resume_until(&following, point);
+        change(&following, 1 + round as i32);
+    }
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
 }

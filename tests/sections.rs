@@ -384,6 +384,45 @@ fn what_the_user_changes_in_between_stays() {
     }
 }
 
+/// A table that cannot be copied keeps the post-data back, unless the user says otherwise; then everything else is restored,
+/// the table is told, and both commands can be run again once the cause is mended.
+#[test]
+fn post_data_can_do_without_a_table_that_fails() {
+    let steps = Steps::of_work();
+    let holder = steps.hold_snapshot();
+    steps.run("dump schema", &["--resume"]);
+    steps.run("restore pre-data", &["--resume"]);
+    steps.on_target("alter table small add constraint mine check (id <> 7)");
+    let failed = steps.command("copy data", &["--resume"]).run();
+    failed.assert_failure(4, &["\"public\".\"small\"", "SQLSTATE 23514"]);
+    let refused = steps.command("restore post-data", &["--resume"]).run();
+    refused.assert_failure(3, &["was not finished", "--despite-failures does without"]);
+    let foreign_keys = "select count(*) from pg_constraint where contype = 'f'";
+    assert_eq!(steps.pair.copied(foreign_keys), "0");
+    for _ in 0..2 {
+        let more = ["--resume", "--despite-failures"];
+        let without = steps.command("restore post-data", &more).run();
+        without.assert_last_error(4, &["1 objects could not be copied", "was not copied"]);
+        assert!(
+            without.stderr.contains("table \"public\".\"small\""),
+            "{}",
+            without.stderr
+        );
+        assert_eq!(steps.pair.copied(foreign_keys), "1");
+        let rows = steps.pair.copied("select count(*) from summed");
+        assert_eq!(rows, "97", "the materialized view is filled");
+        assert_eq!(steps.summary()["is_complete"], false);
+    }
+    steps.on_target("alter table small drop constraint mine");
+    let mended = steps.command("copy data", &["--resume"]).run();
+    assert!(mended.status.success(), "{}", mended.stderr);
+    let done = steps.command("restore post-data", &["--resume"]).run();
+    assert!(done.status.success(), "{}", done.stderr);
+    assert_eq!(steps.summary()["is_complete"], true);
+    steps.let_go(holder);
+    steps.assert_same();
+}
+
 /// `copy schema` makes the whole schema, with foreign keys and indexes; the data section fits into it afterwards.
 #[test]
 fn a_schema_first_and_its_data_later() {

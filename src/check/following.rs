@@ -12,7 +12,7 @@ use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
 use crate::stream::decode::Plugin;
 use crate::stream::ownership::Beginning;
-use crate::stream::preconditions::Problem;
+use crate::stream::preconditions::{self, Problem};
 use crate::stream::setup::{self, SetupSpec};
 use crate::sys::signal::Shutdown;
 
@@ -46,10 +46,17 @@ pub fn look(
     catalog: &Catalog,
     shutdown: &Shutdown,
 ) -> Result<Vec<Finding>> {
-    let (beginning, problems) = setup::preview(spec, shutdown)?;
+    let (beginning, mut problems) = setup::preview(spec, shutdown)?;
     let mut connection = open_source(&spec.source, &spec.application_name, shutdown)?;
+    if problems
+        .iter()
+        .all(|problem| problem.id != "replication-slots")
+    {
+        let makes_slot = matches!(beginning, Ok(Beginning::New));
+        problems.extend(preconditions::spare_slot(&mut connection, makes_slot)?);
+    }
     let mut findings = vec![slot(spec, beginning, setup::noted(&spec.dir)?.is_some())];
-    findings.extend(preconditions(problems));
+    findings.extend(of_preconditions(problems));
     findings.push(library(
         spec.plugin,
         source,
@@ -94,7 +101,7 @@ fn slot(spec: &SetupSpec, beginning: Result<Beginning>, is_noted: bool) -> Findi
     }
 }
 
-fn preconditions(problems: Vec<Problem>) -> Vec<Finding> {
+fn of_preconditions(problems: Vec<Problem>) -> Vec<Finding> {
     // The ids that have a line when all is well.
     const ALWAYS: [(&str, Side, &str); 6] = [
         ("wal-level", Side::Source, "wal_level is \"logical\""),

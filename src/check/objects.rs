@@ -33,6 +33,7 @@ pub fn decide(
     findings.push(emptiness(catalog, there, scope));
     findings.extend(event_triggers(objects, there, scope));
     findings.extend(unlogged(source, catalog));
+    findings.extend(feedback(source));
     findings.extend(collations(objects));
     findings
 }
@@ -264,6 +265,22 @@ fn unlogged(source: &Server, catalog: &Catalog) -> Option<Finding> {
         )
         .with_objects(names)
         .with_fix("Use the primary as --source, or copy them from there after the run.")
+    })
+}
+
+/// Recovery that removes rows which the snapshot sees ends the sessions that hold it, after max_standby_streaming_delay.
+fn feedback(source: &Server) -> Option<Finding> {
+    source.lacks_feedback.then(|| {
+        Finding::warn(
+            GROUP,
+            "standby-feedback",
+            Side::Source,
+            "the source is a standby with hot_standby_feedback off: a vacuum of its primary may end the copy",
+        )
+        .with_fix(
+            "On the source: ALTER SYSTEM SET hot_standby_feedback = on; SELECT pg_reload_conf(); or raise \
+             max_standby_streaming_delay above the time that the copy takes.",
+        )
     })
 }
 

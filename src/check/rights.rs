@@ -11,7 +11,7 @@ use super::spec::Scope;
 use super::target_objects::TargetObjects;
 use crate::catalog::Catalog;
 use crate::error::Side;
-use crate::ident::{Oid, quote_ident};
+use crate::ident::{Oid, quote_ident, shorten};
 
 const GROUP: Group = Group::Rights;
 
@@ -328,22 +328,35 @@ fn extensions(target: &Server, catalog: &Catalog, there: &TargetObjects) -> Find
             )
         })
         .collect();
-    Finding::fail(
-        GROUP,
-        id,
-        side,
-        "only a superuser of the target may create extensions of the source",
-    )
-    .with_objects(
-        closed
-            .iter()
-            .map(|extension| extension.name.to_string())
-            .collect(),
-    )
-    .with_fix(format!(
-        "As a superuser in the target database: {} or use --skip-extensions.",
-        statements.join(" ")
-    ))
+    // pgextwlist, supautils and what providers have of their own let other roles create some.
+    let finding = match there.foreign_modules.as_slice() {
+        [] => Finding::fail(
+            GROUP,
+            id,
+            side,
+            "only a superuser of the target may create extensions of the source",
+        ),
+        modules => Finding::warn(
+            GROUP,
+            id,
+            side,
+            format!(
+                "extensions of the source are a superuser's to create on the target, unless one of its modules lets role {user}: {}",
+                shorten(modules)
+            ),
+        ),
+    };
+    finding
+        .with_objects(
+            closed
+                .iter()
+                .map(|extension| extension.name.to_string())
+                .collect(),
+        )
+        .with_fix(format!(
+            "As a superuser in the target database: {} or use --skip-extensions.",
+            statements.join(" ")
+        ))
 }
 
 /// The copy names each of them as failed at its end; everything else will be there.
@@ -509,6 +522,17 @@ mod tests {
         target.may_be_provider_admin = true;
         assert!(decide(&target, &there, scope).is_empty());
         target.may_be_provider_admin = false;
+        let verdicts = |there: &TargetObjects| {
+            let findings = to_make(&target, &objects, &source_has, there, scope);
+            let of = findings
+                .iter()
+                .find(|finding| finding.id == "extension-right");
+            of.map(|finding| finding.verdict)
+        };
+        assert_eq!(verdicts(&there), Some(Verdict::Fail));
+        // Whoever it is may have been let in by something that we do not know.
+        there.foreign_modules = vec!["supautils".to_owned()];
+        assert_eq!(verdicts(&there), Some(Verdict::Warn));
         there.offers[0].is_installed = true;
         assert_eq!(decide(&target, &there, scope).len(), 1);
     }

@@ -26,6 +26,8 @@ pub struct Server {
     pub may_be_provider_admin: bool,
     pub can_create: bool,
     pub is_standby: bool,
+    /// A standby whose primary does not hear which rows are still needed here.
+    pub lacks_feedback: bool,
     pub encoding: String,
     pub locale: Locale,
     pub connections: Connections,
@@ -108,7 +110,8 @@ fn sql(version: u32) -> String {
     current_setting('max_locks_per_transaction')::int8 * (current_setting('max_connections')::int8
         + current_setting('max_prepared_transactions')::int8 + current_setting('{autovacuum}')::int8
         + current_setting('max_worker_processes')::int8 + current_setting('max_wal_senders')::int8 + 1),
-    age(d.datfrozenxid)::int8, mxid_age(d.datminmxid)::int8
+    age(d.datfrozenxid)::int8, mxid_age(d.datminmxid)::int8,
+    pg_is_in_recovery() AND current_setting('hot_standby_feedback') = 'off'
 FROM pg_database d CROSS JOIN pg_roles r
 WHERE d.datname = current_database() AND r.rolname = current_user"
     )
@@ -157,6 +160,7 @@ fn read(side: Side, version: u32, row: &Row) -> Result<Server> {
         lock_places: whole(19)?,
         xid_age: whole(20)?,
         multixact_age: whole(21)?,
+        lacks_feedback: row.bool(22)?,
         identity: None,
     })
 }
@@ -197,6 +201,7 @@ pub(super) mod tests {
             may_be_provider_admin: false,
             can_create: true,
             is_standby: false,
+            lacks_feedback: false,
             encoding: "UTF8".to_owned(),
             locale: Locale {
                 provider: 'c',

@@ -33,6 +33,8 @@ pub struct TargetObjects {
     pub filled_config_tables: Vec<String>,
     /// Some of the large objects that are there.
     pub large_objects: Vec<String>,
+    /// Modules in the server that do not come with PostgreSQL, by the settings that they bring.
+    pub foreign_modules: Vec<String>,
 }
 
 impl TargetObjects {
@@ -43,7 +45,8 @@ impl TargetObjects {
 
 pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects> {
     let found = catalog::target::fetch(target)?;
-    let filled_config_tables = fetch_filled_config_tables(target, catalog, &found)?;
+    let filled_config_tables =
+        catalog::target::fetch_filled_config_tables(target, catalog, &found)?;
     let version = target.server_version();
     Ok(TargetObjects {
         schemas_of_others: schemas_of_others(target)?,
@@ -53,6 +56,7 @@ pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects
         event_triggers: names(target, EVENT_TRIGGERS)?,
         filled_config_tables,
         large_objects: names(target, LARGE_OBJECTS)?,
+        foreign_modules: names(target, FOREIGN_MODULES)?,
         found,
     })
 }
@@ -89,6 +93,13 @@ const EVENT_TRIGGERS: &str =
 
 const LARGE_OBJECTS: &str = "SELECT oid::text FROM pg_largeobject_metadata ORDER BY oid LIMIT 100";
 
+/// Which libraries are loaded is not for everybody to see; the settings of most of them are.
+const FOREIGN_MODULES: &str = "SELECT DISTINCT split_part(name, '.', 1) FROM pg_settings
+WHERE name LIKE '%.%' AND split_part(name, '.', 1) NOT IN ('auth_delay', 'auto_explain', 'basebackup_to_shell',
+    'basic_archive', 'isn', 'passwordcheck', 'pg_prewarm', 'pg_stat_statements', 'pg_trgm', 'plperl', 'plpgsql', 'pltcl',
+    'postgres_fdw', 'sepgsql')
+ORDER BY 1";
+
 fn fetch_offers(target: &mut Connection) -> Result<Vec<Offer>> {
     // Trusted extensions exist since 13.
     let trusted = match target.server_version() {
@@ -115,27 +126,4 @@ fn fetch_offers(target: &mut Connection) -> Result<Vec<Offer>> {
             })
         })
         .collect()
-}
-
-/// The configuration tables of an extension that the target has already: rows that our COPY would replace are not ours.
-fn fetch_filled_config_tables(
-    target: &mut Connection,
-    catalog: &Catalog,
-    found: &Target,
-) -> Result<Vec<String>> {
-    let mut filled = Vec::new();
-    for table in &catalog.tables {
-        let name = table.qualified_name();
-        let (Some(condition), Some(there)) = (
-            &table.extension_config,
-            found.table(&table.schema, &table.name),
-        ) else {
-            continue;
-        };
-        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {name} {condition})");
-        if there.may_have_rows && target.query_one(&sql)?.bool(0)? {
-            filled.push(name.to_string());
-        }
-    }
-    Ok(filled)
 }

@@ -4,9 +4,11 @@
 use clap::Args;
 
 use super::extensions::RequirementsArgs;
-use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, How, SlotArgs, typed_slot_option};
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, SplitArgs, parse_flag};
+use super::options::{
+    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+};
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, FollowSpec, OnlineSpec};
@@ -21,7 +23,17 @@ use crate::workdir::cdc_location;
 #[command(after_help = "\
 Both databases must exist and the target must hold none of the objects yet. Schema, rows, large objects and sequences are \
 read in one snapshot of the source; indexes are built as soon as their table is complete. A run that ended early \
-carries on with --resume.
+carries on with --resume. With --follow that is consistent also when the snapshot is gone: complete tables stay, the others are \
+copied as of a later position, and changes that they hold are skipped.
+
+With --all-databases the two URIs name any database of each server. Databases that the target lacks are made there with the \
+source's encoding, locale, owner, privileges and settings; then one pool of --table-jobs, --index-jobs, --vacuum-jobs and \
+--large-objects-jobs workers copies the tables of all databases, the largest first. No consistency across databases is \
+promised: each is copied as of a moment of its own, and followed from there, with a snapshot, slot, origin (their names end in \
+the database's oid), sentinel and folder (DIR/databases/NAME) of its own. A database that fails is listed at the end, does not \
+keep the others from being copied, and makes the exit code non-zero; --resume tries it again. --restore-jobs is how many \
+databases are prepared, and finished after the workers, at a time. pgcopydb list progress, stream sentinel get and set, and \
+stream cleanup --all-databases know the directory.
 
 Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
 pub struct CloneArgs {
@@ -39,6 +51,8 @@ pub struct CloneArgs {
     requirements: RequirementsArgs,
     #[command(flatten)]
     work: WorkArgs,
+    #[command(flatten)]
+    room: RoomArgs,
     #[command(flatten)]
     state: StateArgs,
     /// Clone every database of the source's instance that is no template, with the roles; --source and --target name any database
@@ -116,6 +130,8 @@ struct WorkArgs {
     /// End the run at the first object that fails
     #[arg(long, env = "PGCOPYDB_FAIL_FAST", hide_env_values = true, value_parser = parse_flag)]
     fail_fast: bool,
+    #[command(flatten)]
+    hangs: HangArgs,
 }
 
 /// How this run relates to an earlier one and to a snapshot.
@@ -197,22 +213,27 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
     }
     if args.state.not_consistent {
         return Err(Error::usage(
-            "option --not-consistent cannot be used with --follow: changes would not fit to the copy",
+            "option --not-consistent cannot be used with --follow, which resumes consistently without it",
         ));
     }
     let again = Again {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        args.scope.filters.read()?,
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.scope.filters.read()?,
         again,
-    )
-    .map(Some)
+    };
+    let spec = follow_options::follow_spec(&args.connections, how)?;
+    Ok(Some(FollowSpec {
+        stall_timeout: args.work.hangs.stall_timeout(),
+        lock_timeout: args.work.hangs.lock_timeout(),
+        ..spec
+    }))
 }
 
 /// What the engine needs for these phases of a clone.
@@ -272,9 +293,13 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_analyze: scope.skip_analyze,
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
+        when_full: args.room.when_full(),
+        stall_timeout: work.hangs.stall_timeout(),
+        lock_timeout: work.hangs.lock_timeout(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,
+        despite_failures: false,
         snapshot: snapshot_to_use(&state, given)?,
         follow: None,
     })

@@ -1,10 +1,12 @@
 //! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
 //! opened here.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, RoomArgs, parse_flag};
 use crate::error::{Result, Side};
 use crate::filter::Filters;
 use crate::follow::FollowSpec;
@@ -71,33 +73,35 @@ pub struct Again {
     pub resume: bool,
 }
 
+/// The groups of options that say what is followed, and how.
+pub struct How<'a> {
+    pub dir: &'a DirArgs,
+    pub slot: &'a SlotArgs,
+    pub apply: &'a ApplyArgs,
+    pub room: &'a RoomArgs,
+    pub filters: Option<Filters>,
+    pub again: Again,
+}
+
 /// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
-pub fn follow_spec(
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec(connections: &ConnectionArgs, how: How<'_>) -> Result<FollowSpec> {
     // In the order in which a user names them.
-    connections.required(Side::Source)?;
-    let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, filters, again)
+    let source = connections.required(Side::Source)?;
+    follow_spec_to(source, connections.required(Side::Target)?, how)
 }
 
 /// The same, to a target that is known in another way.
-pub fn follow_spec_to(
-    target: ConnInfo,
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec_to(source: ConnInfo, target: ConnInfo, how: How<'_>) -> Result<FollowSpec> {
+    let How {
+        dir,
+        slot,
+        apply,
+        room,
+        filters,
+        again,
+    } = how;
     Ok(FollowSpec {
-        source: connections.required(Side::Source)?,
+        source,
         target,
         dir: dir.dir.clone(),
         plugin: slot.plugin,
@@ -108,6 +112,10 @@ pub fn follow_spec_to(
         replay_no_op_updates: apply.replay_no_op_updates,
         keep_files: apply.keep_cdc_files,
         cdc_max_size: apply.cdc_max_size,
+        when_full: room.when_full(),
+        // Not of the parts of follow that are commands of their own, which somebody watches.
+        stall_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
         filters,
         restart: again.restart,
         resume: again.resume,

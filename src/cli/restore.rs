@@ -6,7 +6,7 @@ use super::clone::CloneArgs;
 use super::given::Given;
 use super::parse_list::{self, ParseListArgs};
 use super::roles::{self, RestoreRolesArgs};
-use super::sections;
+use super::sections::{self, PostDataArgs};
 use crate::error::Result;
 
 /// Restore a section from the work directory to the target
@@ -36,8 +36,11 @@ Example: pgcopydb restore pre-data --target postgres://me@new/shop --dir /var/tm
 What dump schema wrote, without the indexes and constraints that copy data has made. Settings of the database are set too. \
 The source is not asked; if it is given, it must be the one that was dumped.
 
+While a table cannot be copied, this is refused: mend the cause and run copy data --resume. To do without the table for now, use \
+--despite-failures: the rest is restored, what is missing is listed, and the exit code is 4. Both can be run again later.
+
 Example: pgcopydb restore post-data --target postgres://me@new/shop --dir /var/tmp/shop --resume")]
-    PostData(Box<CloneArgs>),
+    PostData(PostDataArgs),
     ParseList(ParseListArgs),
     Roles(RestoreRolesArgs),
 }
@@ -46,7 +49,7 @@ pub fn run(args: RestoreArgs, given: &Given) -> Result<()> {
     match args.command {
         RestoreCommand::Schema(args) => sections::run(&sections::RESTORE_SCHEMA, *args, given),
         RestoreCommand::PreData(args) => sections::run(&sections::RESTORE_PRE_DATA, *args, given),
-        RestoreCommand::PostData(args) => sections::run(&sections::RESTORE_POST_DATA, *args, given),
+        RestoreCommand::PostData(args) => sections::restore_post_data(args, given),
         RestoreCommand::Roles(args) => roles::restore(args),
         RestoreCommand::ParseList(args) => parse_list::run(args),
     }

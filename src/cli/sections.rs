@@ -23,6 +23,8 @@ const BEGINS: &[&str] = &["restart", "resume", "not_consistent", "snapshot"];
 /// What builds on earlier commands cannot start over, and reads nothing: --not-consistent is for recipes that say it with
 /// every command of a run.
 const GOES_ON: &[&str] = &["resume", "not_consistent"];
+/// How workers of the data section meet trouble.
+const WORKERS: &[&str] = &["fail_fast", "on_disk_full", "stall_timeout", "lock_timeout"];
 const OWNERS: &[&str] = &["no_owner", "no_acl", "no_comments"];
 const SPLIT: &[&str] = &[
     "split_tables_larger_than",
@@ -44,7 +46,7 @@ pub const RESTORE_PRE_DATA: Section = Section {
         OWNERS,
         &["drop_if_exists", "no_tablespaces", "skip_extensions"],
         &["skip_ext_comments", "skip_collations", "requirements"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -56,9 +58,14 @@ pub const RESTORE_POST_DATA: Section = Section {
         OWNERS,
         &["no_tablespaces", "skip_extensions", "skip_collations"],
         &["skip_db_properties"],
-        &["restore_jobs", "maintenance_work_mem", "fail_fast"],
+        &["restore_jobs", "maintenance_work_mem"],
+        &[DESPITE_FAILURES],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
+
+/// The option of restore post-data that clone does not have.
+const DESPITE_FAILURES: &str = "despite_failures";
 
 pub const RESTORE_SCHEMA: Section = Section {
     phases: Phases::of(&[Phase::PreData, Phase::PostData]),
@@ -76,6 +83,8 @@ const RESTORE_BOTH: &[&str] = &[
     "restore_jobs",
     "maintenance_work_mem",
     "fail_fast",
+    "stall_timeout",
+    "lock_timeout",
 ];
 
 pub const COPY_SCHEMA: Section = Section {
@@ -101,7 +110,7 @@ pub const COPY_DATA: Section = Section {
         &["large_objects_jobs", "skip_large_objects", "drop_if_exists"],
         &["no_tablespaces", "skip_extensions", "skip_vacuum"],
         &["skip_analyze", "use_copy_binary", "maintenance_work_mem"],
-        &["fail_fast"],
+        WORKERS,
     ],
 };
 
@@ -112,7 +121,7 @@ pub const COPY_TABLE_DATA: Section = Section {
         BEGINS,
         SPLIT,
         &["table_jobs", "skip_extensions", "use_copy_binary"],
-        &["fail_fast"],
+        WORKERS,
     ],
 };
 
@@ -122,7 +131,8 @@ pub const COPY_BLOBS: Section = Section {
         PLACE,
         BEGINS,
         OWNERS,
-        &["large_objects_jobs", "drop_if_exists", "fail_fast"],
+        &["large_objects_jobs", "drop_if_exists"],
+        WORKERS,
     ],
 };
 
@@ -137,13 +147,13 @@ pub const COPY_INDEXES: Section = Section {
         PLACE,
         GOES_ON,
         &["index_jobs", "no_tablespaces", "maintenance_work_mem"],
-        &["fail_fast"],
+        WORKERS,
     ],
 };
 
 pub const COPY_CONSTRAINTS: Section = Section {
     phases: Phases::of(&[Phase::Constraints]),
-    options: &[PLACE, GOES_ON, &["index_jobs", "fail_fast"]],
+    options: &[PLACE, GOES_ON, &["index_jobs"], WORKERS],
 };
 
 impl Section {
@@ -182,10 +192,30 @@ fn id_of(name: &str) -> String {
 }
 
 pub fn run(section: &Section, args: CloneArgs, given: &Given) -> Result<()> {
-    let spec = section_spec(section, args, given)?;
+    run_spec(&section_spec(section, args, given)?)
+}
+
+/// `restore post-data`, which may do without tables that "copy data" could not copy.
+#[derive(Args)]
+pub struct PostDataArgs {
+    #[command(flatten)]
+    clone: Box<CloneArgs>,
+    /// Restore what can be although tables were not copied; they are listed, and the exit code is not 0
+    #[arg(long)]
+    despite_failures: bool,
+}
+
+pub fn restore_post_data(args: PostDataArgs, given: &Given) -> Result<()> {
+    run_spec(&CloneSpec {
+        despite_failures: args.despite_failures,
+        ..section_spec(&RESTORE_POST_DATA, *args.clone, given)?
+    })
+}
+
+fn run_spec(spec: &CloneSpec) -> Result<()> {
     let shutdown = Shutdown::install()?;
     logging::share_terminal();
-    clone::run(&spec, &shutdown)
+    clone::run(spec, &shutdown)
 }
 
 fn section_spec(section: &Section, args: CloneArgs, given: &Given) -> Result<CloneSpec> {
@@ -241,7 +271,7 @@ mod tests {
             &COPY_CONSTRAINTS,
         ] {
             for id in section.options.concat() {
-                assert!(ids.contains(&id), "{id}");
+                assert!(ids.contains(&id) || id == DESPITE_FAILURES, "{id}");
             }
         }
         for name in clone::noted_options() {

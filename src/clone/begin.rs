@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::phases::{Phase, Phases, Progress};
+use super::phases::{COPY_DATA, Phase, Phases, Progress};
 use super::progress::forget_torn;
 use super::{Clone, CloneSpec, filters, meeting, noted, step};
 use crate::error::{Error, Result};
@@ -72,7 +72,11 @@ fn new_id() -> Result<String> {
 pub fn check_predecessors(spec: &CloneSpec, workdir: &WorkDir) -> Result<()> {
     let dir = workdir.paths.top().display().to_string();
     spec.phases
-        .check_predecessors(&dir, |phase| progress(workdir, phase))
+        .check_predecessors(&dir, |phase| match progress(workdir, phase)? {
+            // What is missing is told at the end.
+            Progress::Begun if spec.despite_failures && COPY_DATA.has(phase) => Ok(Progress::Done),
+            progress => Ok(progress),
+        })
 }
 
 /// A whole clone that is complete has nothing to go on with.

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::again::again;
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
 use super::{Clone, meeting, occupied, step};
@@ -34,9 +35,12 @@ pub fn prepare(
     mut snapshot: Option<&mut Snapshot>,
 ) -> Result<Section> {
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
-    let mut target = clone.open_target("clone")?;
-    let found = target::fetch(&mut target)?;
-    occupied::check(clone, catalog, &found, &mut target)?;
+    let found = again("a look at the target", clone.shutdown, || {
+        let mut target = clone.open_target("clone")?;
+        let found = target::fetch(&mut target)?;
+        occupied::check(clone, catalog, &found, &mut target)?;
+        Ok(found)
+    })?;
     let may_have_rows = workdir.is_step_begun(step::TABLES);
     for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
         phase
@@ -49,7 +53,10 @@ pub fn prepare(
     };
     let mut progress = read_progress(clone, catalog, &cut)?;
     if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
-        empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+        again("emptying tables", clone.shutdown, || {
+            let mut target = clone.open_target("clone")?;
+            empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)
+        })?;
     }
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
     Ok(Section {
@@ -180,6 +187,40 @@ pub fn check_complete(clone: &Clone<'_>, catalog: &Catalog, phases: Phases) -> R
         }
     }
     Ok(())
+}
+
+/// List as failures what "copy data" was to make and has not; whether that is nothing. Of a table that is not there, its
+/// indexes are not told.
+pub fn tell_missing(clone: &Clone<'_>, catalog: &Catalog) -> Result<bool> {
+    let (workdir, paths) = (clone.workdir, &clone.workdir.paths);
+    if !workdir.is_step_begun(step::TABLES) {
+        return Ok(true);
+    }
+    let mut is_complete = true;
+    let mut tell = |kind: &str, name: String, words: &str| -> Result<()> {
+        is_complete = false;
+        let error = Error::new(ErrorKind::State, format!("{kind} {name} was not {words}"));
+        let error = error.context("it failed, or was never reached, in \"copy data\"");
+        workdir.record_failure(&Failure::new(kind, &name, &error))
+    };
+    for table in catalog.tables_to_copy() {
+        if !paths.table_done(table.oid).exists() {
+            tell("table", table.qualified_name().to_string(), "copied")?;
+            continue;
+        }
+        if !workdir.is_step_begun(step::INDEXES) {
+            continue;
+        }
+        for index in catalog.indexes_of(table.oid) {
+            if !paths.index_done(index.oid).exists() {
+                tell("index", index.qualified_name(table).to_string(), "built")?;
+            }
+        }
+    }
+    if workdir.is_step_begun(step::BLOBS) && !workdir.is_step_done(step::BLOBS)? {
+        tell("large objects", "of the database".to_owned(), "copied")?;
+    }
+    Ok(is_complete)
 }
 
 fn missing(kind: &str, name: &str) -> Error {

@@ -1,5 +1,6 @@
 //! The end of a run: what was done, and whether that is everything the command had to do. Runs in the parent.
 
+use super::again::again;
 use super::begin::progress;
 use super::phases::{Phases, Progress};
 use super::summary::{self, Clock};
@@ -19,7 +20,9 @@ pub fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> 
         data::check_complete(clone, catalog, phases)?;
         if phases.need_target() {
             // Commits of pg_restore and ours alike: the last flush before anybody is told.
-            flush_commits(&mut clone.open_target("clone")?)?;
+            again("the last flush", clone.shutdown, || {
+                flush_commits(&mut clone.open_target("clone")?)
+            })?;
         }
     }
     let is_all = is_complete && is_all_done(clone, catalog)?;

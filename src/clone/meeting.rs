@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Clone, step};
 use crate::catalog::{Catalog, TableKind};
@@ -11,6 +12,7 @@ use crate::error::{Context, Error, Result};
 use crate::ident::{Oid, QualifiedName};
 use crate::lsn::Lsn;
 use crate::pg::session::open_source;
+use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
 use crate::snapshot::Snapshot;
 use crate::stream::meeting::{self, Meeting, TableAsOf};
@@ -26,8 +28,10 @@ pub fn new_snapshot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
     let (info, process) = (clone.source()?, clone.run.of("clone"));
     let mut source = open_source(info, &process, clone.shutdown)?;
     preconditions::check_for_snapshot(&mut source)?;
-    // Of this process: that of a run that was killed may be there for a moment.
-    let name = format!("pgcopydb_resume_{}", std::process::id());
+    // Of this process: that of a run that was killed, or of another database, may be there for a moment.
+    static COUNTER: AtomicU32 = AtomicU32::new(1);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("pgcopydb_resume_{}_{number}", std::process::id());
     let new = slot::create_temporary(info, &process, &name, follow.plugin, clone.shutdown)?;
     let at = new.consistent_point;
     failpoint("clone.resume_slot")?;
@@ -55,7 +59,7 @@ pub fn new_snapshot(clone: &Clone<'_>, follow: &SetupSpec) -> Result<Snapshot> {
 }
 
 /// An end position that was set before can be moved while the copy runs.
-fn warn_of_end(source: crate::pg::wire::Connection, follow: &SetupSpec, at: Lsn) -> Result<()> {
+fn warn_of_end(source: Connection, follow: &SetupSpec, at: Lsn) -> Result<()> {
     let row = Sentinel::open(source, &follow.dir)?.get()?;
     if let Some(endpos) = row.wishes().endpos.filter(|endpos| *endpos < at) {
         log::warn!(

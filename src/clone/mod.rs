@@ -2,6 +2,7 @@
 //! snapshot, starts the programs and the workers, and waits. Each phase begins by asking what is done already: that is
 //! all there is to `--resume`, and to the commands that do one section each in a work directory that they share.
 
+mod again;
 mod begin;
 mod data;
 mod drops;
@@ -43,7 +44,9 @@ use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
 use crate::workdir::WorkDir;
+use again::again;
 use summary::Clock;
 
 /// Names of the steps in the work directory.
@@ -96,6 +99,13 @@ struct Clone<'a> {
 /// there.
 pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let job = Job::open(spec)?;
+    let _watch = watch::start(WatchSpec {
+        source: spec.source.clone(),
+        target: spec.target.clone(),
+        runs: vec![job.run_name().clone()],
+        paths: Some(job.workdir.paths.clone()),
+        after: spec.stall_timeout,
+    });
     let result = run_in(&job, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
@@ -162,22 +172,31 @@ fn before_data(
     if let (Some(filters), Some(selection)) = (&clone.spec.filters, &selection) {
         // What falls with what is left out is in the dump; the target is asked for the rest only.
         if phases.has(Phase::Dump) {
-            schema::dump(clone, &catalog, snapshot.as_deref(), Some(selection))?;
+            again("the dump of the schema", clone.shutdown, || {
+                schema::dump(clone, &catalog, snapshot.as_deref(), Some(selection))
+            })?;
         }
         let archive = filters::read_dump(clone)?;
         filters::apply(clone, filters, &mut catalog, &archive, selection)?;
         clone.write_catalog(&catalog)?;
     }
     if phases.has_any(begin::RESTORES) {
-        reach::prepare_target(clone, &catalog, snapshot.as_deref_mut())?;
+        let shutdown = clone.shutdown;
+        again("the checks of the target", shutdown, || {
+            reach::prepare_target(clone, &catalog, snapshot.as_deref_mut())
+        })?;
     }
     if phases.has(Phase::Dump) {
-        schema::dump(clone, &catalog, snapshot.as_deref(), None)?;
+        again("the dump of the schema", clone.shutdown, || {
+            schema::dump(clone, &catalog, snapshot.as_deref(), None)
+        })?;
         clock.lap("dump");
         failpoint("clone.after_dump")?;
     }
     if phases.has(Phase::PreData) {
-        schema::restore_pre(clone, &catalog)?;
+        again("pre-data", clone.shutdown, || {
+            schema::restore_pre(clone, &catalog)
+        })?;
         clock.lap("pre-data");
     }
     Ok(catalog)
@@ -193,15 +212,21 @@ fn after_data(
 ) -> Result<()> {
     let phases = clone.spec.phases;
     if phases.has(Phase::Sequences) {
-        data::sequences(clone, catalog, has_copied)?;
+        again("sequences", clone.shutdown, || {
+            data::sequences(clone, catalog, has_copied)
+        })?;
     }
     if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
         return finish::wait(clone, catalog, clock);
     }
     if phases.has(Phase::PostData) {
-        schema::restore_post(clone, catalog, restore_jobs)?;
+        again("post-data", clone.shutdown, || {
+            schema::restore_post(clone, catalog, restore_jobs)
+        })?;
         clock.lap("post-data");
-        properties::copy(clone, catalog)?;
+        again("properties of the database", clone.shutdown, || {
+            properties::copy(clone, catalog)
+        })?;
     }
     finish::finish(clone, catalog, clock)
 }
@@ -236,6 +261,7 @@ impl Clone<'_> {
     fn target_settings(&self) -> TargetSettings {
         TargetSettings {
             maintenance_work_mem: self.spec.maintenance_work_mem.clone(),
+            lock_timeout: self.spec.lock_timeout,
         }
     }
 
@@ -316,6 +342,7 @@ impl Clone<'_> {
             no_tablespaces: spec.no_tablespaces,
             skip_analyze: spec.skip_analyze,
             fail_fast: spec.fail_fast,
+            when_full: spec.when_full,
             keeps_indexes: spec.said.is_some(),
             is_followed: spec.follow.is_some(),
         })

@@ -109,7 +109,7 @@ impl Phase {
 const RESUME: &str = " --resume";
 
 /// What "copy data" is, as far as it leaves a step of its own.
-const COPY_DATA: Phases = Phases::of(&[
+pub const COPY_DATA: Phases = Phases::of(&[
     Phase::TableData,
     Phase::LargeObjects,
     Phase::Indexes,
@@ -197,11 +197,17 @@ impl Phases {
                 true => format!(", or \"pgcopydb copy data{RESUME}\"",),
                 false => String::new(),
             };
+            let despite = match phase == Phase::PostData && !larger.is_empty() {
+                true => "; --despite-failures does without what cannot be copied",
+                false => "",
+            };
             Error::state(format!(
                 "cannot {}: \"{command}\" {reason} in work directory \"{dir}\"",
                 phase.words(),
             ))
-            .with_hint(format!("Run \"pgcopydb {command}{more}\"{larger} first."))
+            .with_hint(format!(
+                "Run \"pgcopydb {command}{more}\"{larger} first{despite}."
+            ))
         };
         for phase in self.iter() {
             let before = phase.needs().iter().filter(|(other, _)| !self.has(*other));

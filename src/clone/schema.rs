@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 
 use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
-use super::{Clone, drops, filters, prerequisites, step};
+use super::{Clone, data, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
 use crate::dump::options::{UnknownOptions, is_known_on};
@@ -17,7 +17,7 @@ use crate::dump::outcome::ProgramOutcome;
 use crate::dump::pg_dump::DumpSpec;
 use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
-use crate::error::{Context, Error, ErrorKind, Result, Side};
+use crate::error::{Context, Error, Result, Side};
 use crate::filter::Selection;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
@@ -199,7 +199,12 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     let is_half_made = workdir.is_step_begun(step::RESTORE_POST);
     workdir.begin_step(step::RESTORE_POST)?;
     failpoint("clone.before_restore_post")?;
-    let built = match workdir.is_step_done(step::INDEXES)? {
+    // Those of tables that were not copied are no more pg_restore's than the others.
+    let has_built = match clone.spec.despite_failures {
+        true => workdir.is_step_begun(step::INDEXES),
+        false => workdir.is_step_done(step::INDEXES)?,
+    };
+    let built = match has_built {
         true => built(catalog),
         false => HashSet::new(),
     };
@@ -218,7 +223,8 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     }
     let mut target = clone.open_target("clone")?;
     flush_commits(&mut target)?;
-    if !refused.is_empty() {
+    let is_data_complete = !clone.spec.despite_failures || data::tell_missing(clone, catalog)?;
+    if !refused.is_empty() || !is_data_complete {
         // Not done: the resume runs the whole section again, and passes over what is there.
         return Ok(());
     }
@@ -296,9 +302,10 @@ fn write_archive(clone: &Clone<'_>, archive: &Archive) -> Result<()> {
 
 /// A program that lost its server failed because of the server.
 pub fn check(outcome: &ProgramOutcome, program: &Path, side: Side) -> Result<()> {
-    outcome.check(program).map_err(|error| match side {
-        _ if !outcome.lost_server() => error,
-        Side::Source => error.with_kind(ErrorKind::Source).with_side(side),
-        Side::Target => error.with_kind(ErrorKind::Target).with_side(side),
-    })
+    outcome
+        .check(program)
+        .map_err(|error| match outcome.lost_server() {
+            true => Error::connection_lost(side, error.message()),
+            false => error,
+        })
 }

@@ -3,6 +3,7 @@
 //! environment or from a server, and nothing is checked again later.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::phases::{Phase, Phases};
 use super::prerequisites::RolesOptions;
@@ -10,6 +11,7 @@ use crate::check::{CheckSpec, Jobs, Scope};
 use crate::extensions::Requirements;
 use crate::filter::Filters;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::stream::setup::SetupSpec;
 
 /// Everything the clone engine needs to know. Contradictions and impossible numbers were refused before.
@@ -56,11 +58,18 @@ pub struct CloneSpec {
     pub skip_analyze: bool,
     pub skip_db_properties: bool,
     pub fail_fast: bool,
+    pub when_full: WhenFull,
+    /// How long nothing may move before it is told; zero: never told.
+    pub stall_timeout: Duration,
+    /// How long a statement on the target may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
 
     /// Forget what an earlier run did. Never together with `resume`.
     pub restart: bool,
     pub resume: bool,
     pub not_consistent: bool,
+    /// Restore the post-data although "copy data" has left tables out; they are told as failures.
+    pub despite_failures: bool,
     /// A snapshot that another process exported and holds.
     pub snapshot: Option<String>,
     /// What follows the copy: its slot is made first, and its snapshot is the one that is copied.

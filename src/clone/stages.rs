@@ -2,6 +2,7 @@
 //! Runs in the parent, which holds the snapshot. What does not need the holder's own connection may run in a child, so that
 //! several databases are prepared and finished at once: what comes of it is in the work directory.
 
+use super::again::again;
 use super::begin::{self, Run};
 use super::phases::Phase;
 use super::summary::Clock;
@@ -36,7 +37,9 @@ impl Job {
         let (spec, run) = (&self.spec, &self.run);
         begin::check_predecessors(spec, &self.workdir)?;
         let clock = Clock::start();
-        let clone = reach::reach(spec, &self.workdir, run, shutdown)?;
+        let clone = again("the checks", shutdown, || {
+            reach::reach(spec, &self.workdir, run, shutdown)
+        })?;
         if let Some(earlier) = &run.earlier {
             begin::end_backends(spec, &[earlier]);
         }
@@ -45,7 +48,9 @@ impl Job {
         }
         if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
             // A slot that nobody will read must not be made.
-            check::objects_now(&clone.check_spec, begun, shutdown)?;
+            again("the checks", shutdown, || {
+                check::objects_now(&clone.check_spec, begun, shutdown)
+            })?;
         }
         let snapshot = begin::snapshot(&clone)?;
         if spec.phases.has(Phase::Dump) {
@@ -56,6 +61,11 @@ impl Job {
             snapshot,
             clock,
         }))
+    }
+
+    /// By which its sessions are known.
+    pub fn run_name(&self) -> &RunName {
+        &self.run.name
     }
 
     /// End what this run may have left on the servers. Best effort.

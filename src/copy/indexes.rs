@@ -10,6 +10,7 @@ use std::time::Instant;
 use postgres::error::SqlState;
 
 use super::CopyContext;
+use super::ledger::Made;
 use super::work::Work;
 use super::worker::Worker;
 use crate::catalog::{Index, Table, is_name_not_found};
@@ -21,6 +22,7 @@ use crate::workdir::live::Task;
 
 /// The body of an index worker.
 pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    worker.does_again(|worker, made| Builder { worker }.redo(made));
     worker.serve(|worker, work| {
         let mut builder = Builder { worker };
         match work {
@@ -55,6 +57,26 @@ impl<'a> Builder<'_, 'a> {
 
     fn run_sql(&mut self, what: &str, sql: &str) -> Result<()> {
         self.worker.run_sql(what, sql)
+    }
+
+    /// What the target may have lost is made again as after a resume: what it has kept is found to be there.
+    fn redo(&mut self, made: Made) -> Result<()> {
+        let context = self.context();
+        let (Made::Index(oid) | Made::Constraint(oid)) = made else {
+            return Err(Error::internal(format!(
+                "an index worker has made {made:?}"
+            )));
+        };
+        let Some(index) = context.catalog.index(oid) else {
+            return Err(Error::internal(format!(
+                "no index with oid {oid} in the catalog"
+            )));
+        };
+        let table = context.table(index.table)?;
+        match made {
+            Made::Constraint(_) => self.attach_one(table, index),
+            _ => self.build(table, index),
+        }
     }
 
     /// A small table: everything in one transaction and one round trip; item by item only if that fails, so that one
@@ -264,7 +286,9 @@ impl<'a> Builder<'_, 'a> {
         let workdir = self.context().workdir;
         self.worker
             .ledger
-            .committed(move || workdir.write_index_done(&done));
+            .committed(Made::Index(index.oid), move || {
+                workdir.write_index_done(&done)
+            });
     }
 
     fn attach_all(&mut self, table: &Table) -> Result<()> {
@@ -273,20 +297,28 @@ impl<'a> Builder<'_, 'a> {
             if context.workdir.is_index_failed(index.oid) {
                 continue;
             }
-            let started = Instant::now();
-            let name = index.qualified_name(table).to_string();
-            match self.attach(table, index, &name) {
-                Ok(()) => self.attached(table, index, started),
-                Err(error) => {
-                    let what = format!(
-                        "could not attach constraint {name} to target table {}",
-                        table.qualified_name()
-                    );
-                    context.object_failed("constraint", &name, error.context(what))?;
-                }
-            }
+            self.attach_one(table, index)?;
         }
         Ok(())
+    }
+
+    fn attach_one(&mut self, table: &Table, index: &Index) -> Result<()> {
+        let started = Instant::now();
+        let name = index.qualified_name(table).to_string();
+        match self.attach(table, index, &name) {
+            Ok(()) => {
+                self.attached(table, index, started);
+                Ok(())
+            }
+            Err(error) => {
+                let what = format!(
+                    "could not attach constraint {name} to target table {}",
+                    table.qualified_name()
+                );
+                self.context()
+                    .object_failed("constraint", &name, error.context(what))
+            }
+        }
     }
 
     /// The statements one by one: the first makes the constraint, which an earlier run may have done.
@@ -332,7 +364,9 @@ impl<'a> Builder<'_, 'a> {
         let workdir = self.context().workdir;
         self.worker
             .ledger
-            .committed(move || workdir.write_constraint_done(&done));
+            .committed(Made::Constraint(index.oid), move || {
+                workdir.write_constraint_done(&done)
+            });
     }
 
     fn queue_vacuum(&self, table: &Table) -> Result<()> {

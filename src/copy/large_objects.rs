@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::CopyContext;
+use super::ledger::Made;
 use super::work::Work;
 use super::worker::Worker;
 use crate::error::{Context, Error, Result};
@@ -58,19 +59,20 @@ pub fn fetch_batches(source: &mut Connection) -> Result<Vec<Batch>> {
 
 /// The body of a large-object worker.
 pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    // Doing a batch again is the same as doing it once.
+    worker.does_again(|worker, made| match made {
+        Made::LargeObjects(number) => copy(worker, number),
+        other => Err(Error::internal(format!(
+            "a large-object worker has made {other:?}"
+        ))),
+    });
     worker.serve(|worker, work| {
-        let (number, batch) = match work {
-            Work::CopyLargeObjects(number) => {
-                (number, worker.context.plan.batches.get(number as usize))
-            }
-            _ => (0, None),
-        };
-        let Some(batch) = batch else {
+        let Work::CopyLargeObjects(number) = work else {
             return Err(Error::internal(format!(
                 "a large-object worker was given {work:?}"
             )));
         };
-        copy(worker, number, batch)?;
+        copy(worker, number)?;
         worker.seat.over();
         Ok(())
     })
@@ -85,8 +87,13 @@ struct Copied {
     refused: Vec<(Oid, Error)>,
 }
 
-fn copy(worker: &mut Worker<'_>, number: u32, batch: &Batch) -> Result<()> {
+fn copy(worker: &mut Worker<'_>, number: u32) -> Result<()> {
     let context = worker.context;
+    let Some(batch) = context.plan.batches.get(number as usize) else {
+        return Err(Error::internal(format!(
+            "no batch number {number} in the plan"
+        )));
+    };
     let started = Instant::now();
     let name = format!("large objects {} to {}", batch.first, batch.last);
     worker.seat.begin(Task::LargeObjects, number, 0, 0);
@@ -126,7 +133,9 @@ fn copy(worker: &mut Worker<'_>, number: u32, batch: &Batch) -> Result<()> {
     );
     worker
         .ledger
-        .committed(move || context.workdir.write_blobs_done(&done));
+        .committed(Made::LargeObjects(number), move || {
+            context.workdir.write_blobs_done(&done)
+        });
     // A batch is a second's work: it pays its own flush.
     worker.flush()
 }

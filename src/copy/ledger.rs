@@ -1,10 +1,14 @@
 //! Done-files that wait for the target's flush. Runs in each worker that commits on the target. Commits are
 //! asynchronous inside a step; a done-file is written only after one flush that covers its commit, and one flush serves
 //! all that gathered within half a second.
+//!
+//! When the connection breaks before that flush, another one serves as well, as long as the server is still the one that
+//! has committed. One that has started anew may have lost it, and what waits is done once more.
 
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::ident::Oid;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::sys::failpoint::failpoint;
@@ -15,10 +19,20 @@ const GATHER: Duration = Duration::from_millis(500);
 /// What is to be written once the target has flushed.
 type Announcement<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
+/// What an announcement speaks of, for who has to do it again. Numbers are those of the plan, and oids the source's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    Rows(u32),
+    LargeObjects(u32),
+    Index(Oid),
+    Constraint(Oid),
+    Vacuum(Oid),
+}
+
 /// Announcements in the order of their commits.
 #[derive(Default)]
 pub struct Ledger<'a> {
-    waiting: Vec<Announcement<'a>>,
+    waiting: Vec<(Made, Announcement<'a>)>,
     /// What comes after them, whatever becomes of them.
     after: Vec<Box<dyn FnOnce() + 'a>>,
     since: Option<Instant>,
@@ -30,21 +44,34 @@ impl<'a> Ledger<'a> {
     }
 
     /// Something was committed; `announce` writes its done-file.
-    pub fn committed(&mut self, announce: impl FnOnce() -> Result<()> + 'a) {
+    pub fn committed(&mut self, made: Made, announce: impl FnOnce() -> Result<()> + 'a) {
         self.since.get_or_insert_with(Instant::now);
-        self.waiting.push(Box::new(announce));
+        self.waiting.push((made, Box::new(announce)));
     }
 
     /// `next` is done once everything before it is announced, or given up: at once if nothing waits.
     pub fn then(&mut self, next: impl FnOnce() + 'a) {
-        match self.waiting.is_empty() {
+        match self.waiting.is_empty() && self.after.is_empty() {
             true => next(),
             false => self.after.push(Box::new(next)),
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What waits may be lost: it is the caller's to do again. What comes after it still does.
+    pub fn take(&mut self) -> Vec<Made> {
+        self.waiting.drain(..).map(|(made, _)| made).collect()
+    }
+
+    /// Nothing waits any more: what comes after it is due.
+    pub fn go_on(&mut self) {
+        if self.waiting.is_empty() {
+            self.since = None;
+            self.after.drain(..).for_each(|next| next());
+        }
     }
 
     /// Whether what waits has waited long enough.
@@ -60,18 +87,16 @@ impl<'a> Ledger<'a> {
         failpoint("copy.before_flush")?;
         flush_commits(target)?;
         failpoint("copy.before_done_file")?;
-        for announce in self.waiting.drain(..) {
+        for (_, announce) in self.waiting.drain(..) {
             announce()?;
         }
-        self.since = None;
-        self.after.drain(..).for_each(|next| next());
+        self.go_on();
         failpoint("copy.after_done_file")
     }
 
     /// Give up what waits: it will be done again by the next run.
     pub fn forget(&mut self) {
         self.waiting.clear();
-        self.since = None;
-        self.after.drain(..).for_each(|next| next());
+        self.go_on();
     }
 }

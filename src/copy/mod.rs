@@ -21,6 +21,7 @@ use crate::catalog::{Catalog, Table, Target, TargetKind};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::{Oid, quote_ident};
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::WhenFull;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::{begin_sql, is_gone};
@@ -60,6 +61,7 @@ pub struct CopySpec {
     pub no_tablespaces: bool,
     pub skip_analyze: bool,
     pub fail_fast: bool,
+    pub when_full: WhenFull,
     /// An index that the user made on a table before its turn stays, though its definition is another than the source's.
     pub keeps_indexes: bool,
     /// Changes follow: what is left can be copied later, as of another position.

@@ -5,10 +5,11 @@
 use std::time::Instant;
 
 use super::CopyContext;
+use super::ledger::Made;
 use super::relay::{Relayed, relay};
 use super::work::Work;
-use super::worker::Worker;
-use crate::catalog::{CopyFormat, Part, Table, TargetKind, WorkItem, copy_encoding};
+use super::worker::{Fate, Worker};
+use crate::catalog::{CopyFormat, Part, Table, TargetKind, copy_encoding};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::ident::quote_literal;
 use crate::pg::wire::Row;
@@ -19,22 +20,46 @@ use crate::workdir::live::Task;
 
 /// The body of a copy worker.
 pub fn run(mut worker: Worker<'_>) -> Result<()> {
-    worker.serve(|worker, work| {
-        let item = match work {
-            Work::Copy(item) => worker.context.plan.items.get(item as usize),
-            _ => None,
-        };
-        match item {
-            Some(item) => copy(worker, item),
-            None => Err(Error::internal(format!("a copy worker was given {work:?}"))),
-        }
+    worker.does_again(|worker, made| match made {
+        Made::Rows(number) => copy(worker, number, Turn::Again),
+        other => Err(Error::internal(format!("a copy worker has made {other:?}"))),
+    });
+    worker.serve(|worker, work| match work {
+        Work::Copy(number) => copy(worker, number, Turn::First),
+        other => Err(Error::internal(format!(
+            "a copy worker was given {other:?}"
+        ))),
     })
 }
 
-fn copy(worker: &mut Worker<'_>, item: &WorkItem) -> Result<()> {
+/// A table is copied a second time when the target may have lost what it had committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    First,
+    Again,
+}
+
+const RESUME_LOOKS: &str =
+    "Run again with --resume, which looks, and copies the table again if need be.";
+
+fn copy(worker: &mut Worker<'_>, number: u32, turn: Turn) -> Result<()> {
     let context = worker.context;
+    let Some(item) = context.plan.items.get(number as usize) else {
+        return Err(Error::internal(format!(
+            "no item number {number} in the plan"
+        )));
+    };
     let table = context.table(item.table)?;
     let name = item_name(table, item.part.as_ref());
+    if turn == Turn::Again && !is_repeatable(context, table, item.part.as_ref()) {
+        return Err(Error::on(
+            Side::Target,
+            format!(
+                "the target was started anew, and it is not known whether it has kept the rows of {name}"
+            ),
+        )
+        .with_hint(RESUME_LOOKS));
+    }
     let started = Instant::now();
     let result = worker.retry(&name, |worker| {
         let part = item.part.as_ref().map_or(0, |part| part.number);
@@ -44,7 +69,7 @@ fn copy(worker: &mut Worker<'_>, item: &WorkItem) -> Result<()> {
     match result {
         Ok(relayed) => {
             worker.seat.done(relayed.rows, relayed.bytes);
-            copied(worker, item, relayed, started)
+            copied(worker, number, turn, relayed, started)
         }
         Err(error) => {
             worker.seat.over();
@@ -88,30 +113,57 @@ fn copy_rows(worker: &mut Worker<'_>, table: &Table, part: Option<&Part>) -> Res
     let way_out = context.spec.way_out();
     let from = source.copy_out(&copy_out, &mut |row| check_guard(table, row, way_out))?;
     failpoint("copy.started")?;
-    let to = target.copy_in(&copy_in)?;
+    let mut xid = String::new();
+    let to = target.copy_in(&copy_in, &mut |row| {
+        xid = row.text(0)?.to_owned();
+        Ok(())
+    })?;
     let relayed = relay(from, to, Some(seat))?;
     failpoint("copy.before_commit")?;
-    let is_repeatable = table.extension_config.is_some() || empties_table(context, table, part);
-    target.commit().map_err(|error| match error {
-        // The rows may be there or not, and a second COPY would not remove them.
-        error if error.is_connection_lost() && !is_repeatable => Error::on(
-            Side::Target,
-            format!("it is not known whether the rows were committed: {error}"),
-        )
-        .with_hint("Run again with --resume, which looks, and copies the table again if need be."),
-        error => error,
-    })?;
+    if let Err(error) = target.commit() {
+        find_out(worker, table, part, &xid, error)?;
+    }
     failpoint("copy.after_commit")?;
     Ok(relayed)
 }
 
+/// The COMMIT had no good answer: `Ok` when it took place all the same. Rows that may be there or not must not be copied a
+/// second time, unless the copy empties the table first.
+fn find_out(
+    worker: &mut Worker<'_>,
+    table: &Table,
+    part: Option<&Part>,
+    xid: &str,
+    error: Error,
+) -> Result<()> {
+    if !error.is_connection_lost() {
+        return Err(error);
+    }
+    worker.keep_what_works();
+    match worker.fate(xid)? {
+        Fate::Committed => {
+            log::warn!("{error}; the rows were committed all the same");
+            Ok(())
+        }
+        Fate::RolledBack => Err(error),
+        Fate::Unknown if is_repeatable(worker.context, table, part) => Err(error),
+        Fate::Unknown => Err(Error::on(
+            Side::Target,
+            format!("it is not known whether the rows were committed: {error}"),
+        )
+        .with_hint(RESUME_LOOKS)),
+    }
+}
+
 fn copied(
     worker: &mut Worker<'_>,
-    item: &WorkItem,
+    number: u32,
+    turn: Turn,
     relayed: Relayed,
     started: Instant,
 ) -> Result<()> {
     let context = worker.context;
+    let item = &context.plan.items[number as usize];
     let table = context.table(item.table)?;
     let done = TableDone {
         oid: table.oid,
@@ -139,14 +191,18 @@ fn copied(
     let Some(part) = &item.part else {
         worker
             .ledger
-            .committed(move || workdir.write_table_done(&done));
-        // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
-        return queue_indexes(worker, table);
+            .committed(Made::Rows(number), move || workdir.write_table_done(&done));
+        return match turn {
+            // The rows are visible, so the indexes may be built; what is announced later is only that they are durable.
+            Turn::First => queue_indexes(worker, table),
+            // They were queued with the rows that are lost; who builds them does them again.
+            Turn::Again => Ok(()),
+        };
     };
     // A part is large by definition: it pays its own flush, and only announced parts make a table complete.
     worker
         .ledger
-        .committed(move || workdir.write_part_done(&done));
+        .committed(Made::Rows(number), move || workdir.write_part_done(&done));
     worker.flush()?;
     match workdir.complete_parts(table.oid, part.count, context.snapshot_content)? {
         true => queue_indexes(worker, table),
@@ -210,6 +266,9 @@ fn check_guard(table: &Table, row: &Row, way_out: &str) -> Result<()> {
     .with_hint(format!("Its rows in the snapshot are gone: {way_out}.")))
 }
 
+/// By which a transaction can be asked for when its COMMIT is not answered.
+const XID: &str = "SELECT pg_catalog.pg_current_xact_id()";
+
 /// COPY FROM with what must happen in the same transaction before it.
 fn copy_in_sql(
     context: &CopyContext<'_>,
@@ -226,8 +285,8 @@ fn copy_in_sql(
     }
     // Functions of CHECK constraints, domains and generated columns run as they do for the source's own users.
     let begin = match context.catalog.search_path_sql() {
-        Some(path) => format!("BEGIN; SET LOCAL search_path = {path}; "),
-        None => "BEGIN; ".to_string(),
+        Some(path) => format!("BEGIN; SET LOCAL search_path = {path}; {XID}; "),
+        None => format!("BEGIN; {XID}; "),
     };
     // An extension made the table and may have rows of its own in it: only those of the condition are the user's.
     if let Some(condition) = &table.extension_config {
@@ -246,6 +305,11 @@ fn copy_in_sql(
         "{begin}{truncate}{}",
         table.copy_in_sql(can_truncate, format)
     ))
+}
+
+/// Whether a second COPY gives the same as one.
+fn is_repeatable(context: &CopyContext<'_>, table: &Table, part: Option<&Part>) -> bool {
+    table.extension_config.is_some() || empties_table(context, table, part)
 }
 
 /// Whether the COPY is preceded by TRUNCATE in its own transaction. A part shares its table with others, which TRUNCATE

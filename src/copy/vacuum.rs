@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::CopyContext;
+use super::ledger::Made;
 use super::work::{Item, Work, try_next};
 use super::worker::Worker;
 use crate::catalog::is_name_not_found;
@@ -42,6 +43,8 @@ impl Batch {
 
 /// The body of a vacuum worker.
 pub fn run(mut worker: Worker<'_>) -> Result<()> {
+    // What a crash of the target took from a VACUUM is made good by autovacuum: no reason to do it again, or to end the run.
+    worker.does_again(|_, _| Ok(()));
     let mut next = None;
     loop {
         let batch = gather(&mut worker, &mut next)?;
@@ -141,10 +144,6 @@ fn vacuum(worker: &mut Worker<'_>, batch: &[Oid]) -> Result<()> {
 fn run_sql(worker: &mut Worker<'_>, batch: &[Oid]) -> Result<Duration> {
     let started = Instant::now();
     worker.retry("vacuum", |worker| {
-        if worker.target_left().is_none() {
-            // What a crash of the target took from a VACUUM is made good by autovacuum: no reason to end the run.
-            worker.ledger.forget();
-        }
         let context = worker.context;
         let target = worker.target()?;
         let sql = vacuum_sql(context, batch, target.server_version())?;
@@ -168,9 +167,9 @@ fn vacuumed(worker: &mut Worker<'_>, batch: &[Oid], duration: Duration) -> Resul
             finished_at_ms: now_ms(),
         };
         log::debug!("vacuumed table {}", table.qualified_name());
-        worker
-            .ledger
-            .committed(move || context.workdir.write_vacuum_done(&done));
+        worker.ledger.committed(Made::Vacuum(done.oid), move || {
+            context.workdir.write_vacuum_done(&done)
+        });
     }
     Ok(())
 }

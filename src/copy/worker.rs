@@ -3,25 +3,34 @@
 //! concerns a whole server, or ourselves, ends the run. What is done with an item is for `tables`, `indexes`, `vacuum`
 //! and `large_objects` to say.
 
+mod fate;
+
 use std::time::{Duration, Instant};
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Made};
 use super::work::{Item, Work, try_next};
 use super::{CopyContext, Pool};
 use crate::error::{Error, Result, Side};
 use crate::logging;
-use crate::pg::connect::{connect_once, patience};
-use crate::pg::remedy::Remedy;
+use crate::pg::connect::connect_once;
+use crate::pg::incarnation::Incarnation;
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::pg::wire::Connection;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done::Failure;
 use crate::workdir::live::Seat;
 
+pub use fate::Fate;
+
 /// How often an item is tried when a connection breaks under it. Opening the next connection waits for a server that
 /// is restarting, and every attempt comes later than the one before: about a quarter of a minute in all.
 const ATTEMPTS: u32 = 6;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Between attempts on a full disk, and how often it is said.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// Between one attempt and the next, the first being 1.
 fn pause_after(attempt: u32) -> Duration {
@@ -42,9 +51,17 @@ pub struct Worker<'a> {
     pub context: &'a CopyContext<'a>,
     source: Option<Connection>,
     target: Option<Connection>,
+    /// The server that what waits in the ledger was committed on.
+    incarnation: Option<Incarnation>,
     pub ledger: Ledger<'a>,
+    /// What a target that has started anew may have lost, and who does it again.
+    lost: Vec<Made>,
+    redo: Redo<'a>,
     pub seat: Seat<'a>,
 }
+
+/// Do again what the target may have lost, of the database where the connections lead.
+pub type Redo<'a> = fn(&mut Worker<'a>, Made) -> Result<()>;
 
 impl<'a> Worker<'a> {
     pub fn new(
@@ -63,9 +80,16 @@ impl<'a> Worker<'a> {
             context: pool.context(0)?,
             source: None,
             target: None,
+            incarnation: None,
             ledger: Ledger::new(),
+            lost: Vec::new(),
+            redo: |_, made| Err(Error::internal(format!("nobody does {made:?} again"))),
             seat,
         })
+    }
+
+    pub fn does_again(&mut self, redo: Redo<'a>) {
+        self.redo = redo;
     }
 
     pub fn here(&self) -> Option<u32> {
@@ -128,7 +152,7 @@ impl<'a> Worker<'a> {
             return Ok(());
         }
         self.settle()?;
-        (self.source, self.target) = (None, None);
+        (self.source, self.target, self.incarnation) = (None, None, None);
         self.context = self.pool.context(database)?;
         self.here = Some(database);
         self.seat.work_for(database);
@@ -145,19 +169,27 @@ impl<'a> Worker<'a> {
         queue.send(&self.pool.item(database, work), &self.shutdown)
     }
 
-    /// Make durable and announce what was committed. The error is the caller's to judge.
+    /// Make durable and announce what was committed, over another connection if need be; what the target may have lost is
+    /// done again. The error is the caller's to judge.
     pub fn flush(&mut self) -> Result<()> {
-        if self.ledger.is_empty() {
-            return Ok(());
-        }
-        match &mut self.target {
-            Some(target) => self.ledger.settle(target),
-            // A connection that is lost may mean a crashed server that lost the commits too.
-            None => Err(Error::connection_lost(
-                Side::Target,
-                "the connection to the target was lost before its last commits were known to be durable",
-            )
-            .with_hint("Run again with --resume.")),
+        loop {
+            if self.ledger.has_waiting() {
+                self.retry("the flush of what was committed", |worker| {
+                    worker.target()?;
+                    match &mut worker.target {
+                        Some(target) => worker.ledger.settle(target),
+                        None => Err(Error::internal("a connection vanished")),
+                    }
+                })?;
+            }
+            let lost = std::mem::take(&mut self.lost);
+            if lost.is_empty() {
+                self.ledger.go_on();
+                return Ok(());
+            }
+            for made in lost {
+                (self.redo)(self, made)?;
+            }
         }
     }
 
@@ -190,6 +222,7 @@ impl<'a> Worker<'a> {
             self.context.workdir.record_failure(&failure)?;
         }
         // Only now: what was not announced must not look as if it were over.
+        self.lost.clear();
         self.ledger.forget();
         Ok(())
     }
@@ -223,10 +256,7 @@ impl<'a> Worker<'a> {
     /// The connection to the target, opened if need be.
     pub fn target(&mut self) -> Result<&mut Connection> {
         if self.target.is_none() {
-            // With commits waiting for their flush, they may be lost.
-            self.flush()?;
-            let context = self.context;
-            self.target = Some(context.open_target(&self.process, &self.shutdown)?);
+            self.open_target()?;
         }
         let target = self.target.as_mut();
         target.ok_or_else(|| Error::internal("a connection vanished"))
@@ -256,19 +286,19 @@ impl<'a> Worker<'a> {
     }
 
     /// After an error: drop the connections that cannot go on.
-    fn keep_what_works(&mut self) {
+    pub fn keep_what_works(&mut self) {
         self.source.take_if(|source| !source.recover());
         self.target.take_if(|target| !target.recover());
     }
 
-    /// Run one piece of work, again with fresh connections when a connection was lost.
+    /// Run one piece of work, again with fresh connections when a connection was lost, and when the target has room again.
     pub fn retry<T>(
         &mut self,
         what: &str,
         mut work: impl FnMut(&mut Worker<'a>) -> Result<T>,
     ) -> Result<T> {
         let mut attempt = 1;
-        let mut lost_since = None;
+        let mut told: Option<Instant> = None;
         loop {
             let error = match work(self) {
                 Ok(done) => return Ok(done),
@@ -276,10 +306,16 @@ impl<'a> Worker<'a> {
             };
             // Whatever happened, the protocol state of both connections is not worth guessing at.
             self.keep_what_works();
-            // Connecting has waited as long as a server is waited for: that is not done again for each attempt.
-            let since = *lost_since.get_or_insert_with(Instant::now);
-            let may_pass = matches!(Remedy::of(&error), Remedy::Connection | Remedy::Attempt);
-            if !may_pass || attempt == ATTEMPTS || since.elapsed() >= patience() {
+            if is_disk_full(&error) && self.context.spec.when_full == WhenFull::Wait {
+                if told.is_none_or(|told| told.elapsed() >= REPEAT) {
+                    log::warn!("{error}; waiting for room, to try again ({what})");
+                    told = Some(Instant::now());
+                }
+                self.shutdown.sleep(FULL_PAUSE)?;
+                continue;
+            }
+            let may_pass = Remedy::of(&error).exists() && !is_disk_full(&error);
+            if !may_pass || attempt == ATTEMPTS || error.was_waited_for() {
                 return Err(error);
             }
             // Its statement was cancelled because of the signal: what broke after that is no news.
@@ -287,7 +323,7 @@ impl<'a> Worker<'a> {
             let pause = pause_after(attempt);
             attempt += 1;
             log::warn!(
-                "{error}; trying again in {} ms ({what}, attempt {attempt} of {ATTEMPTS})",
+                "{error}; trying again ({what}, attempt {attempt} of {ATTEMPTS}, in {} ms)",
                 pause.as_millis()
             );
             self.shutdown.sleep(pause)?;

@@ -47,6 +47,7 @@ impl ProgramOutcome {
                 "connection to server",
                 "server closed the connection",
                 "terminating connection",
+                "no connection to the server",
             ]
             .iter()
             .any(|words| error.contains(words))
@@ -77,7 +78,9 @@ impl ProgramOutcome {
         let failed = self.failures.iter().map(|failure| &failure.message);
         // The last one is what ended it.
         if let Some(error) = self.other_errors.iter().chain(failed).next_back() {
-            message = format!("{message}: {error}");
+            // libpq explains a lost connection in three lines, of which the last alone would say nothing.
+            let words: Vec<&str> = error.split_whitespace().collect();
+            message = format!("{message}: {}", words.join(" "));
         }
         Err(Error::new(ErrorKind::Child, message))
     }
@@ -87,6 +90,28 @@ impl ProgramOutcome {
 mod tests {
     use super::{ProgramOutcome, RestoreFailure};
     use crate::sys::process::ExitReason;
+
+    /// What ends a run is told in one line, the last one.
+    #[test]
+    fn a_lost_connection_is_told_in_one_line() {
+        let outcome = ProgramOutcome {
+            exit: ExitReason::Code(1),
+            failures: Vec::new(),
+            other_errors: vec![
+                "query failed: server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n\tbefore or while processing the request.".to_owned(),
+            ],
+            errors_ignored: None,
+        };
+        assert!(outcome.lost_server());
+        assert_eq!(
+            outcome
+                .check("/bin/pg_dump".as_ref())
+                .unwrap_err()
+                .message(),
+            "pg_dump exited with code 1: query failed: server closed the connection unexpectedly This probably means \
+             the server terminated abnormally before or while processing the request."
+        );
+    }
 
     /// The lines about one of two failures were lost among those of the other.
     #[test]

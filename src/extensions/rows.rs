@@ -115,7 +115,7 @@ fn copy_rows(table: &Table, source: &mut Connection, target: &mut Connection) ->
         encoding: Some(copy_encoding(&encodings[0], &encodings[1])),
     };
     let from = source.copy_out(&table.copy_out_sql(None, format), &mut |_| Ok(()))?;
-    let to = target.copy_in(&table.copy_in_sql(false, format))?;
+    let to = target.copy_in(&table.copy_in_sql(false, format), &mut |_| Ok(()))?;
     let relayed = relay(from, to, None)?;
     log::info!(
         "copied configuration table {}: {} rows",

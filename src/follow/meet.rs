@@ -9,8 +9,10 @@ use crate::lsn::Lsn;
 use crate::stream::meeting;
 use crate::stream::positions::Positions;
 
-/// The number of this wish for a pause; those of comparisons are times.
-const WISH: u64 = 1;
+/// The number of the wish for a pause there. Those of comparisons are times; while there is a point they are declined.
+fn wish(at: Lsn) -> u64 {
+    at.0
+}
 
 #[derive(Debug)]
 pub struct Meet {
@@ -44,7 +46,7 @@ impl Meet {
             check_end(positions.endpos(), at)?;
         }
         // It stays also once the point is met, so that nothing is applied between here and the end of apply.
-        positions.set_pause(Some((WISH, at)));
+        positions.set_pause(Some((wish(at), at)));
         if !self.is_met && has_met(positions, at) {
             self.note_met(at)?;
         }
@@ -56,10 +58,13 @@ impl Meet {
         self.at.is_some() && self.is_met
     }
 
-    /// The end position is reached, and it is not before the point.
-    pub fn reached_end(&mut self) -> Result<()> {
+    /// The end position is reached: the point is met, unless it lies behind. The end may have been set after the last look.
+    pub fn reached_end(&mut self, positions: &Positions) -> Result<()> {
         match self.at {
-            Some(at) if !self.is_met => self.note_met(at),
+            Some(at) if !self.is_met => {
+                check_end(positions.reached(), at)?;
+                self.note_met(at)
+            }
             _ => Ok(()),
         }
     }
@@ -79,7 +84,7 @@ impl Meet {
 fn has_met(positions: &Positions, at: Lsn) -> bool {
     let flushed = positions.replayed_flushed();
     // What is committed is all that there is up to the point.
-    let stands_still = positions.paused() == Some(WISH) && flushed >= positions.committed();
+    let stands_still = positions.paused() == Some(wish(at)) && flushed >= positions.committed();
     flushed >= at || stands_still
 }
 
@@ -121,11 +126,11 @@ mod tests {
         assert!(!meet.look(&positions, true).unwrap());
         meeting_at(dir.path(), AT);
         assert!(meet.look(&positions, true).unwrap());
-        assert_eq!(positions.pause(), Some((WISH, AT)));
+        assert_eq!(positions.pause(), Some((wish(AT), AT)));
         assert!(!meet.holds());
         // Apply stands still before a transaction beyond it, with the last one before it not flushed yet.
         positions.advance_committed(Lsn(90));
-        positions.set_paused(WISH);
+        positions.set_paused(wish(AT));
         meet.look(&positions, true).unwrap();
         assert!(!meet.holds());
         positions.advance_replayed_flushed(Lsn(90));
@@ -143,6 +148,21 @@ mod tests {
         meeting::forget(dir.path()).unwrap();
         assert!(!meet.look(&positions, true).unwrap());
         assert!(!meet.holds());
+    }
+
+    #[test]
+    fn an_end_that_came_between_two_looks_is_refused_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let positions = Positions::create().unwrap();
+        let mut meet = Meet::new(dir.path());
+        meeting_at(dir.path(), AT);
+        meet.look(&positions, true).unwrap();
+        positions.set_reached(Lsn(99));
+        assert!(meet.reached_end(&positions).is_err());
+        assert!(!meeting::is_over(dir.path()).unwrap());
+        positions.set_reached(AT);
+        meet.reached_end(&positions).unwrap();
+        assert!(meeting::is_over(dir.path()).unwrap());
     }
 
     #[test]

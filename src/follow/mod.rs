@@ -11,6 +11,7 @@ mod meet;
 mod modes;
 mod online;
 pub mod parts;
+mod patience;
 mod remote;
 mod retention;
 mod spec;
@@ -38,8 +39,10 @@ use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
 use crate::stream::transform_process::TransformSpec;
 use crate::stream::{segment, triggers};
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
+use patience::patiently;
 use remote::Remote;
 use retention::Retention;
 use spool::Spool;
@@ -64,6 +67,13 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
+    let _watch = watch::start(WatchSpec {
+        source: Some(spec.source.clone()),
+        target: Some(spec.target.clone()),
+        runs: vec![RunName::new(&run_id(&spec.slot_name))],
+        paths: None,
+        after: spec.stall_timeout,
+    });
     begin(spec, shutdown)?.run(&workdir)
 }
 
@@ -149,9 +159,12 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
 impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
         let positions = Positions::create()?;
-        let mut remote = self.remote(&positions)?;
-        self.set_endpos(&mut remote, &positions)?;
-        finish::warn_of_large_objects(self, false)?;
+        let mut remote = patiently(self.shutdown, || {
+            let mut remote = self.remote(&positions)?;
+            self.set_endpos(&mut remote, &positions)?;
+            finish::warn_of_large_objects(self, false)?;
+            Ok(remote)
+        })?;
         let trio = self.trio(positions, workdir);
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
         let mut mode = match trio.applies(&mut remote)? {
@@ -163,7 +176,7 @@ impl Follow<'_> {
             log::info!("{}", mode.words());
             // Once in a while: a later catchup may be waiting for a target that is away, and receive must not wait with it.
             if mode != StreamMode::Prefetch && !are_triggers_off {
-                self.disable_triggers()?;
+                patiently(self.shutdown, || self.disable_triggers())?;
                 are_triggers_off = true;
             }
             let event = trio.run(mode, &mut remote)?;
@@ -172,8 +185,10 @@ impl Follow<'_> {
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end()?;
-        finish::finish(self, &positions, &mut remote)
+        remote.reached_end(&positions)?;
+        patiently(self.shutdown, || {
+            finish::finish(self, &positions, &mut remote)
+        })
     }
 
     fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {
@@ -200,6 +215,8 @@ impl Follow<'_> {
                 origin: self.set_up.origin.clone(),
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
+                when_full: self.spec.when_full,
+                lock_timeout: self.spec.lock_timeout,
                 dir: self.dir.clone(),
                 left_out: workdir.paths.left_out_tables(),
             },
@@ -218,7 +235,8 @@ impl Follow<'_> {
 
     fn open_target(&self) -> Result<Connection> {
         let settings = TargetSettings {
-            maintenance_work_mem: "64MB".to_owned(),
+            lock_timeout: self.spec.lock_timeout,
+            ..TargetSettings::default()
         };
         open_target(
             &self.target,

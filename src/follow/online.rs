@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::FollowSpec;
+use super::patience::patiently;
 use super::stages::{Action, Event, Stages};
 use crate::clone::{self, CloneSpec};
 use crate::error::Result;
@@ -99,7 +100,9 @@ impl Online<'_> {
 
     fn act(&mut self, action: Action) -> Result<bool> {
         match action {
-            Action::EnableApply => enable_apply(&self.spec.follow, self.dir, self.shutdown)?,
+            Action::EnableApply => patiently(self.shutdown, || {
+                enable_apply(&self.spec.follow, self.dir, self.shutdown)
+            })?,
             Action::FinishClone => self.start_clone(CloneSpec {
                 restart: false,
                 resume: true,

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use postgres::error::SqlState;
+
 use super::meet::Meet;
 use super::retention::Retention;
 use super::spool::Spool;
@@ -14,6 +16,7 @@ use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
+use crate::pg::remedy::Remedy;
 use crate::sentinel::{Reached, Sentinel, Wishes};
 use crate::stream::pause::Carrier;
 use crate::stream::positions::Positions;
@@ -149,8 +152,8 @@ impl Remote {
     }
 
     /// The end position is reached: what waits for an earlier position need not wait any more.
-    pub fn reached_end(&mut self) -> Result<()> {
-        self.meet.reached_end()
+    pub fn reached_end(&mut self, positions: &Positions) -> Result<()> {
+        self.meet.reached_end(positions)
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.
@@ -169,7 +172,10 @@ impl Remote {
     /// Exchange whether it is time or not, such as before the end.
     pub fn exchange_now(&mut self, positions: &Positions) -> Result<()> {
         match self.try_exchange(positions) {
-            Err(error) if error.is_connection_lost() => {
+            // A statement that somebody cancelled is no reason to end either.
+            Err(error)
+                if Remedy::of(&error).exists() || error.is_any_of(&[SqlState::QUERY_CANCELED]) =>
+            {
                 if self.sentinel.take().is_some() {
                     log::warn!("{error}; trying to reach the source again");
                 }

@@ -72,10 +72,14 @@ pub fn connect_and_pin(
                 Side::Source => ErrorKind::Source,
                 Side::Target => ErrorKind::Target,
             };
-            return Err(failure
+            let error = failure
                 .error
                 .context(format!("could not connect to {side}"))
-                .with_kind(kind));
+                .with_kind(kind);
+            return Err(match failure.may_pass {
+                true => error.after_waiting(),
+                false => error,
+            });
         }
         if !is_announced {
             is_announced = true;

@@ -119,6 +119,7 @@ fn open(
             Err(error) => {
                 return Err(Refused::InThisWay(broken(
                     error.with_side(side).context(address),
+                    deadline,
                 )));
             }
         },
@@ -141,7 +142,7 @@ fn open(
         require_auth: info.require_auth(),
     };
     Connection::start(side, address.clone(), transport, &login, shutdown, deadline)
-        .map_err(|refusal| judge(refusal, address))
+        .map_err(|refusal| judge(refusal, address, deadline))
 }
 
 fn open_socket(
@@ -166,20 +167,20 @@ fn open_socket(
 }
 
 /// What a server that was reached had against us.
-fn judge(refusal: StartError, address: &Address) -> Refused {
+fn judge(refusal: StartError, address: &Address, deadline: Option<Instant>) -> Refused {
     let StartError { error, was_asked } = refusal;
     if error.is_interrupted() {
         return Refused::last(error);
     }
     // Starting up, shutting down, recovering, without a connection to spare: the server says so itself.
-    if error.sqlstate().is_some() && Remedy::of(&error).exists() {
+    if Remedy::as_told(&error).is_some_and(Remedy::exists) {
         return Refused::InAnyWay(Failure {
             error: error.context(address),
             next: Next::Host,
             may_pass: true,
         });
     }
-    let failure = broken(error.context(address));
+    let failure = broken(error.context(address), deadline);
     if was_asked {
         // pg_hba.conf has let us in this way; a wrong password must not be sent again without TLS.
         return Refused::InAnyWay(failure);
@@ -188,10 +189,11 @@ fn judge(refusal: StartError, address: &Address) -> Refused {
 }
 
 /// A server that is being stopped, or a proxy before one that is down, takes connections and breaks them without a word:
-/// that passes. What was said before does not.
-fn broken(error: Error) -> Failure {
+/// that passes. One that says nothing at all has had its time.
+fn broken(error: Error, deadline: Option<Instant>) -> Failure {
+    let is_in_time = deadline.is_none_or(|deadline| Instant::now() < deadline);
     Failure {
-        may_pass: error.is_connection_lost() && error.sqlstate().is_none(),
+        may_pass: is_in_time && error.is_connection_lost() && error.sqlstate().is_none(),
         next: Next::Nothing,
         error,
     }

@@ -1,6 +1,8 @@
 //! What may help against an error of a server, told by its SQLSTATE and by whether the connection broke. Pure; used by
 //! every process that tries something again. How often and how long is tried is each caller's.
 
+use postgres::error::SqlState;
+
 use crate::error::{Error, ErrorKind};
 
 /// What may help.
@@ -16,18 +18,35 @@ pub enum Remedy {
     Attempt,
 }
 
+/// What is done when a server's disk is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Until somebody makes room, as long as it takes.
+    Wait,
+    Stop,
+}
+
+/// Of all shortages the one that ends only when somebody does something about it.
+pub fn is_disk_full(error: &Error) -> bool {
+    error.is_any_of(&[SqlState::DISK_FULL])
+}
+
 impl Remedy {
     pub fn of(error: &Error) -> Remedy {
         if error.kind() == ErrorKind::Interrupted {
             return Remedy::Nothing;
         }
-        let of_state = error.sqlstate().map(Remedy::of_sqlstate);
-        match of_state {
-            Some(Some(remedy)) => remedy,
+        match Remedy::as_told(error) {
+            Some(remedy) => remedy,
             // FATAL with a code of its own ends the session all the same.
-            _ if error.is_connection_lost() => Remedy::Connection,
-            _ => Remedy::Nothing,
+            None if error.is_connection_lost() => Remedy::Connection,
+            None => Remedy::Nothing,
         }
+    }
+
+    /// What the server's code alone says. At a login everything is FATAL, also what stays: an unknown setting.
+    pub fn as_told(error: &Error) -> Option<Remedy> {
+        error.sqlstate().and_then(Remedy::of_sqlstate)
     }
 
     /// `None`: the code alone does not tell.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::apply::{Applied, Applier, ApplySpec, has_no_room, may_pass};
+use super::apply::{Applied, Applier, ApplySpec, has_no_room};
 use super::positions::{ApplyEnd, Positions};
 use super::segment;
 use super::transform_process::{is_complete, script_of};
@@ -18,7 +18,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// How often it is said that the target is still away, or still full.
-const REPEAT: Duration = Duration::from_secs(30);
+const REPEAT: Duration = Duration::from_secs(60);
 
 /// Apply until the end position, or until there is no finished script left. A target that goes away is waited for, as
 /// long as it takes, if `waits`; its origin then says where to go on. While nothing is received it is not: changes must not
@@ -35,7 +35,7 @@ pub fn run(
     loop {
         let committed = positions.committed();
         let error = match run_connected(spec, dir, positions, shutdown) {
-            Err(error) if may_pass(&error) => error,
+            Err(error) if spec.may_pass(&error) => error,
             end => return end,
         };
         if !waits {

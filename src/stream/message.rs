@@ -18,7 +18,7 @@
 //! On the pipe only: which file the lines that follow are from, and that the transaction under way must be forgotten.
 //!
 //! ```json
-//! {"action":"F","file":"000000010000000000000001","offset":1234}
+//! {"action":"F","file":"000000010000000000000001","offset":1234,"lsn":"0/1A2B3C8"}
 //! {"action":"X"}
 //! ```
 //!
@@ -130,10 +130,12 @@ pub enum LogicalMessage<'a> {
     Start {
         lsn: Lsn,
     },
-    /// The lines that follow are from this segment file (its name without ending), from this byte on.
+    /// The lines that follow are from this segment file (its name without ending), from this byte on. In the middle of a file,
+    /// everything that was committed at or before this position comes before them.
     File {
         name: Cow<'a, str>,
         offset: u64,
+        lsn: Lsn,
     },
     /// The transaction under way is not complete: it comes again, whole.
     Abort,
@@ -166,6 +168,7 @@ enum Rare<'a> {
     F {
         file: Cow<'a, str>,
         offset: u64,
+        lsn: Lsn,
     },
     X,
 }
@@ -228,9 +231,10 @@ impl LogicalMessage<'_> {
             },
             LogicalMessage::Keepalive { lsn } => Rare::K { lsn: *lsn },
             LogicalMessage::Start { lsn } => Rare::S { lsn: *lsn },
-            LogicalMessage::File { name, offset } => Rare::F {
+            LogicalMessage::File { name, offset, lsn } => Rare::F {
                 file: Cow::Borrowed(name),
                 offset: *offset,
+                lsn: *lsn,
             },
             LogicalMessage::Abort
             | LogicalMessage::Begin { .. }
@@ -393,7 +397,11 @@ fn parse_rare(line: &[u8]) -> Option<LogicalMessage<'_>> {
         },
         Rare::K { lsn } => LogicalMessage::Keepalive { lsn },
         Rare::S { lsn } => LogicalMessage::Start { lsn },
-        Rare::F { file, offset } => LogicalMessage::File { name: file, offset },
+        Rare::F { file, offset, lsn } => LogicalMessage::File {
+            name: file,
+            offset,
+            lsn,
+        },
         Rare::X => LogicalMessage::Abort,
     };
     Some(message)
@@ -475,7 +483,11 @@ mod tests {
             }),
             lsn().prop_map(|lsn| LogicalMessage::Keepalive { lsn }),
             lsn().prop_map(|lsn| LogicalMessage::Start { lsn }),
-            (text(), any::<u64>()).prop_map(|(name, offset)| LogicalMessage::File { name, offset }),
+            (text(), any::<u64>(), lsn()).prop_map(|(name, offset, lsn)| LogicalMessage::File {
+                name,
+                offset,
+                lsn
+            }),
             Just(LogicalMessage::Abort),
         ]
     }

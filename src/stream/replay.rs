@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::apply::{Applied, Applier, ApplySpec, may_pass};
+use super::apply::{Applied, Applier, ApplySpec};
 use super::positions::{ApplyEnd, Positions};
 use crate::error::Result;
 use crate::sys::signal::Shutdown;
@@ -23,7 +23,7 @@ pub fn run(
     match replayed {
         Ok(Applied::EndPos) => Ok(ApplyEnd::EndPos),
         Ok(Applied::EndOfInput) => Ok(ApplyEnd::EndOfInput),
-        Err(error) if may_pass(&error) => {
+        Err(error) if spec.may_pass(&error) => {
             log::warn!("{error}; going on from the files");
             Ok(ApplyEnd::LostTarget)
         }

@@ -87,6 +87,12 @@ impl Transform {
         ScriptLine::Header.write(&mut self.out);
     }
 
+    /// Everything that was committed at or before this position comes before the script.
+    pub fn begin_after(&mut self, lsn: Lsn) {
+        self.position = self.position.max(lsn);
+        ScriptLine::After { lsn }.write(&mut self.out);
+    }
+
     /// End a complete file.
     pub fn end_script(&mut self, json_bytes: u64) {
         let lsn = self.position;
@@ -155,12 +161,17 @@ impl Transform {
             }),
             LogicalMessage::Keepalive { lsn } => self.keepalive(*lsn),
             LogicalMessage::Start { lsn } => {
-                self.position = self.position.max(*lsn);
-                ScriptLine::After { lsn: *lsn }.write(&mut self.out);
+                self.begin_after(*lsn);
                 Ok(())
             }
-            // Files are the process's business, which begins a script for each.
-            LogicalMessage::File { .. } => Ok(()),
+            // Files are the process's business, which begins a script for each; what goes on in the middle of one does not tell
+            // where that is.
+            LogicalMessage::File { offset, lsn, .. } => {
+                if *offset > 0 {
+                    self.begin_after(*lsn);
+                }
+                Ok(())
+            }
             LogicalMessage::Abort => {
                 self.abort();
                 Ok(())

@@ -18,6 +18,7 @@ use super::script::ScriptLine;
 use super::segment;
 use super::transform::Transform;
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::lsn::Lsn;
 use crate::sys::failpoint::failpoint;
 use crate::sys::msgq::{MessageQueue, Received};
 use crate::sys::pipe::{LineReader, Next, PipeWriter};
@@ -296,9 +297,9 @@ impl Live<'_> {
             };
             let length = line.len() as u64 + 1;
             match LogicalMessage::parse_json_raw(line)? {
-                LogicalMessage::File { name, offset } => {
+                LogicalMessage::File { name, offset, lsn } => {
                     let json = self.spec.dir.join(name.as_ref()).with_extension("json");
-                    self.begin_file(&json, offset, shutdown)?;
+                    self.begin_file(&json, offset, lsn, shutdown)?;
                 }
                 LogicalMessage::Abort => {
                     self.transform.abort();
@@ -343,7 +344,13 @@ impl Live<'_> {
         }
     }
 
-    fn begin_file(&mut self, json: &Path, offset: u64, shutdown: &Shutdown) -> Result<()> {
+    fn begin_file(
+        &mut self,
+        json: &Path,
+        offset: u64,
+        after: Lsn,
+        shutdown: &Shutdown,
+    ) -> Result<()> {
         self.end_file();
         self.pass_on(shutdown)?;
         let path = script_of(json);
@@ -361,6 +368,9 @@ impl Live<'_> {
             boundary: offset,
         });
         self.transform.begin_script();
+        if offset > 0 {
+            self.transform.begin_after(after);
+        }
         Ok(())
     }
 }
@@ -392,10 +402,9 @@ mod tests {
             LogicalMessage::File {
                 name: "000000010000000000000004".into(),
                 offset: 4711,
+                lsn: Lsn(0x400),
             },
-            LogicalMessage::Keepalive {
-                lsn: crate::lsn::Lsn(0x500),
-            },
+            LogicalMessage::Keepalive { lsn: Lsn(0x500) },
         ] {
             message.write_json(&mut lines);
         }
@@ -405,6 +414,7 @@ mod tests {
         run_live(&spec, input, output, &Shutdown::deaf()).unwrap();
         let mut script = String::new();
         File::from(from).read_to_string(&mut script).unwrap();
+        assert!(script.contains("AFTER; -- {\"lsn\":\"0/400\"}"), "{script}");
         assert!(
             script.contains("KEEPALIVE; -- {\"lsn\":\"0/500\"}"),
             "{script}"

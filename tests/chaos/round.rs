@@ -29,8 +29,8 @@ use crate::support::workload_statements::Random;
 /// How long anything may take once nothing breaks any more, in a debug build on a busy machine; longer is a hang.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Every loss of a snapshot starts the base copy over: after so many of them it is left in peace until it is done.
-const MOST_RESTARTS: u32 = 3;
+/// Every so often the copy is left in peace, until it is done: or a round would see nothing else.
+const MOST_OF_COPY: f64 = 0.5;
 
 const SIGNALS: [Signal; 4] = [
     Signal::SIGKILL,
@@ -54,6 +54,8 @@ pub struct Round<'a> {
     faults_of_run: u32,
     /// The signal that its parent was sent.
     sent: Option<Signal>,
+    /// The base copy is done.
+    may_truncate: bool,
     may_end: bool,
     tally: Tally,
     pids: Vec<i32>,
@@ -93,6 +95,7 @@ impl<'a> Round<'a> {
             run: None,
             faults_of_run: 0,
             sent: None,
+            may_truncate: false,
             may_end: false,
             tally: Tally::default(),
             pids: Vec::new(),
@@ -127,20 +130,20 @@ impl<'a> Round<'a> {
             .then(|| Workload::start_with(source, &self.following.db, seed));
         let bulk = Bulk::start(source, &self.following.db, seed);
         self.start("clone --follow", &[]);
-        let mut may_truncate = false;
         while self.started.elapsed() < self.time {
             self.tend();
             let is_enabled = self.following.is_apply_enabled();
-            if is_enabled && !may_truncate {
+            if is_enabled && !self.may_truncate {
                 // Before, it would take rows of the snapshot away, which clone refuses.
                 self.say("the base copy is done");
-                may_truncate = true;
+                self.may_truncate = true;
                 bulk.allow_truncate();
                 if let Some(load) = &load {
                     load.allow_truncate();
                 }
             }
-            if is_enabled || self.tally.restarts < MOST_RESTARTS {
+            let share = self.started.elapsed().as_secs_f64() / self.time.as_secs_f64();
+            if is_enabled || share < MOST_OF_COPY {
                 self.break_something();
             }
             self.pause();
@@ -204,7 +207,7 @@ impl<'a> Round<'a> {
     }
 
     fn start(&mut self, what: &str, more: &[&str]) {
-        let pauses = pauses(&mut self.random);
+        let pauses = pauses(&mut self.random, self.may_truncate);
         self.say(&format!("{what} {} {pauses}", more.join(" ")));
         let mut arguments: Vec<&str> = self.plan.options.iter().map(String::as_str).collect();
         arguments.extend(more);
@@ -230,7 +233,7 @@ impl<'a> Round<'a> {
         }
         // Somebody may be quicker than its processes are in noticing that their parent is gone; nobody has to be.
         leftovers::assert_no_process(|| self.following.scene.processes());
-        if lost_its_snapshot(&outcome) {
+        if lost_its_slot(&outcome) {
             self.tally.restarts += 1;
             self.start("started over", &["--restart"]);
         } else {
@@ -259,13 +262,13 @@ impl<'a> Round<'a> {
             return true;
         }
         assert!(!last.is_empty(), "no cause in the log:\n{log}");
-        let is_refusal = code == 3 && !lost_its_snapshot(outcome);
+        let is_refusal = code == 3 && !lost_its_slot(outcome);
         assert!(
             !is_refusal && ![1, 2].contains(&code),
             "it must always be possible to resume:\n{log}"
         );
         assert!(
-            self.faults_of_run > 0 || lost_its_snapshot(outcome),
+            self.faults_of_run > 0 || lost_its_slot(outcome),
             "nothing broke during this run, but it ended with {code}:\n{log}"
         );
         false
@@ -390,21 +393,24 @@ impl<'a> Round<'a> {
 }
 
 /// A small database is copied in a moment: here and there the program dawdles, so that things break while it is there.
-fn pauses(random: &mut Random) -> String {
-    const POINTS: [(&str, u64); 20] = [
+fn pauses(random: &mut Random, is_copied: bool) -> String {
+    const OF_COPY: [(&str, u64); 14] = [
         ("clone.after_dump", 1_500),
         ("clone.after_restore_pre", 1_500),
         ("clone.before_restore_post", 1_500),
         ("clone.after_restore_post", 1_500),
         ("clone.before_summary", 1_500),
-        ("copy.started", 200),
-        ("copy.before_commit", 200),
-        ("copy.after_commit", 200),
-        ("copy.before_done_file", 200),
-        ("index.before_build", 200),
-        ("index.after_build", 200),
-        ("constraint.after_attach", 200),
+        ("copy.started", 300),
+        ("copy.before_commit", 300),
+        ("copy.after_commit", 300),
+        ("copy.before_flush", 300),
+        ("copy.before_done_file", 300),
+        ("index.before_build", 300),
+        ("index.after_build", 300),
+        ("constraint.after_attach", 300),
         ("blobs.before_commit", 1_000),
+    ];
+    const OF_FOLLOW: [(&str, u64); 7] = [
         ("follow.before_mode", 1_000),
         ("receive.before_flush", 300),
         ("receive.after_file", 300),
@@ -414,18 +420,24 @@ fn pauses(random: &mut Random) -> String {
         ("apply.after_file", 300),
     ];
     let mut pauses = Vec::new();
-    for _ in 0..random.below(4) {
-        let (point, longest) = POINTS[random.below(POINTS.len() as u64) as usize];
-        pauses.push(format!("{point}=sleep:{}", 1 + random.below(longest)));
+    let mut add = |random: &mut Random, points: &[(&str, u64)], most: u64| {
+        for _ in 0..random.below(most + 1) {
+            let (point, longest) = points[random.below(points.len() as u64) as usize];
+            pauses.push(format!("{point}=sleep:{}", 1 + random.below(longest)));
+        }
+    };
+    if !is_copied {
+        add(random, &OF_COPY, 4);
     }
+    add(random, &OF_FOLLOW, 2);
     pauses.join(",")
 }
 
-/// Only while the copy is not done: the one thing that cannot be resumed.
-fn lost_its_snapshot(outcome: &Outcome) -> bool {
+/// Killed between making the slot and noting it, before anything was copied: the one thing that is not resumed, as the slot
+/// might be somebody else's.
+fn lost_its_slot(outcome: &Outcome) -> bool {
     let log = &outcome.stderr;
-    outcome.status.code() == Some(3) && log.contains("cannot resume the copy: the snapshot")
-        || log.contains("the snapshot that came with it is not known here")
+    log.contains("the snapshot that came with it is not known here")
 }
 
 /// A tablespace of its own for the target's database, with the database's name.

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use pgcopydb::error::{Error, Side};
 use pgcopydb::lsn::Lsn;
 use pgcopydb::pg::conninfo::ConnInfo;
+use pgcopydb::pg::remedy::WhenFull;
 use pgcopydb::stream::apply::{Applied, Applier, ApplyMode, ApplySpec, PositionKeeper};
 use pgcopydb::stream::positions::Positions;
 use pgcopydb::sys::signal::Shutdown;
@@ -46,11 +47,13 @@ impl<'c> Place<'c> {
         );
         let dir = TempDir::new().unwrap();
         let spec = ApplySpec {
+            lock_timeout: std::time::Duration::ZERO,
             target: ConnInfo::parse(Side::Target, &cluster.uri(&db)).unwrap(),
             application_name: format!("pgcopydb[{db}] apply"),
             origin,
             keeper: PositionKeeper::Origin,
             mode: ApplyMode::Auto,
+            when_full: WhenFull::Wait,
             dir: dir.path().to_path_buf(),
             left_out: PathBuf::new(),
         };

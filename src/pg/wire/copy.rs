@@ -66,9 +66,13 @@ impl Connection {
         }
     }
 
-    /// Send statements of which the last is a COPY FROM STDIN.
-    pub fn copy_in(&mut self, sql: &str) -> Result<CopyIn<'_>> {
-        match self.begin_copy(sql, b'G', &mut |_| Ok(())) {
+    /// Send statements of which the last is a COPY FROM STDIN; rows of earlier ones go to `on_row`.
+    pub fn copy_in(
+        &mut self,
+        sql: &str,
+        on_row: &mut dyn FnMut(&Row) -> Result<()>,
+    ) -> Result<CopyIn<'_>> {
+        match self.begin_copy(sql, b'G', on_row) {
             Ok(()) => Ok(CopyIn {
                 connection: self,
                 missing: 0,

@@ -8,6 +8,7 @@
 mod chunk;
 mod execute;
 mod in_copy;
+mod kept;
 mod plan;
 mod session;
 mod sql;
@@ -29,13 +30,14 @@ use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::remedy::Remedy;
+use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::sys::failpoint::failpoint;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
 use execute::Executor;
-use in_copy::{InCopy, Kept, Look};
+use in_copy::InCopy;
+use kept::Kept;
 use session::Session;
 use state::{Action, ApplyState};
 
@@ -87,6 +89,9 @@ pub struct ApplySpec {
     pub origin: String,
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
+    pub when_full: WhenFull,
+    /// How long a statement may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
     /// Where the files of the follow are.
     pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.
@@ -137,6 +142,10 @@ pub struct Applier {
     missed: Missed,
     /// A copy that was read in several snapshots has some of the changes already.
     in_copy: Option<InCopy>,
+    /// A large transaction of which only its end tells whether it is to be applied.
+    kept: Option<Kept>,
+    /// Where the files of the follow are.
+    dir: PathBuf,
     /// Tables that were not copied, and the statements of the script that are about one of them.
     left_out: LeftOutTables,
     passed_over: HashSet<StatementId>,
@@ -179,6 +188,8 @@ impl Applier {
             has_savepoint: false,
             missed: Missed::default(),
             in_copy,
+            kept: None,
+            dir: spec.dir.clone(),
             left_out: left_out::read(&spec.left_out)?,
             passed_over: HashSet::new(),
             positions: *positions,
@@ -199,7 +210,7 @@ impl Applier {
         let file = std::fs::File::open(path).with_context(what)?;
         let mut lines = LineReader::new(file);
         self.line = 0;
-        self.forget_kept();
+        self.kept = None;
         loop {
             let shutdown = self.shutdown;
             let line = match lines.next(None, &shutdown)? {
@@ -296,68 +307,99 @@ impl Applier {
     /// Take one line; whether the end position is reached.
     fn take(&mut self, line: &[u8]) -> Result<bool> {
         self.line += 1;
-        let Some(in_copy) = &mut self.in_copy else {
-            return self.take_line(line);
-        };
+        if line.starts_with(b"EXECUTE ") {
+            return self.take_change(line).map(|()| false);
+        }
         let number = self.line;
-        let looked = in_copy
-            .look(line, self.commit_lsn, self.state.is_inside(), number)
-            .with_context(|| format!("line {number}"))?;
-        match looked {
-            Look::Take => self.take_line(line),
-            Look::Leave => Ok(false),
-            Look::TruncateOnly {
-                tables,
-                restart_identity,
-            } => {
-                self.add_truncate(tables, restart_identity);
-                Ok(false)
+        let parsed = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
+        if let Some(kept) = &mut self.kept {
+            if let ScriptLine::Truncate { .. } = parsed {
+                return kept.add(line).map(|()| false);
             }
-            Look::Complete(kept, commit) => self.take_kept(kept, commit),
+            match kept.next(&parsed)? {
+                kept::Next::Beside => {}
+                kept::Next::Complete(commit) => return self.take_kept(commit),
+                kept::Next::Aborted => {
+                    self.kept = None;
+                    return Ok(false);
+                }
+            }
+        }
+        self.take_line(&parsed)
+    }
+
+    fn take_change(&mut self, line: &[u8]) -> Result<()> {
+        if let Some(kept) = &mut self.kept {
+            return kept.add(line);
+        }
+        let Some(xid) = self.state.takes_changes() else {
+            return Ok(());
+        };
+        if self.passes_over(line) {
+            return Ok(());
+        }
+        let commit_lsn = self.commit_lsn;
+        if let Some(in_copy) = &mut self.in_copy
+            && in_copy.has_change(line, commit_lsn)
+        {
+            return Ok(());
+        }
+        let place = self.place(xid);
+        self.chunk.add_execute(line, place);
+        self.send_if_large()
+    }
+
+    fn take_truncate(&mut self, tables: &[(String, String)], restart_identity: bool) {
+        let Some(xid) = self.state.takes_changes() else {
+            return;
+        };
+        let mut tables = match &mut self.in_copy {
+            Some(in_copy) => in_copy.left_to_truncate(tables, self.commit_lsn),
+            None => tables.to_vec(),
+        };
+        tables.retain(|(schema, table)| !self.is_left_out(schema, table));
+        if !tables.is_empty() {
+            let place = self.place(xid);
+            self.chunk.add_truncate(tables, restart_identity, place);
         }
     }
 
+    /// Whether only the end of a transaction can tell if it is to be applied, and to which tables.
+    fn must_keep(&self) -> bool {
+        let in_copy = self.in_copy.as_ref().map_or(Lsn::INVALID, InCopy::latest);
+        !self.state.is_inside() && self.state.may_end_before(in_copy)
+    }
+
     /// Take a whole transaction, now that its end is known.
-    fn take_kept(&mut self, kept: Kept, commit: CommitIs<'static>) -> Result<bool> {
-        let end = self.line;
-        let mut line = Vec::new();
-        let mut take = |applier: &mut Applier, is: &ScriptLine<'_>| {
-            line.clear();
-            is.write(&mut line);
-            applier.take(line.trim_ascii_end())
+    fn take_kept(&mut self, commit: CommitIs<'static>) -> Result<bool> {
+        let Some(kept) = self.kept.take() else {
+            return Ok(false);
         };
-        self.line = kept.line - 1;
+        let end = self.line;
+        self.line = kept.line;
         let begin = ScriptLine::Begin {
             xid: kept.xid,
             commit: Some(commit.clone()),
         };
-        if take(self, &begin)? {
+        if self.take_line(&begin)? {
             return Ok(true);
         }
-        let mut lines = LineReader::new(kept.rewind()?);
-        let shutdown = self.shutdown;
-        while let Next::Line(line) = lines.next(None, &shutdown)? {
-            self.take(line)?;
-            shutdown.check()?;
+        // One that is on the target already is not read again.
+        if self.state.takes_changes().is_some() {
+            let mut lines = LineReader::new(kept.rewind()?);
+            let shutdown = self.shutdown;
+            while let Next::Line(line) = lines.next(None, &shutdown)? {
+                self.take(line)?;
+                shutdown.check()?;
+            }
         }
-        self.line = end - 1;
-        take(self, &ScriptLine::Commit(commit))
+        self.line = end;
+        self.take_line(&ScriptLine::Commit(commit))
     }
 
-    fn take_line(&mut self, line: &[u8]) -> Result<bool> {
-        if line.starts_with(b"EXECUTE ") {
-            if let Some(xid) = self.state.takes_changes()
-                && !self.passes_over(line)
-            {
-                let place = self.place(xid);
-                self.chunk.add_execute(line, place);
-                self.send_if_large()?;
-            }
-            return Ok(false);
-        }
-        let number = self.line;
-        let line = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
-        match &line {
+    /// Take a line that is no change.
+    fn take_line(&mut self, line: &ScriptLine<'_>) -> Result<bool> {
+        match line {
             ScriptLine::Prepare { statement, sql, is } => {
                 match self.is_left_out(&is.schema, &is.table) {
                     true => self.passed_over.insert(*statement),
@@ -373,7 +415,11 @@ impl Applier {
                 tables,
                 restart_identity,
             } => {
-                self.add_truncate(tables.clone(), *restart_identity);
+                self.take_truncate(tables, *restart_identity);
+                return Ok(false);
+            }
+            ScriptLine::Begin { xid, commit: None } if self.must_keep() => {
+                self.kept = Some(Kept::begin(&self.dir, *xid, self.line)?);
                 return Ok(false);
             }
             ScriptLine::Begin { commit, .. } => {
@@ -381,10 +427,16 @@ impl Applier {
             }
             _ => {}
         }
-        if let Some(end) = self.state.adds(&line) {
+        if let Some(end) = self.state.adds(line) {
             self.pause_before(end)?;
         }
-        match self.state.step(&line, self.positions.endpos())? {
+        let action = self.state.step(line, self.positions.endpos())?;
+        self.act(action)
+    }
+
+    /// What a line calls for; whether the end position is reached.
+    fn act(&mut self, action: Action) -> Result<bool> {
+        match action {
             Action::None => {}
             Action::BeginScript => {
                 self.send_complete()?;
@@ -434,20 +486,10 @@ impl Applier {
         Ok(false)
     }
 
-    fn add_truncate(&mut self, mut tables: Vec<(String, String)>, restart_identity: bool) {
-        tables.retain(|(schema, table)| !self.is_left_out(schema, table));
-        if let Some(xid) = self.state.takes_changes()
-            && !tables.is_empty()
-        {
-            let place = self.place(xid);
-            self.chunk.add_truncate(tables, restart_identity, place);
-        }
-    }
-
     /// From the last position of the copy on nothing more is asked of any change.
     fn forget_copy_if_passed(&mut self) {
         let replayed = self.positions.replayed();
-        let passed = self.in_copy.take_if(|in_copy| in_copy.is_passed(replayed));
+        let passed = self.in_copy.take_if(|in_copy| replayed >= in_copy.latest());
         if let Some(in_copy) = passed {
             in_copy.tell();
         }
@@ -490,12 +532,6 @@ impl Applier {
         if !is_passed && self.positions.paused() != Some(number) {
             log::debug!("standing still for wish {number}, at {at}");
             self.positions.set_paused(number);
-        }
-    }
-
-    fn forget_kept(&mut self) {
-        if let Some(in_copy) = &mut self.in_copy {
-            in_copy.forget_kept();
         }
     }
 
@@ -627,7 +663,7 @@ impl Applier {
         (self.transactions, self.changes, self.grouped) = (0, 0, 0);
         self.last = None;
         self.state.forget();
-        self.forget_kept();
+        self.kept = None;
         self.has_savepoint = false;
         if self.is_open {
             self.is_open = false;
@@ -659,10 +695,13 @@ impl Applier {
     }
 }
 
-/// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
-/// somebody was in the way. What is refused for good, such as a password, is not waited for.
-pub fn may_pass(error: &Error) -> bool {
-    Remedy::of(error).exists() || is_conflict(error)
+impl ApplySpec {
+    /// Whether the same may work in a while, over a new connection: the target went away, or has no room or no resources, or
+    /// somebody was in the way. What is refused for good, such as a password, is not waited for.
+    pub fn may_pass(&self, error: &Error) -> bool {
+        let is_waited_for = self.when_full == WhenFull::Wait || !is_disk_full(error);
+        is_waited_for && (Remedy::of(error).exists() || is_conflict(error))
+    }
 }
 
 /// Insufficient resources: a full disk, too many connections, no memory.

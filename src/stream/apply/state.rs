@@ -50,6 +50,9 @@ pub struct ApplyState {
     seen: Lsn,
     /// A file was read already: the next one must begin where it ended. What was before the first one the target has.
     has_read: bool,
+    /// Where the script under way stands: what comes next in it was committed after that. A script may begin with what the
+    /// target has.
+    read: Lsn,
     inside: Inside,
 }
 
@@ -60,8 +63,14 @@ impl ApplyState {
             taken: progress,
             seen: progress,
             has_read: false,
+            read: Lsn::INVALID,
             inside: Inside::No,
         }
+    }
+
+    /// Whether a transaction that begins here may end at or before `lsn`, or be applied already: only its end can tell.
+    pub fn may_end_before(&self, lsn: Lsn) -> bool {
+        self.read < self.taken.max(lsn)
     }
 
     pub fn progress(&self) -> Lsn {
@@ -107,6 +116,7 @@ impl ApplyState {
         self.taken = self.progress;
         self.seen = self.progress;
         self.has_read = false;
+        self.read = Lsn::INVALID;
     }
 
     /// Take a line that is neither a change nor a PREPARE.
@@ -114,7 +124,10 @@ impl ApplyState {
         match line {
             ScriptLine::Header => match self.is_inside() {
                 true => Err(out_of_order("a script begins inside a transaction")),
-                false => Ok(Action::BeginScript),
+                false => {
+                    self.read = Lsn::INVALID;
+                    Ok(Action::BeginScript)
+                }
             },
             ScriptLine::Begin { xid, commit } => self.begin(*xid, commit.as_ref(), endpos),
             ScriptLine::Commit(commit) => self.commit(commit, endpos),
@@ -133,6 +146,7 @@ impl ApplyState {
                     return Err(out_of_order("KEEPALIVE inside a transaction"));
                 }
                 self.seen = self.seen.max(*lsn);
+                self.read = self.read.max(*lsn);
                 // At the end position is enough: a commit there comes before the keepalive.
                 Ok(match endpos.is_some_and(|endpos| *lsn >= endpos) {
                     true => Action::PassedPositionAndEnd(*lsn),
@@ -149,6 +163,7 @@ impl ApplyState {
                 }
                 self.has_read = true;
                 self.seen = self.seen.max(*lsn);
+                self.read = self.read.max(*lsn);
                 Ok(Action::None)
             }
             ScriptLine::Switch { lsn, .. } => {
@@ -194,6 +209,7 @@ impl ApplyState {
             timestamp: commit.timestamp.clone().into_owned().into(),
         };
         let is_at_end = endpos.is_some_and(|endpos| lsn >= endpos);
+        self.read = self.read.max(lsn);
         match std::mem::replace(&mut self.inside, Inside::No) {
             Inside::No => Err(out_of_order("COMMIT outside of a transaction")),
             Inside::Skipping => Ok(match is_at_end {

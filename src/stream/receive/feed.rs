@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
+use crate::lsn::Lsn;
 use crate::stream::message::LogicalMessage;
 use crate::stream::positions::ReceiveEnd;
 use crate::stream::segment::json_files;
@@ -72,13 +73,14 @@ impl Feed {
         self.pipe.as_fd()
     }
 
-    /// Begin in the middle of a file: what is before was passed on in another way.
-    pub fn begin(&mut self, path: &Path, offset: u64) -> Result<()> {
+    /// Begin in the middle of a file: what is before, up to position `lsn`, was passed on in another way.
+    pub fn begin(&mut self, path: &Path, offset: u64, lsn: Lsn) -> Result<()> {
         let what = || format!("could not read file \"{}\"", path.display());
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         LogicalMessage::File {
             name: Cow::Borrowed(&name),
             offset,
+            lsn,
         }
         .write_json(&mut self.waiting);
         self.file = Some((path.to_path_buf(), File::open(path).with_context(what)?));
@@ -123,7 +125,8 @@ impl Feed {
         let next = json_files(dir)?
             .into_iter()
             .find(|path| read.is_none_or(|read| path.as_path() > read));
-        self.begin(next.as_deref().unwrap_or(newest), 0)
+        // Its first line tells the position.
+        self.begin(next.as_deref().unwrap_or(newest), 0, Lsn::INVALID)
     }
 
     /// Take the next lines; `false` when there are none.
@@ -254,7 +257,7 @@ mod tests {
 
     fn file_line(file: usize, offset: u64) -> String {
         let name = NAMES[file];
-        format!("{{\"action\":\"F\",\"file\":\"{name}\",\"offset\":{offset}}}\n")
+        format!("{{\"action\":\"F\",\"file\":\"{name}\",\"offset\":{offset},\"lsn\":\"0/0\"}}\n")
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub fn run(
     let writer = SegmentWriter::open(&spec.dir, segments, spec.startpos)?;
     let mut feed = pipe.map(Feed::new);
     if let (Some(feed), Some((path, _))) = (&mut feed, writer.file()) {
-        feed.begin(path, writer.boundary())?;
+        feed.begin(path, writer.boundary(), writer.recorded())?;
     }
     // Opening has flushed what is in the files.
     let position = writer.recorded();
