@@ -4,10 +4,10 @@
 use clap::Args;
 
 use super::extensions::RequirementsArgs;
-use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{Again, ApplyArgs, SlotArgs, Taken, typed_slot_option};
 use super::given::Given;
 use super::options::{
-    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SnapshotIdArgs, SplitArgs, parse_flag,
 };
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
@@ -135,15 +135,8 @@ struct StateArgs {
     /// Allow reading the source in another snapshot than an earlier run did
     #[arg(long)]
     not_consistent: bool,
-    /// Read the source in this snapshot, exported and held elsewhere
-    #[arg(
-        short = 'N',
-        long,
-        value_name = "ID",
-        env = "PGCOPYDB_SNAPSHOT",
-        hide_env_values = true
-    )]
-    snapshot: Option<String>,
+    #[command(flatten)]
+    snapshot: SnapshotIdArgs,
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
@@ -208,16 +201,15 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.scope.filters.read()?,
-        again,
-    )
-    .map(Some)
+    let taken = Taken {
+        connections: &args.connections,
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: &args.scope.filters,
+    };
+    taken.spec(again).map(Some)
 }
 
 /// What the engine needs for these phases of a clone.
@@ -289,7 +281,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
 
 /// `--not-consistent` asks for a new snapshot when the old one is gone, so it cannot go with one that is named.
 fn snapshot_to_use(state: &StateArgs, given: &Given) -> Result<Option<String>> {
-    let Some(snapshot) = &state.snapshot else {
+    let Some(snapshot) = &state.snapshot.snapshot else {
         return Ok(None);
     };
     if state.not_consistent {

@@ -2,8 +2,7 @@
 
 use clap::Args;
 
-use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
+use super::follow_options::{Again, FollowingArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -17,17 +16,7 @@ sentinel allows it (\"stream sentinel set apply\"), until its end position (\"st
 Example: pgcopydb follow --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput --resume")]
 pub struct FollowArgs {
     #[command(flatten)]
-    connections: ConnectionArgs,
-    #[command(flatten)]
-    dir: DirArgs,
-    #[command(flatten)]
-    slot: SlotArgs,
-    #[command(flatten)]
-    apply: ApplyArgs,
-    #[command(flatten)]
-    room: RoomArgs,
-    #[command(flatten)]
-    filters: FilterArgs,
+    following: FollowingArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
     restart: bool,
@@ -41,15 +30,7 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.filters.read()?,
-        again,
-    )?;
+    let spec = args.following.taken().spec(again)?;
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

@@ -4,9 +4,8 @@
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, RoomArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs, parse_flag};
 use crate::error::{Result, Side};
-use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
@@ -71,50 +70,76 @@ pub struct Again {
     pub resume: bool,
 }
 
-/// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
-pub fn follow_spec(
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
-    // In the order in which a user names them.
-    connections.required(Side::Source)?;
-    let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, room, filters, again)
+/// What `follow` and the parts of follow take.
+#[derive(Args)]
+pub struct FollowingArgs {
+    #[command(flatten)]
+    pub connections: ConnectionArgs,
+    #[command(flatten)]
+    pub dir: DirArgs,
+    #[command(flatten)]
+    slot: SlotArgs,
+    #[command(flatten)]
+    apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
 }
 
-/// The same, to a target that is known in another way.
-pub fn follow_spec_to(
-    target: ConnInfo,
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
-    Ok(FollowSpec {
-        source: connections.required(Side::Source)?,
-        target,
-        dir: dir.dir.clone(),
-        plugin: slot.plugin,
-        slot_name: slot.slot_name.clone(),
-        origin: slot.origin.clone(),
-        endpos: apply.endpos,
-        apply_mode: apply.apply_mode,
-        replay_no_op_updates: apply.replay_no_op_updates,
-        keep_files: apply.keep_cdc_files,
-        cdc_max_size: apply.cdc_max_size,
-        when_full: room.when_full(),
-        filters,
-        restart: again.restart,
-        resume: again.resume,
-    })
+impl FollowingArgs {
+    pub fn taken(&self) -> Taken<'_> {
+        Taken {
+            connections: &self.connections,
+            dir: &self.dir,
+            slot: &self.slot,
+            apply: &self.apply,
+            room: &self.room,
+            filters: &self.filters,
+        }
+    }
+}
+
+/// The same, also as `clone --follow` has it among its own: read in one way.
+#[derive(Clone, Copy)]
+pub struct Taken<'a> {
+    pub connections: &'a ConnectionArgs,
+    pub dir: &'a DirArgs,
+    pub slot: &'a SlotArgs,
+    pub apply: &'a ApplyArgs,
+    pub room: &'a RoomArgs,
+    pub filters: &'a FilterArgs,
+}
+
+impl Taken<'_> {
+    pub fn spec(self, again: Again) -> Result<FollowSpec> {
+        // In the order in which a user names them.
+        self.connections.required(Side::Source)?;
+        let target = self.connections.required(Side::Target)?;
+        self.spec_to(target, again)
+    }
+
+    /// To a target that is known in another way.
+    pub fn spec_to(self, target: ConnInfo, again: Again) -> Result<FollowSpec> {
+        let (slot, apply) = (self.slot, self.apply);
+        Ok(FollowSpec {
+            source: self.connections.required(Side::Source)?,
+            target,
+            dir: self.dir.dir.clone(),
+            plugin: slot.plugin,
+            slot_name: slot.slot_name.clone(),
+            origin: slot.origin.clone(),
+            endpos: apply.endpos,
+            apply_mode: apply.apply_mode,
+            replay_no_op_updates: apply.replay_no_op_updates,
+            keep_files: apply.keep_cdc_files,
+            cdc_max_size: apply.cdc_max_size,
+            when_full: self.room.when_full(),
+            filters: self.filters.read()?,
+            restart: again.restart,
+            resume: again.resume,
+        })
+    }
 }
 
 /// The first of the slot's options that was typed: without --follow they mean nothing.

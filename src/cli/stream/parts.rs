@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec_to};
-use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
+use crate::cli::follow_options::{Again, FollowingArgs};
 use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
@@ -18,17 +17,7 @@ use crate::workdir::cdc_location;
 #[derive(Args)]
 pub struct PartArgs {
     #[command(flatten)]
-    connections: ConnectionArgs,
-    #[command(flatten)]
-    dir: DirArgs,
-    #[command(flatten)]
-    slot: SlotArgs,
-    #[command(flatten)]
-    apply: ApplyArgs,
-    #[command(flatten)]
-    room: RoomArgs,
-    #[command(flatten)]
-    filters: FilterArgs,
+    following: FollowingArgs,
     /// Go on with files that are there; it is done anyway
     #[arg(long)]
     resume: bool,
@@ -36,38 +25,29 @@ pub struct PartArgs {
 
 impl PartArgs {
     fn spec(&self) -> Result<FollowSpec> {
-        self.spec_to(self.connections.required(Side::Target)?)
+        self.following.taken().spec(AGAIN)
     }
 
     /// For what reads the source only: once a setup has noted the target, it need not be named.
     fn spec_on_source(&self) -> Result<FollowSpec> {
-        if let Some(target) = self.connections.optional(Side::Target)? {
-            return self.spec_to(target);
+        if let Some(target) = self.following.connections.optional(Side::Target)? {
+            return self.following.taken().spec_to(target, AGAIN);
         }
-        let noted = setup::noted(&cdc_location(self.dir.dir.as_deref()))?.ok_or_else(|| {
+        let dir = self.following.dir.dir.as_deref();
+        let noted = setup::noted(&cdc_location(dir))?.ok_or_else(|| {
             Error::usage("no target database given, and none was set up for in this work directory")
                 .with_hint("Run \"pgcopydb stream setup\" first, or use --target.")
         })?;
-        self.spec_to(ConnInfo::parse(Side::Target, &noted.target)?)
-    }
-
-    fn spec_to(&self, target: ConnInfo) -> Result<FollowSpec> {
-        let again = Again {
-            restart: false,
-            resume: true,
-        };
-        follow_spec_to(
-            target,
-            &self.connections,
-            &self.dir,
-            &self.slot,
-            &self.apply,
-            &self.room,
-            self.filters.read()?,
-            again,
-        )
+        let target = ConnInfo::parse(Side::Target, &noted.target)?;
+        self.following.taken().spec_to(target, AGAIN)
     }
 }
+
+/// A part goes on with what is there.
+const AGAIN: Again = Again {
+    restart: false,
+    resume: true,
+};
 
 /// Receive changes and transform them, into files; nothing is applied
 #[derive(Args)]
