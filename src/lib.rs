@@ -13,7 +13,8 @@
 //!   |- receive     replication stream to JSON segment files           to transform: System V queue, or pipe (live)
 //!   |- transform   JSON lines to script lines                         to apply: script files, or pipe (live)
 //!   `- apply       script lines to committed transactions             shared memory: positions
-//! pgcopydb clone --follow (parent): a clone and a follow as its children, joined by the slot's snapshot
+//! pgcopydb clone --follow (parent): a clone and a follow as its children, joined by the slot's snapshot; after a resume in
+//!                                   another one the clone runs twice, the second time once changes are applied that far
 //! ```
 //!
 //! The parent blocks, has one thread and forks; workers leave through `_exit`. They share nothing but what they inherited
@@ -26,7 +27,7 @@
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
 //! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`instance`]: all databases of one; [`check`]: whether they can work; [`report`]: how far they are; [`compare`]: source against target |
-//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
+//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between; [`watch`]: who waits for whom |
 //! | knowledge | [`catalog`]: what exists; [`filter`]: what is meant; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
 //! | system | [`sys`]: the only `unsafe`: processes, signals, queues, durable files |
@@ -55,4 +56,5 @@ pub mod size;
 pub mod snapshot;
 pub mod stream;
 pub mod sys;
+pub mod watch;
 pub mod workdir;

@@ -33,6 +33,8 @@ mod follow_rows;
 mod follow_sources;
 mod follow_space;
 mod follow_versions;
+mod hangs;
+mod hostile_names;
 mod instance;
 mod large_objects;
 mod layering;

@@ -483,3 +483,49 @@ fn without_its_slot_a_copy_is_not_resumed() {
     assert!(outcome.stderr.contains("--restart"), "{}", outcome.stderr);
     following.clean_up();
 }
+
+/// Nothing of them can be copied any more, and nobody misses their rows.
+#[test]
+fn a_table_that_is_dropped_before_it_is_copied_does_no_harm() {
+    let following = killed_at_the_gates(shared(Version::Debian15), "pgoutput");
+    following.source.psql(
+        &following.db,
+        "alter table early drop column last_id; update last set v = 'in vain'; drop table last",
+    );
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    following.target.psql(
+        &following.copy,
+        "alter table early drop column last_id; drop table last",
+    );
+    let outcome = following.cut_over(run, TOLD);
+    assert!(
+        outcome
+            .stderr
+            .contains("table \"public\".\"last\" was dropped or renamed on the source"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+/// Killed before the first row is copied, each time: nothing is as of the slot's own position then.
+#[test]
+fn killed_before_any_row_is_copied_it_goes_on() {
+    let following = Following::of(shared(Version::Debian15), "test_decoding", TABLES);
+    for (round, point) in [
+        "clone.after_dump=kill",
+        "clone.before_restore_pre=kill",
+        "clone.after_restore_pre=kill",
+        "copy.started@copy worker=kill",
+    ]
+    .iter()
+    .enumerate()
+    {
+        resume_until(&following, point);
+        change(&following, 1 + round as i32);
+    }
+    let mut run = following.resume(&[]);
+    following.wait_for_mark(&mut run);
+    refresh_both(&following);
+    following.cut_over(run, TOLD);
+}

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::follow_options::{Again, FollowingArgs};
+use super::follow_options::{Again, ApplyArgs, How, SlotArgs, follow_spec};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, HangArgs, RoomArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -16,7 +17,19 @@ sentinel allows it (\"stream sentinel set apply\"), until its end position (\"st
 Example: pgcopydb follow --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop --plugin pgoutput --resume")]
 pub struct FollowArgs {
     #[command(flatten)]
-    following: FollowingArgs,
+    connections: ConnectionArgs,
+    #[command(flatten)]
+    dir: DirArgs,
+    #[command(flatten)]
+    slot: SlotArgs,
+    #[command(flatten)]
+    apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
+    #[command(flatten)]
+    hangs: HangArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
     restart: bool,
@@ -30,7 +43,17 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = args.following.taken().spec(again)?;
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.filters.read()?,
+        again,
+    };
+    let mut spec = follow_spec(&args.connections, how)?;
+    spec.stall_timeout = args.hangs.stall_timeout();
+    spec.lock_timeout = args.hangs.lock_timeout();
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

@@ -1,11 +1,14 @@
 //! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
 //! opened here.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs, parse_flag};
+use super::options::{ConnectionArgs, DirArgs, RoomArgs, parse_flag};
 use crate::error::{Result, Side};
+use crate::filter::Filters;
 use crate::follow::FollowSpec;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
@@ -70,76 +73,53 @@ pub struct Again {
     pub resume: bool,
 }
 
-/// What `follow` and the parts of follow take.
-#[derive(Args)]
-pub struct FollowingArgs {
-    #[command(flatten)]
-    pub connections: ConnectionArgs,
-    #[command(flatten)]
-    pub dir: DirArgs,
-    #[command(flatten)]
-    slot: SlotArgs,
-    #[command(flatten)]
-    apply: ApplyArgs,
-    #[command(flatten)]
-    room: RoomArgs,
-    #[command(flatten)]
-    filters: FilterArgs,
-}
-
-impl FollowingArgs {
-    pub fn taken(&self) -> Taken<'_> {
-        Taken {
-            connections: &self.connections,
-            dir: &self.dir,
-            slot: &self.slot,
-            apply: &self.apply,
-            room: &self.room,
-            filters: &self.filters,
-        }
-    }
-}
-
-/// The same, also as `clone --follow` has it among its own: read in one way.
-#[derive(Clone, Copy)]
-pub struct Taken<'a> {
-    pub connections: &'a ConnectionArgs,
+/// The groups of options that say what is followed, and how.
+pub struct How<'a> {
     pub dir: &'a DirArgs,
     pub slot: &'a SlotArgs,
     pub apply: &'a ApplyArgs,
     pub room: &'a RoomArgs,
-    pub filters: &'a FilterArgs,
+    pub filters: Option<Filters>,
+    pub again: Again,
 }
 
-impl Taken<'_> {
-    pub fn spec(self, again: Again) -> Result<FollowSpec> {
-        // In the order in which a user names them.
-        self.connections.required(Side::Source)?;
-        let target = self.connections.required(Side::Target)?;
-        self.spec_to(target, again)
-    }
+/// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
+pub fn follow_spec(connections: &ConnectionArgs, how: How<'_>) -> Result<FollowSpec> {
+    // In the order in which a user names them.
+    let source = connections.required(Side::Source)?;
+    follow_spec_to(source, connections.required(Side::Target)?, how)
+}
 
-    /// To a target that is known in another way.
-    pub fn spec_to(self, target: ConnInfo, again: Again) -> Result<FollowSpec> {
-        let (slot, apply) = (self.slot, self.apply);
-        Ok(FollowSpec {
-            source: self.connections.required(Side::Source)?,
-            target,
-            dir: self.dir.dir.clone(),
-            plugin: slot.plugin,
-            slot_name: slot.slot_name.clone(),
-            origin: slot.origin.clone(),
-            endpos: apply.endpos,
-            apply_mode: apply.apply_mode,
-            replay_no_op_updates: apply.replay_no_op_updates,
-            keep_files: apply.keep_cdc_files,
-            cdc_max_size: apply.cdc_max_size,
-            when_full: self.room.when_full(),
-            filters: self.filters.read()?,
-            restart: again.restart,
-            resume: again.resume,
-        })
-    }
+/// The same, to a target that is known in another way.
+pub fn follow_spec_to(source: ConnInfo, target: ConnInfo, how: How<'_>) -> Result<FollowSpec> {
+    let How {
+        dir,
+        slot,
+        apply,
+        room,
+        filters,
+        again,
+    } = how;
+    Ok(FollowSpec {
+        source,
+        target,
+        dir: dir.dir.clone(),
+        plugin: slot.plugin,
+        slot_name: slot.slot_name.clone(),
+        origin: slot.origin.clone(),
+        endpos: apply.endpos,
+        apply_mode: apply.apply_mode,
+        replay_no_op_updates: apply.replay_no_op_updates,
+        keep_files: apply.keep_cdc_files,
+        cdc_max_size: apply.cdc_max_size,
+        when_full: room.when_full(),
+        // Not of the parts of follow that are commands of their own, which somebody watches.
+        stall_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
+        filters,
+        restart: again.restart,
+        resume: again.resume,
+    })
 }
 
 /// The first of the slot's options that was typed: without --follow they mean nothing.
@@ -167,7 +147,10 @@ fn parse_slot_name(text: &str) -> std::result::Result<String, String> {
 
 fn parse_origin(text: &str) -> std::result::Result<String, String> {
     match text.is_empty() || text.starts_with("pg_") || text.contains(char::is_control) {
-        true => Err("a name that does not begin with \"pg_\" is needed".to_owned()),
+        true => Err(
+            "a name without control characters that does not begin with \"pg_\" is needed"
+                .to_owned(),
+        ),
         false => Ok(text.to_owned()),
     }
 }

@@ -103,10 +103,11 @@ fn run_pg_restore(
 ) -> Result<ProgramOutcome> {
     let (workdir, spec) = (clone.workdir, clone.spec);
     let mut settings = format!(
-        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
+        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout={} \
          -c idle_in_transaction_session_timeout=0 \
          -c default_transaction_read_only=off",
-        spec.maintenance_work_mem
+        spec.maintenance_work_mem,
+        spec.lock_timeout.as_millis()
     );
     let target = clone.target()?;
     if target.version >= 140_000 {

@@ -63,6 +63,11 @@ impl Job {
         }))
     }
 
+    /// By which its sessions are known.
+    pub fn run_name(&self) -> &RunName {
+        &self.run.name
+    }
+
     /// End what this run may have left on the servers. Best effort.
     pub fn end_backends(&self) {
         begin::end_backends(&self.spec, &[&self.run.name]);

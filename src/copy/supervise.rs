@@ -210,6 +210,9 @@ pub fn run(
     if result.is_err() {
         log_failures(&run.workers.stop());
     }
+    drop((run, feeds, live));
+    // The queues first: whoever is killed between the two must leave a note of what is there.
+    drop(pool);
     home.forget_queues()?;
     result
 }

@@ -58,10 +58,13 @@ impl Meet {
         self.at.is_some() && self.is_met
     }
 
-    /// The end position is reached, and it is not before the point.
-    pub fn reached_end(&mut self) -> Result<()> {
+    /// The end position is reached: the point is met, unless it lies behind. The end may have been set after the last look.
+    pub fn reached_end(&mut self, positions: &Positions) -> Result<()> {
         match self.at {
-            Some(at) if !self.is_met => self.note_met(at),
+            Some(at) if !self.is_met => {
+                check_end(positions.reached(), at)?;
+                self.note_met(at)
+            }
             _ => Ok(()),
         }
     }
@@ -145,6 +148,21 @@ mod tests {
         meeting::forget(dir.path()).unwrap();
         assert!(!meet.look(&positions, true).unwrap());
         assert!(!meet.holds());
+    }
+
+    #[test]
+    fn an_end_that_came_between_two_looks_is_refused_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let positions = Positions::create().unwrap();
+        let mut meet = Meet::new(dir.path());
+        meeting_at(dir.path(), AT);
+        meet.look(&positions, true).unwrap();
+        positions.set_reached(Lsn(99));
+        assert!(meet.reached_end(&positions).is_err());
+        assert!(!meeting::is_over(dir.path()).unwrap());
+        positions.set_reached(AT);
+        meet.reached_end(&positions).unwrap();
+        assert!(meeting::is_over(dir.path()).unwrap());
     }
 
     #[test]

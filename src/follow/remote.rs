@@ -152,8 +152,8 @@ impl Remote {
     }
 
     /// The end position is reached: what waits for an earlier position need not wait any more.
-    pub fn reached_end(&mut self) -> Result<()> {
-        self.meet.reached_end()
+    pub fn reached_end(&mut self, positions: &Positions) -> Result<()> {
+        self.meet.reached_end(positions)
     }
 
     /// Exchange, if it is time to; whether it was. The source may be away: that is said once and tried again.

@@ -91,6 +91,8 @@ impl Trio<'_> {
         if event.is_ok() {
             self.end_collecting(workers, &queue)?;
         }
+        // Before its note, which is all that a later run knows of it.
+        drop(queue);
         self.workdir.forget_follow_queue()?;
         event
     }

@@ -175,6 +175,7 @@ fn restore_from(path: &Path, target: &ConnInfo, shutdown: &Shutdown) -> Result<(
     let settings = TargetSettings {
         // No index is built here.
         maintenance_work_mem: "64kB".to_string(),
+        ..TargetSettings::default()
     };
     let mut connection = open_target(&target, APPLICATION_NAME, &settings, shutdown)?;
     create(&script, &mut connection)

@@ -382,9 +382,7 @@ pub fn refuse_slot_without_snapshot(spec: &SetupSpec, shutdown: &Shutdown) -> Re
 }
 
 pub(super) fn open_target_of(spec: &SetupSpec, shutdown: &Shutdown) -> Result<Connection> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     open_target(&spec.target, &spec.application_name, &settings, shutdown)
 }
 

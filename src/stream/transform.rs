@@ -164,8 +164,14 @@ impl Transform {
                 self.begin_after(*lsn);
                 Ok(())
             }
-            // Files are the process's business, which begins a script for each.
-            LogicalMessage::File { .. } => Ok(()),
+            // Files are the process's business, which begins a script for each; what goes on in the middle of one does not tell
+            // where that is.
+            LogicalMessage::File { offset, lsn, .. } => {
+                if *offset > 0 {
+                    self.begin_after(*lsn);
+                }
+                Ok(())
+            }
             LogicalMessage::Abort => {
                 self.abort();
                 Ok(())

@@ -554,6 +554,8 @@ mod tests {
         workdir.write_part_done(&part(1)).unwrap();
         assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         workdir.write_part_done(&part(2)).unwrap();
+        // Copied again in another snapshot, where none of them is done yet.
+        assert!(!workdir.complete_parts(7, 2, "later").unwrap());
         assert!(workdir.complete_parts(7, 2, "s").unwrap());
         assert!(!workdir.complete_parts(7, 2, "s").unwrap());
         let whole: TableDone = super::done::read(&workdir.paths.table_done(7))

@@ -71,7 +71,8 @@ fn talk(mut connection: Connection, kind: u8) -> Result<()> {
             copy.finish().map(drop)
         }
         2 => {
-            let mut copy = connection.copy_in("COPY t FROM STDIN")?;
+            let mut copy =
+                connection.copy_in("COPY t FROM STDIN", &mut |row| row.bool(0).map(drop))?;
             copy.write(b"d\0\0\0\x07a\t1\n")?;
             copy.finish().map(drop)
         }

@@ -75,7 +75,7 @@ pub fn run(target: &Target) {
     setrlimit(
         Resource::RLIMIT_AS,
         address_space() + MEMORY_BYTES,
-        u64::MAX.min(address_space() + MEMORY_BYTES),
+        address_space() + MEMORY_BYTES,
     )
     .unwrap();
     std::env::set_current_dir(&dir).unwrap();

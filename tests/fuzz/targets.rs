@@ -25,6 +25,7 @@ use pgcopydb::stream::transform::Transform;
 use pgcopydb::sys::process::ExitReason;
 use pgcopydb::workdir::done::{self, Failure, Pieces, StepDone, TableDone};
 use pgcopydb::workdir::live;
+use pgcopydb::workdir::paths::Paths;
 use serde::de::DeserializeOwned;
 
 use crate::frames;
@@ -389,7 +390,12 @@ fn segment_files(input: &[u8]) {
     }
     let path = dir.join("000000010000000000000001.json");
     std::fs::write(&path, input).unwrap();
-    let _ = live::read(&path);
+    let workers = Paths::new(dir).workers();
+    if let Some(above) = workers.parent() {
+        std::fs::create_dir_all(above).unwrap();
+    }
+    std::fs::write(&workers, input).unwrap();
+    let _ = live::read(&Paths::new(dir));
 }
 
 fn as_script(lines: &[u8]) -> Vec<u8> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::follow_options::{Again, FollowingArgs};
+use crate::cli::follow_options::{Again, ApplyArgs, How, SlotArgs, follow_spec_to};
+use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
 use crate::follow::parts::{self, Script};
@@ -17,7 +18,17 @@ use crate::workdir::cdc_location;
 #[derive(Args)]
 pub struct PartArgs {
     #[command(flatten)]
-    following: FollowingArgs,
+    connections: ConnectionArgs,
+    #[command(flatten)]
+    dir: DirArgs,
+    #[command(flatten)]
+    slot: SlotArgs,
+    #[command(flatten)]
+    apply: ApplyArgs,
+    #[command(flatten)]
+    room: RoomArgs,
+    #[command(flatten)]
+    filters: FilterArgs,
     /// Go on with files that are there; it is done anyway
     #[arg(long)]
     resume: bool,
@@ -25,29 +36,37 @@ pub struct PartArgs {
 
 impl PartArgs {
     fn spec(&self) -> Result<FollowSpec> {
-        self.following.taken().spec(AGAIN)
+        self.spec_to(self.connections.required(Side::Target)?)
     }
 
     /// For what reads the source only: once a setup has noted the target, it need not be named.
     fn spec_on_source(&self) -> Result<FollowSpec> {
-        if let Some(target) = self.following.connections.optional(Side::Target)? {
-            return self.following.taken().spec_to(target, AGAIN);
+        if let Some(target) = self.connections.optional(Side::Target)? {
+            return self.spec_to(target);
         }
-        let dir = self.following.dir.dir.as_deref();
-        let noted = setup::noted(&cdc_location(dir))?.ok_or_else(|| {
+        let noted = setup::noted(&cdc_location(self.dir.dir.as_deref()))?.ok_or_else(|| {
             Error::usage("no target database given, and none was set up for in this work directory")
                 .with_hint("Run \"pgcopydb stream setup\" first, or use --target.")
         })?;
-        let target = ConnInfo::parse(Side::Target, &noted.target)?;
-        self.following.taken().spec_to(target, AGAIN)
+        self.spec_to(ConnInfo::parse(Side::Target, &noted.target)?)
+    }
+
+    fn spec_to(&self, target: ConnInfo) -> Result<FollowSpec> {
+        let again = Again {
+            restart: false,
+            resume: true,
+        };
+        let how = How {
+            dir: &self.dir,
+            slot: &self.slot,
+            apply: &self.apply,
+            room: &self.room,
+            filters: self.filters.read()?,
+            again,
+        };
+        follow_spec_to(self.connections.required(Side::Source)?, target, how)
     }
 }
-
-/// A part goes on with what is there.
-const AGAIN: Again = Again {
-    restart: false,
-    resume: true,
-};
 
 /// Receive changes and transform them, into files; nothing is applied
 #[derive(Args)]

@@ -90,6 +90,8 @@ pub struct ApplySpec {
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
     pub when_full: WhenFull,
+    /// How long a statement may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
     /// Where the files of the follow are.
     pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.

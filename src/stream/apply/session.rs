@@ -61,7 +61,8 @@ impl Session {
     /// Connect and take the origin. Returns the session and the position of the last transaction that is applied.
     pub fn open(spec: &ApplySpec, shutdown: &Shutdown) -> Result<(Session, Lsn)> {
         let settings = TargetSettings {
-            maintenance_work_mem: "64MB".to_owned(),
+            lock_timeout: spec.lock_timeout,
+            ..TargetSettings::default()
         };
         let mut connection =
             open_target(&spec.target, &spec.application_name, &settings, shutdown)?;
