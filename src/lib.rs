@@ -27,7 +27,7 @@
 //! |---|---|
 //! | command line | [`cli`]: options to a spec, errors to an exit code |
 //! | stories | [`clone`]: the phases, top to bottom; [`roles`], [`extensions`]: before anything else; [`follow`]: the modes, and both together; [`instance`]: all databases of one; [`check`]: whether they can work; [`report`]: how far they are; [`compare`]: source against target |
-//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between |
+//! | engines | [`copy`]: rows, indexes, large objects, sequences; [`stream`]: changes; [`dump`]: pg_dump, pg_restore and the archive between; [`watch`]: who waits for whom |
 //! | knowledge | [`catalog`]: what exists; [`filter`]: what is meant; [`snapshot`]: export, hold, import; [`sentinel`]: the remote control; [`workdir`]: what is on disk |
 //! | servers | [`pg`]: conninfo, TLS, the wire protocol, session settings |
 //! | system | [`sys`]: the only `unsafe`: processes, signals, queues, durable files |
@@ -56,4 +56,5 @@ pub mod size;
 pub mod snapshot;
 pub mod stream;
 pub mod sys;
+pub mod watch;
 pub mod workdir;

@@ -6,6 +6,7 @@
 //! PGCOPYDB_LOG_FILENAME (a file to append to as well), PGCOPYDB_LOG_JSON_FILE (JSON lines in that file; the name of a
 //! second file is understood, too).
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Write};
@@ -256,7 +257,8 @@ fn open(path: &str) -> Result<File> {
         .with_context(|| format!("could not open log file \"{path}\""))
 }
 
-/// Each line of a message on its own, so that every line of a log file can be filtered by pid and level.
+/// Each line of a message on its own, so that every line of a log file can be filtered by pid and level. Names and server
+/// messages are foreign text: what would drive a terminal is shown instead.
 fn text_lines<'a>(
     time: &str,
     severity: Severity,
@@ -266,7 +268,22 @@ fn text_lines<'a>(
     message
         .trim_end_matches('\n')
         .split('\n')
-        .map(move |line| format!("{head} {line}\n"))
+        .map(move |line| format!("{head} {}\n", tame(line)))
+}
+
+fn tame(line: &str) -> Cow<'_, str> {
+    let is_wild = |c: char| c.is_control() && c != '\t';
+    if !line.contains(is_wild) {
+        return Cow::Borrowed(line);
+    }
+    let mut shown = String::with_capacity(line.len() + 8);
+    for c in line.chars() {
+        match is_wild(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
 }
 
 fn json_line(
@@ -365,6 +382,18 @@ mod tests {
             let text = std::fs::read_to_string(&path).unwrap();
             assert!(text.starts_with(start) && text.contains("hello"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_does_not_drive_the_terminal() {
+        let lines = text_lines(
+            "now",
+            Severity::Info,
+            "a \u{1b}[31m\r\tb\nc\u{7f}\u{9b}\u{e4}",
+        );
+        let lines: Vec<String> = lines.collect();
+        assert!(lines[0].ends_with("a \\u{1b}[31m\\r\tb\n"), "{lines:?}");
+        assert!(lines[1].ends_with("c\\u{7f}\\u{9b}\u{e4}\n"), "{lines:?}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::ident::quote_literal;
 use crate::lsn::Lsn;
 use crate::pg::wire::Connection;
 use crate::sys::durable::{LockFile, Sync, write_atomic};
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 
 /// How far a follow is. The meaning of each is the server's, in pg_stat_replication.
@@ -106,6 +107,7 @@ impl Sentinel {
             );
             return Ok(Sentinel::File { path, connection });
         }
+        failpoint("sentinel.before_create")?;
         // With a primary key, so that a publication for all tables that is made later does not refuse our updates.
         connection
             .execute(&format!(
@@ -117,6 +119,7 @@ impl Sentinel {
                  INSERT INTO {SCHEMA}.sentinel (startpos) VALUES ('{startpos}'); COMMIT"
             ))
             .context("could not create table \"pgcopydb\".\"sentinel\" on the source")?;
+        failpoint("sentinel.after_create")?;
         Ok(Sentinel::Table(connection))
     }
 
@@ -146,7 +149,7 @@ impl Sentinel {
                 quote_literal(&format!("{MARK}{slot_name}"))
             ))
             .context("could not mark table \"pgcopydb\".\"sentinel\" on the source")?;
-        Ok(())
+        failpoint("sentinel.after_mark")
     }
 
     /// The slot that the table on the source is marked with.
@@ -173,6 +176,7 @@ impl Sentinel {
             connection
                 .execute(&format!("DROP TABLE IF EXISTS {SCHEMA}.sentinel"))
                 .context("could not drop table \"pgcopydb\".\"sentinel\" on the source")?;
+            failpoint("sentinel.after_drop")?;
         }
         Ok(had_file || had_table)
     }
@@ -236,10 +240,13 @@ impl Sentinel {
     }
 
     pub fn set_apply(&mut self, apply: bool) -> Result<()> {
-        self.change(&format!("apply = {apply}"), |row| row.apply = apply)
+        failpoint("sentinel.before_apply")?;
+        self.change(&format!("apply = {apply}"), |row| row.apply = apply)?;
+        failpoint("sentinel.after_apply")
     }
 
     pub fn set_reached(&mut self, reached: &Reached) -> Result<()> {
+        failpoint("sentinel.before_reached")?;
         let Reached {
             write_lsn,
             flush_lsn,
@@ -250,7 +257,8 @@ impl Sentinel {
         );
         self.change(&sql, |row| {
             (row.write_lsn, row.flush_lsn, row.replay_lsn) = (write_lsn, flush_lsn, replay_lsn);
-        })
+        })?;
+        failpoint("sentinel.after_reached")
     }
 
     fn change(&mut self, sql: &str, in_file: impl FnOnce(&mut SentinelRow)) -> Result<()> {

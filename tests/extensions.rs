@@ -176,10 +176,13 @@ fn configuration_comes_with_its_extension() {
     let (scene, copy) = (Scene::new(), cluster.new_db("to"));
     let (from, to) = (cluster.uri(&db), cluster.uri(&copy));
     // Killed before it is done, there is nothing of one; killed after it, it is whole, and the next run goes on behind it.
-    for (point, there) in [("before_commit", ""), ("after_one", "shop_base 1 shop")] {
+    for (point, there) in [
+        ("extensions.before_commit", ""),
+        ("extensions.after_one", "shop_base 1 shop"),
+    ] {
         scene
             .command(["copy", "extensions", "--source", &from, "--target", &to])
-            .env("PGCOPYDB_FAILPOINT", format!("extensions.{point}=kill"))
+            .env("PGCOPYDB_FAILPOINT", format!("{point}=kill"))
             .run()
             .assert_signalled(nix::sys::signal::Signal::SIGKILL);
         assert_eq!(installed(&cluster, &copy), there);

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 9] = [
         "extensions",
         "instance",
     ],
-    &["copy", "stream"],
+    &["copy", "stream", "watch"],
     &["dump"],
     &["catalog", "filter", "snapshot", "sentinel", "workdir"],
     &["pg"],
@@ -28,11 +28,13 @@ const LAYERS: [&[&str]; 9] = [
 ];
 
 /// Exceptions to "not each other": pairs that may import in this direction. A snapshot is noted in the work directory.
-const WITHIN_LAYER: [(&str, &str); 11] = [
+const WITHIN_LAYER: [(&str, &str); 13] = [
     // Every database of an instance is a clone of its own.
     ("instance", "clone"),
     ("instance", "follow"),
     ("instance", "roles"),
+    ("instance", "check"),
+    ("instance", "report"),
     // The online migration is both stories.
     ("follow", "clone"),
     // Both begin with the checks.

@@ -1,84 +1,16 @@
-//! A run that ends at any of its durable steps is resumed to the same end: every row once, and what is complete is not
-//! touched again.
+//! What a run needs to be resumed, and what it makes of files that are torn: every row once, and what is complete is not
+//! touched again. That it may end at any of its durable steps is the sweep's.
 
 use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pgcopydb::ident::quote_literal;
-use pgcopydb::workdir::done::{TableDone, read_directory};
 
 use crate::support::cluster::{shared_source, shared_target};
 use crate::support::cmd::Scene;
 use crate::support::compare::assert_same;
-use crate::support::interrupted::{Pair, SPLIT, new_work};
-use crate::support::{leftovers, wait_until};
-
-/// Walks the list of all fault points, so that a new one cannot be forgotten.
-#[track_caller]
-fn resumes_after_each_fault_point(action: &str) {
-    let db = new_work(shared_source());
-    for point in pgcopydb::sys::failpoint::ALL {
-        let pair = Pair::to_new_copy(shared_source(), shared_target(), &db);
-        let scene = Scene::new();
-        let failed = pair
-            .clone(&scene, &SPLIT)
-            .env("PGCOPYDB_FAILPOINT", format!("{point}={action}"))
-            .run();
-        let log = &failed.stderr;
-        assert!(!failed.status.success(), "{point} was not reached:\n{log}");
-        assert!(failed.elapsed < Duration::from_secs(20), "{point}: {log}");
-        if action == "error" {
-            assert!(log.contains(&format!("fault point {point}")), "{log}");
-        }
-        leftovers::assert_no_process(|| scene.processes());
-        pair.assert_no_backend();
-        let complete = complete_tables(&pair, &scene);
-        let resumed = pair.resume(&scene, &SPLIT);
-        pair.assert_whole(&scene, &resumed);
-        leftovers::assert_no_queue(&failed.pids);
-        let now = complete_tables(&pair, &scene);
-        for table in complete {
-            assert!(
-                now.contains(&table),
-                "{point}: {table:?}\n{}",
-                resumed.stderr
-            );
-        }
-        let again = pair
-            .clone(&scene, &[&SPLIT[..], &["--resume"]].concat())
-            .run();
-        assert!(
-            again.stderr.contains("nothing to do"),
-            "{point}: {}",
-            again.stderr
-        );
-    }
-}
-
-/// Done-files of complete tables, each with the file that holds the rows on the target.
-fn complete_tables(pair: &Pair<'_>, scene: &Scene) -> Vec<(TableDone, String)> {
-    let folder = scene.work_dir().join("run/tables");
-    let done = read_directory::<TableDone>(&folder, ".done").unwrap();
-    let complete = done.into_values().filter(|table| table.part.is_none());
-    complete
-        .map(|table| {
-            let name = quote_literal(&table.name);
-            let file = pair.copied(&format!("select pg_relation_filenode({name}::regclass)"));
-            (table, file)
-        })
-        .collect()
-}
-
-#[test]
-fn killed_at_each_fault_point_it_resumes() {
-    resumes_after_each_fault_point("kill");
-}
-
-#[test]
-fn failing_at_each_fault_point_it_resumes() {
-    resumes_after_each_fault_point("error");
-}
+use crate::support::interrupted::{Pair, SPLIT, complete_tables, new_work};
+use crate::support::wait_until;
 
 /// A power cut tears what was not synced yet: of every kind one file, each for itself. Its work is done again, beside
 /// files of its kind that are whole.

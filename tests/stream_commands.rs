@@ -2,8 +2,6 @@
 
 use std::process::{Command, Stdio};
 
-use pgcopydb::sys::failpoint::FOLLOW;
-
 use crate::support::cmd::program;
 use crate::support::following::{Following, SOON, shared};
 use crate::support::version::Version;
@@ -139,48 +137,4 @@ fn a_snapshot_that_is_held_for_a_follow() {
     outcome.assert_success(&[]);
     following.wait_for_mark(&mut run);
     following.cut_over(run, &[]);
-}
-
-/// Every fault point of a follow: killed there, resumed, and nothing is lost or doubled.
-#[test]
-fn killed_at_each_fault_point_it_resumes() {
-    for point in FOLLOW {
-        let following = Following::of(shared(Version::Pg17), "pgoutput", TABLES);
-        let run = following
-            .command(&["clone", "--follow"], &[])
-            .env("PGCOPYDB_FAILPOINT", format!("{point}=kill"))
-            .spawn();
-        // A point that is passed before changes may be applied needs none to be reached.
-        let mut run = run;
-        wait_until(SOON, "the run to be killed at its fault point", || {
-            let sql = "insert into t select max(id) + 1, 'more' from t";
-            following.source.psql(&following.db, sql);
-            if *point == "receive.after_file" || *point == "transform.after_file" {
-                following
-                    .source
-                    .psql(&following.db, "select pg_switch_wal()");
-            }
-            !run.is_running()
-        });
-        let outcome = run.wait_deadline(SOON);
-        assert!(!outcome.status.success(), "{point}: {}", outcome.stderr);
-        following.scene.assert_nothing_left(&outcome);
-        if following.is_apply_enabled() {
-            let mut run = following.resume(&[]);
-            following.wait_for_mark(&mut run);
-            following.cut_over(run, &[]);
-        } else {
-            // The base copy was stopped with it: its snapshot is gone.
-            let mut run = following
-                .command(&["clone", "--follow", "--restart", "--drop-if-exists"], &[])
-                .spawn();
-            // The sentinel of the first run is there until the second one has cleaned up.
-            wait_until(SOON, "live replay", || {
-                assert!(run.is_running(), "{point}: it ended:\n{}", run.stderr());
-                run.stderr().contains("replaying changes live")
-            });
-            following.wait_for_mark(&mut run);
-            following.cut_over(run, &[]);
-        }
-    }
 }

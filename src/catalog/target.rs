@@ -10,6 +10,7 @@ use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::{Connection, Row};
 
 use super::fetch::{boxed, fetch_names, opt_boxed, query_each_unlocked, unknown};
+use super::objects::Catalog;
 use super::queries;
 
 /// Tables looked into in one statement.
@@ -169,6 +170,29 @@ pub fn fetch_tables_with_rows(
         .context("could not look for rows in the tables of the target")?;
     }
     Ok(with_rows)
+}
+
+/// The configuration tables of extensions that hold rows of a user already: rows that our COPY would replace are not ours.
+pub fn fetch_filled_config_tables(
+    target: &mut Connection,
+    catalog: &Catalog,
+    found: &Target,
+) -> Result<Vec<String>> {
+    let mut filled = Vec::new();
+    for table in &catalog.tables {
+        let name = table.qualified_name();
+        let (Some(condition), Some(there)) = (
+            &table.extension_config,
+            found.table(&table.schema, &table.name),
+        ) else {
+            continue;
+        };
+        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {name} {condition})");
+        if there.may_have_rows && target.query_one(&sql)?.bool(0)? {
+            filled.push(name.to_string());
+        }
+    }
+    Ok(filled)
 }
 
 fn fetch_tables(target: &mut Connection) -> Result<Vec<TargetTable>> {

@@ -46,6 +46,20 @@ impl Needed {
             target: (table + index + large_objects + vacuum).max(restore) + 1 + following,
         }
     }
+
+    /// Of all databases of an instance together. The workers are shared; each database has the holder of its snapshot, and
+    /// what follows it. A few are prepared at a time, each with a pg_dump and a transaction in its snapshot, and one is
+    /// restored beside the workers.
+    pub fn of_instance(jobs: &Jobs, databases: u64, follows: bool) -> Needed {
+        let alone = Needed::of(jobs, false);
+        let restore = u64::from(jobs.restore);
+        let lanes = restore.min(databases);
+        let following = if follows { 2 * databases } else { 0 };
+        Needed {
+            source: (alone.source - 1).max(2 * lanes) + databases + 2 + following,
+            target: alone.target + restore + 1 + following,
+        }
+    }
 }
 
 pub fn decide(source: &Server, target: &Server, needed: Needed) -> Vec<Finding> {
@@ -56,7 +70,7 @@ pub fn decide(source: &Server, target: &Server, needed: Needed) -> Vec<Finding> 
     ]
 }
 
-fn connections(server: &Server, needed: Needed) -> Finding {
+pub fn connections(server: &Server, needed: Needed) -> Finding {
     let (id, side) = ("connections", server.side);
     let needed = match side {
         Side::Source => needed.source,
@@ -245,6 +259,10 @@ mod tests {
             true,
         );
         assert_eq!((needed.source, needed.target), (11, 67));
+        let needed = Needed::of_instance(&JOBS, 100, false);
+        assert_eq!((needed.source, needed.target), (110, 22));
+        let needed = Needed::of_instance(&JOBS, 100, true);
+        assert_eq!((needed.source, needed.target), (310, 222));
     }
 
     #[test]

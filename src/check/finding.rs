@@ -127,6 +127,12 @@ impl Finding {
         self
     }
 
+    /// Put what it is about in front of the reason.
+    pub fn context(mut self, what: &str) -> Finding {
+        self.reason = format!("{what}: {}", self.reason);
+        self
+    }
+
     /// The reason with the names.
     pub fn line(&self) -> String {
         match self.objects.is_empty() {

@@ -6,6 +6,7 @@
 mod capacity;
 mod finding;
 mod following;
+mod instance;
 mod objects;
 mod report;
 mod rights;
@@ -16,6 +17,7 @@ mod spec;
 mod target_objects;
 
 pub use finding::{Report, Verdict};
+pub use instance::{InstanceNeeds, instance, run_instance};
 pub use report::{json, text};
 pub use servers::{NEWEST_MAJOR, OLDEST_MAJOR};
 pub use spec::{CheckSpec, Jobs, Scope};
@@ -177,9 +179,7 @@ pub fn objects(
 /// The same with the source's objects as they are now, for a clone whose snapshot comes with a slot that is not made yet.
 pub fn objects_now(spec: &CheckSpec, begun: &Begun, shutdown: &Shutdown) -> Result<()> {
     let (catalog, finding) = fetch_catalog(spec, shutdown)?;
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(spec.target()?, NAME, &settings, shutdown)?;
     let there = target_objects::fetch(&mut target, &catalog)?;
     let both = (begun.source.server.clone(), begun.target.clone());
@@ -204,7 +204,8 @@ pub fn begin_follow(source: &mut Connection, target: &mut Connection) -> Result<
     refuse(&report)
 }
 
-fn refuse(report: &Report) -> Result<()> {
+/// What fails is an error.
+pub fn refuse(report: &Report) -> Result<()> {
     report.refusal().map_or(Ok(()), Err)
 }
 

@@ -45,7 +45,8 @@ impl TargetObjects {
 
 pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects> {
     let found = catalog::target::fetch(target)?;
-    let filled_config_tables = fetch_filled_config_tables(target, catalog, &found)?;
+    let filled_config_tables =
+        catalog::target::fetch_filled_config_tables(target, catalog, &found)?;
     let version = target.server_version();
     Ok(TargetObjects {
         schemas_of_others: schemas_of_others(target)?,
@@ -125,27 +126,4 @@ fn fetch_offers(target: &mut Connection) -> Result<Vec<Offer>> {
             })
         })
         .collect()
-}
-
-/// The configuration tables of an extension that the target has already: rows that our COPY would replace are not ours.
-fn fetch_filled_config_tables(
-    target: &mut Connection,
-    catalog: &Catalog,
-    found: &Target,
-) -> Result<Vec<String>> {
-    let mut filled = Vec::new();
-    for table in &catalog.tables {
-        let name = table.qualified_name();
-        let (Some(condition), Some(there)) = (
-            &table.extension_config,
-            found.table(&table.schema, &table.name),
-        ) else {
-            continue;
-        };
-        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {name} {condition})");
-        if there.may_have_rows && target.query_one(&sql)?.bool(0)? {
-            filled.push(name.to_string());
-        }
-    }
-    Ok(filled)
 }

@@ -8,6 +8,7 @@ use super::options::{ConnectionArgs, DirArgs, FilterArgs, JobArgs, parse_flag};
 use super::stdout;
 use crate::check::{self, CheckSpec, Scope, Verdict};
 use crate::error::{Error, Result, Side};
+use crate::instance;
 use crate::stream::setup::SetupSpec;
 use crate::sys::signal::Shutdown;
 use crate::workdir::cdc_location;
@@ -19,6 +20,9 @@ Looks at versions, programs, rights, roles, extensions, encodings, limits and, w
 changes needs. Nothing is changed on either server and nothing is written. Each line is PASS, WARN or FAIL; for the last \
 two it says what mends it. The exit code is 0 unless something fails; then it is the one that a clone would end with.
 
+With --all-databases the two URIs name any database of each server: what all databases take together is added up, and each \
+database that the target has already is looked at by itself.
+
 With --json: verdict, exit_code, passed, warnings, failures, and findings, a list of id, group, verdict, side, objects, \
 reason and fix.
 
@@ -27,6 +31,9 @@ pub struct CheckArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Check what a clone of all databases needs: connections, slots and senders are added up
+    #[arg(long)]
+    all_databases: bool,
     /// Also check what replaying the source's changes needs
     #[arg(short = 'f', long)]
     follow: bool,
@@ -72,10 +79,13 @@ struct CheckScopeArgs {
 }
 
 pub fn run(args: CheckArgs, given: &Given) -> Result<()> {
-    let is_json = args.json;
+    let (is_json, all_databases) = (args.json, args.all_databases);
     let spec = validate(args, given)?;
     let shutdown = Shutdown::install()?;
-    let report = check::run(&spec, &shutdown)?;
+    let report = match all_databases {
+        true => instance::check(&spec, &shutdown)?,
+        false => check::run(&spec, &shutdown)?,
+    };
     match is_json {
         true => stdout::print_line(&check::json(&report)?)?,
         false => stdout::print(&check::text(&report))?,

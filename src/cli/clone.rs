@@ -4,10 +4,11 @@
 use clap::Args;
 
 use super::extensions::RequirementsArgs;
-use super::follow_options::{self, Again, ApplyArgs, SlotArgs, typed_slot_option};
+use super::follow_options::{self, Again, ApplyArgs, How, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{
-    ConnectionArgs, DirArgs, FilterArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, RoomArgs, SnapshotIdArgs, SplitArgs,
+    parse_flag,
 };
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
@@ -25,6 +26,15 @@ Both databases must exist and the target must hold none of the objects yet. Sche
 read in one snapshot of the source; indexes are built as soon as their table is complete. A run that ended early \
 carries on with --resume. With --follow that is consistent also when the snapshot is gone: complete tables stay, the others are \
 copied as of a later position, and changes that they hold are skipped.
+
+With --all-databases the two URIs name any database of each server. Databases that the target lacks are made there with the \
+source's encoding, locale, owner, privileges and settings; then one pool of --table-jobs, --index-jobs, --vacuum-jobs and \
+--large-objects-jobs workers copies the tables of all databases, the largest first. No consistency across databases is \
+promised: each is copied as of a moment of its own, and followed from there, with a snapshot, slot, origin (their names end in \
+the database's oid), sentinel and folder (DIR/databases/NAME) of its own. A database that fails is listed at the end, does not \
+keep the others from being copied, and makes the exit code non-zero; --resume tries it again. --restore-jobs is how many \
+databases are prepared, and finished after the workers, at a time. pgcopydb list progress, stream sentinel get and set, and \
+stream cleanup --all-databases know the directory.
 
 Example: pgcopydb clone --source postgres://me@old/shop --target postgres://me@new/shop --jobs 8")]
 pub struct CloneArgs {
@@ -121,6 +131,8 @@ struct WorkArgs {
     /// End the run at the first object that fails
     #[arg(long, env = "PGCOPYDB_FAIL_FAST", hide_env_values = true, value_parser = parse_flag)]
     fail_fast: bool,
+    #[command(flatten)]
+    hangs: HangArgs,
 }
 
 /// How this run relates to an earlier one and to a snapshot.
@@ -136,15 +148,8 @@ struct StateArgs {
     /// Allow reading the source in another snapshot than an earlier run did
     #[arg(long)]
     not_consistent: bool,
-    /// Read the source in this snapshot, exported and held elsewhere
-    #[arg(
-        short = 'N',
-        long,
-        value_name = "ID",
-        env = "PGCOPYDB_SNAPSHOT",
-        hide_env_values = true
-    )]
-    snapshot: Option<String>,
+    #[command(flatten)]
+    snapshot: SnapshotIdArgs,
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
@@ -209,16 +214,20 @@ fn follow_spec(args: &CloneArgs, given: &Given) -> Result<Option<FollowSpec>> {
         restart: args.state.restart,
         resume: args.state.resume,
     };
-    follow_options::follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.scope.filters.read()?,
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.scope.filters.read()?,
         again,
-    )
-    .map(Some)
+    };
+    let spec = follow_options::follow_spec(&args.connections, how)?;
+    Ok(Some(FollowSpec {
+        stall_timeout: args.work.hangs.stall_timeout(),
+        lock_timeout: args.work.hangs.lock_timeout(),
+        ..spec
+    }))
 }
 
 /// What the engine needs for these phases of a clone.
@@ -279,6 +288,8 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
         skip_db_properties: scope.skip_db_properties,
         fail_fast: work.fail_fast,
         when_full: args.room.when_full(),
+        stall_timeout: work.hangs.stall_timeout(),
+        lock_timeout: work.hangs.lock_timeout(),
         restart: state.restart,
         resume: state.resume,
         not_consistent: state.not_consistent,
@@ -290,7 +301,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
 
 /// `--not-consistent` asks for a new snapshot when the old one is gone, so it cannot go with one that is named.
 fn snapshot_to_use(state: &StateArgs, given: &Given) -> Result<Option<String>> {
-    let Some(snapshot) = &state.snapshot else {
+    let Some(snapshot) = &state.snapshot.snapshot else {
         return Ok(None);
     };
     if state.not_consistent {

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use super::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec};
-use super::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
+use super::follow_options::{Again, ApplyArgs, How, SlotArgs, follow_spec};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, HangArgs, RoomArgs};
 use crate::error::Result;
 use crate::follow;
 use crate::sys::signal::Shutdown;
@@ -27,6 +27,8 @@ pub struct FollowArgs {
     #[command(flatten)]
     room: RoomArgs,
     #[command(flatten)]
+    hangs: HangArgs,
+    #[command(flatten)]
     filters: FilterArgs,
     /// Go back to the beginning; refused where changes would be lost
     #[arg(long, conflicts_with = "resume")]
@@ -41,15 +43,17 @@ pub fn run(args: FollowArgs) -> Result<()> {
         restart: args.restart,
         resume: args.resume,
     };
-    let spec = follow_spec(
-        &args.connections,
-        &args.dir,
-        &args.slot,
-        &args.apply,
-        &args.room,
-        args.filters.read()?,
+    let how = How {
+        dir: &args.dir,
+        slot: &args.slot,
+        apply: &args.apply,
+        room: &args.room,
+        filters: args.filters.read()?,
         again,
-    )?;
+    };
+    let mut spec = follow_spec(&args.connections, how)?;
+    spec.stall_timeout = args.hangs.stall_timeout();
+    spec.lock_timeout = args.hangs.lock_timeout();
     let shutdown = Shutdown::install()?;
     follow::run(&spec, &shutdown)
 }

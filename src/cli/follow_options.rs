@@ -1,6 +1,8 @@
 //! The options of everything that follows changes, and the one place where they become a `FollowSpec`. Pure: nothing is
 //! opened here.
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::given::Given;
@@ -71,35 +73,35 @@ pub struct Again {
     pub resume: bool,
 }
 
+/// The groups of options that say what is followed, and how.
+pub struct How<'a> {
+    pub dir: &'a DirArgs,
+    pub slot: &'a SlotArgs,
+    pub apply: &'a ApplyArgs,
+    pub room: &'a RoomArgs,
+    pub filters: Option<Filters>,
+    pub again: Again,
+}
+
 /// What `clone --follow`, `follow` and the parts of follow have to do: the same options, read in the same way.
-pub fn follow_spec(
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec(connections: &ConnectionArgs, how: How<'_>) -> Result<FollowSpec> {
     // In the order in which a user names them.
-    connections.required(Side::Source)?;
-    let target = connections.required(Side::Target)?;
-    follow_spec_to(target, connections, dir, slot, apply, room, filters, again)
+    let source = connections.required(Side::Source)?;
+    follow_spec_to(source, connections.required(Side::Target)?, how)
 }
 
 /// The same, to a target that is known in another way.
-pub fn follow_spec_to(
-    target: ConnInfo,
-    connections: &ConnectionArgs,
-    dir: &DirArgs,
-    slot: &SlotArgs,
-    apply: &ApplyArgs,
-    room: &RoomArgs,
-    filters: Option<Filters>,
-    again: Again,
-) -> Result<FollowSpec> {
+pub fn follow_spec_to(source: ConnInfo, target: ConnInfo, how: How<'_>) -> Result<FollowSpec> {
+    let How {
+        dir,
+        slot,
+        apply,
+        room,
+        filters,
+        again,
+    } = how;
     Ok(FollowSpec {
-        source: connections.required(Side::Source)?,
+        source,
         target,
         dir: dir.dir.clone(),
         plugin: slot.plugin,
@@ -111,6 +113,9 @@ pub fn follow_spec_to(
         keep_files: apply.keep_cdc_files,
         cdc_max_size: apply.cdc_max_size,
         when_full: room.when_full(),
+        // Not of the parts of follow that are commands of their own, which somebody watches.
+        stall_timeout: Duration::ZERO,
+        lock_timeout: Duration::ZERO,
         filters,
         restart: again.restart,
         resume: again.resume,
@@ -142,7 +147,10 @@ fn parse_slot_name(text: &str) -> std::result::Result<String, String> {
 
 fn parse_origin(text: &str) -> std::result::Result<String, String> {
     match text.is_empty() || text.starts_with("pg_") || text.contains(char::is_control) {
-        true => Err("a name that does not begin with \"pg_\" is needed".to_owned()),
+        true => Err(
+            "a name without control characters that does not begin with \"pg_\" is needed"
+                .to_owned(),
+        ),
         false => Ok(text.to_owned()),
     }
 }

@@ -2,6 +2,7 @@
 //! default of each. Precedence: option, then environment, then default (clap does it). Pure: nothing is opened here.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -174,12 +175,54 @@ fn parse_when_full(text: &str) -> std::result::Result<WhenFull, String> {
     }
 }
 
+/// A snapshot that another process holds.
+#[derive(Args)]
+pub struct SnapshotIdArgs {
+    /// Read the source in this snapshot, exported and held elsewhere
+    #[arg(
+        short = 'N',
+        long,
+        value_name = "ID",
+        env = "PGCOPYDB_SNAPSHOT",
+        hide_env_values = true
+    )]
+    pub snapshot: Option<String>,
+}
+
 /// Where the state of the run is kept.
 #[derive(Args)]
 pub struct DirArgs {
     /// Work directory [default: $TMPDIR/pgcopydb or /tmp/pgcopydb]
     #[arg(short = 'D', long, value_name = "DIR", value_parser = parse_dir)]
     pub dir: Option<PathBuf>,
+}
+
+/// What is done about something that hangs.
+#[derive(Args)]
+#[command(next_help_heading = "Work")]
+pub struct HangArgs {
+    /// Say what is waited for, and who is in its way, when nothing moves for so long, and go on waiting; 0: never
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "PGCOPYDB_STALL_TIMEOUT",
+        hide_env_values = true,
+        default_value_t = 60
+    )]
+    stall_timeout: u32,
+    /// Give up a statement on the target that waits for a lock for so long; 0: wait as long as it takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=2_000_000))]
+    lock_timeout: u32,
+}
+
+impl HangArgs {
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout.into())
+    }
+
+    pub fn lock_timeout(&self) -> Duration {
+        Duration::from_secs(self.lock_timeout.into())
+    }
 }
 
 fn parse_dir(text: &str) -> std::result::Result<PathBuf, String> {

@@ -23,6 +23,8 @@ const BEGINS: &[&str] = &["restart", "resume", "not_consistent", "snapshot"];
 /// What builds on earlier commands cannot start over, and reads nothing: --not-consistent is for recipes that say it with
 /// every command of a run.
 const GOES_ON: &[&str] = &["resume", "not_consistent"];
+/// How workers of the data section meet trouble.
+const WORKERS: &[&str] = &["fail_fast", "on_disk_full", "stall_timeout", "lock_timeout"];
 const OWNERS: &[&str] = &["no_owner", "no_acl", "no_comments"];
 const SPLIT: &[&str] = &[
     "split_tables_larger_than",
@@ -44,7 +46,7 @@ pub const RESTORE_PRE_DATA: Section = Section {
         OWNERS,
         &["drop_if_exists", "no_tablespaces", "skip_extensions"],
         &["skip_ext_comments", "skip_collations", "requirements"],
-        &["fail_fast"],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -56,8 +58,9 @@ pub const RESTORE_POST_DATA: Section = Section {
         OWNERS,
         &["no_tablespaces", "skip_extensions", "skip_collations"],
         &["skip_db_properties"],
-        &["restore_jobs", "maintenance_work_mem", "fail_fast"],
+        &["restore_jobs", "maintenance_work_mem"],
         &[DESPITE_FAILURES],
+        &["fail_fast", "stall_timeout", "lock_timeout"],
     ],
 };
 
@@ -80,6 +83,8 @@ const RESTORE_BOTH: &[&str] = &[
     "restore_jobs",
     "maintenance_work_mem",
     "fail_fast",
+    "stall_timeout",
+    "lock_timeout",
 ];
 
 pub const COPY_SCHEMA: Section = Section {
@@ -105,7 +110,7 @@ pub const COPY_DATA: Section = Section {
         &["large_objects_jobs", "skip_large_objects", "drop_if_exists"],
         &["no_tablespaces", "skip_extensions", "skip_vacuum"],
         &["skip_analyze", "use_copy_binary", "maintenance_work_mem"],
-        &["fail_fast", "on_disk_full"],
+        WORKERS,
     ],
 };
 
@@ -116,7 +121,7 @@ pub const COPY_TABLE_DATA: Section = Section {
         BEGINS,
         SPLIT,
         &["table_jobs", "skip_extensions", "use_copy_binary"],
-        &["fail_fast", "on_disk_full"],
+        WORKERS,
     ],
 };
 
@@ -126,8 +131,8 @@ pub const COPY_BLOBS: Section = Section {
         PLACE,
         BEGINS,
         OWNERS,
-        &["large_objects_jobs", "drop_if_exists", "fail_fast"],
-        &["on_disk_full"],
+        &["large_objects_jobs", "drop_if_exists"],
+        WORKERS,
     ],
 };
 
@@ -142,13 +147,13 @@ pub const COPY_INDEXES: Section = Section {
         PLACE,
         GOES_ON,
         &["index_jobs", "no_tablespaces", "maintenance_work_mem"],
-        &["fail_fast", "on_disk_full"],
+        WORKERS,
     ],
 };
 
 pub const COPY_CONSTRAINTS: Section = Section {
     phases: Phases::of(&[Phase::Constraints]),
-    options: &[PLACE, GOES_ON, &["index_jobs", "fail_fast", "on_disk_full"]],
+    options: &[PLACE, GOES_ON, &["index_jobs"], WORKERS],
 };
 
 impl Section {

@@ -14,6 +14,7 @@ use crate::snapshot::{Snapshot, is_alive};
 use crate::stream::preconditions;
 use crate::stream::setup::{self, SetupSpec};
 use crate::sys::durable::Sync;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::state::Wish;
 use crate::workdir::{WorkDir, done};
@@ -116,7 +117,9 @@ pub fn snapshot(clone: &Clone<'_>) -> Result<Option<Snapshot>> {
     if has_read_all && workdir.paths.schema_json().exists() {
         return Ok(None);
     }
+    failpoint("snapshot.before_export")?;
     let snapshot = find_snapshot(clone)?;
+    failpoint("snapshot.after_export")?;
     let path = workdir.paths.snapshot_content();
     match done::read::<String>(&path)? {
         Some(content) if content == snapshot.content() => {}

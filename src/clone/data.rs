@@ -251,6 +251,7 @@ pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Resu
         .cloned()
         .collect();
     let failures = copy::copy_sequences(&mut source, &mut target, &readable)?;
+    failpoint("clone.before_sequences_flush")?;
     crate::pg::session::flush_commits(&mut target)?;
     for failure in &failures {
         if clone.spec.fail_fast {

@@ -44,6 +44,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::durable::{Sync, write_atomic};
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
 use crate::workdir::WorkDir;
 use again::again;
 use summary::Clock;
@@ -98,6 +99,13 @@ struct Clone<'a> {
 /// there.
 pub fn run(spec: &CloneSpec, shutdown: &Shutdown) -> Result<()> {
     let job = Job::open(spec)?;
+    let _watch = watch::start(WatchSpec {
+        source: spec.source.clone(),
+        target: spec.target.clone(),
+        runs: vec![job.run_name().clone()],
+        paths: Some(job.workdir.paths.clone()),
+        after: spec.stall_timeout,
+    });
     let result = run_in(&job, shutdown);
     if result.is_err() {
         // Whatever ended the run, a program or worker that had to be killed may have left a backend behind.
@@ -122,6 +130,7 @@ fn run_in(job: &Job, shutdown: &Shutdown) -> Result<()> {
     let databases = [ready.context()];
     copy::run(
         &databases,
+        None,
         &job.workdir,
         ready.jobs(),
         shutdown,
@@ -253,6 +262,7 @@ impl Clone<'_> {
     fn target_settings(&self) -> TargetSettings {
         TargetSettings {
             maintenance_work_mem: self.spec.maintenance_work_mem.clone(),
+            lock_timeout: self.spec.lock_timeout,
         }
     }
 

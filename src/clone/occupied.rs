@@ -74,20 +74,7 @@ fn check_no_extension_rows(
     if clone.spec.drop_if_exists || is_begun {
         return Ok(());
     }
-    let mut with_rows = Vec::new();
-    for table in &catalog.tables {
-        let name = table.qualified_name();
-        let (Some(condition), Some(there)) = (
-            &table.extension_config,
-            found.table(&table.schema, &table.name),
-        ) else {
-            continue;
-        };
-        let sql = format!("SELECT EXISTS (SELECT FROM ONLY {name} {condition})");
-        if there.may_have_rows && target.query_one(&sql)?.bool(0)? {
-            with_rows.push(name.to_string());
-        }
-    }
+    let with_rows = target::fetch_filled_config_tables(target, catalog, found)?;
     refuse(
         "target not empty: configuration tables of extensions hold rows already",
         &with_rows,

@@ -10,6 +10,7 @@ use super::{Clone, step};
 use crate::catalog::Catalog;
 use crate::error::{Context, Result};
 use crate::pg::session::flush_commits;
+use crate::sys::failpoint::failpoint;
 
 /// Unknown parameter or role, a value that is out of its range here, no right, not to be changed now.
 const LEFT_OUT: &[SqlState] = &[
@@ -25,6 +26,7 @@ pub fn copy(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
         return Ok(());
     }
     let mut target = clone.open_target("clone")?;
+    failpoint("clone.before_properties")?;
     for setting in &catalog.database.settings {
         let sql = setting.alter_sql(clone.target()?.info.dbname());
         match target.execute(&sql) {

@@ -18,6 +18,7 @@ use crate::dump::select::Choice;
 use crate::error::{Context, Error, Result, Side};
 use crate::pg::wire::Connection;
 use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::failpoint::{failpoint_at, kind_of_file};
 use crate::workdir::done::Failure;
 
 /// What a statement is answered when an earlier run has done it; the last is a second primary key.
@@ -102,10 +103,11 @@ fn run_pg_restore(
 ) -> Result<ProgramOutcome> {
     let (workdir, spec) = (clone.workdir, clone.spec);
     let mut settings = format!(
-        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout=0 \
+        "-c synchronous_commit=off -c maintenance_work_mem={} -c statement_timeout=0 -c lock_timeout={} \
          -c idle_in_transaction_session_timeout=0 \
          -c default_transaction_read_only=off",
-        spec.maintenance_work_mem
+        spec.maintenance_work_mem,
+        spec.lock_timeout.as_millis()
     );
     let target = clone.target()?;
     if target.version >= 140_000 {
@@ -134,12 +136,16 @@ fn run_pg_restore(
         },
     }
     .arguments();
-    run::run(
+    let kind = || kind_of_file(list);
+    failpoint_at("restore.before_program", kind)?;
+    let outcome = run::run(
         &clone.programs()?.pg_restore,
         &arguments,
         &child,
         clone.shutdown,
-    )
+    )?;
+    failpoint_at("restore.after_program", kind)?;
+    Ok(outcome)
 }
 
 /// No entry of an archive has this dump id.

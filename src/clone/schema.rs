@@ -59,6 +59,7 @@ pub fn dump(
     }
     .arguments();
     log::info!("dumping the schema with {}", pg_dump.display());
+    failpoint("clone.before_dump")?;
     let outcome = run::run(pg_dump, &arguments, &child, clone.shutdown)?;
     check(&outcome, pg_dump, Side::Source).context("could not dump the schema of the source")?;
     workdir.finish_step(step::DUMP, started.elapsed())?;

@@ -3,6 +3,7 @@
 //! environment or from a server, and nothing is checked again later.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::phases::{Phase, Phases};
 use super::prerequisites::RolesOptions;
@@ -58,6 +59,10 @@ pub struct CloneSpec {
     pub skip_db_properties: bool,
     pub fail_fast: bool,
     pub when_full: WhenFull,
+    /// How long nothing may move before it is told; zero: never told.
+    pub stall_timeout: Duration,
+    /// How long a statement on the target may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
 
     /// Forget what an earlier run did. Never together with `resume`.
     pub restart: bool,

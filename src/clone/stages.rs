@@ -13,6 +13,7 @@ use crate::copy::{CopyContext, End, Jobs};
 use crate::error::{Error, Result, Side};
 use crate::pg::session::RunName;
 use crate::snapshot::Snapshot;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::workdir::{Service, WorkDir, location};
 
@@ -60,6 +61,11 @@ impl Job {
             snapshot,
             clock,
         }))
+    }
+
+    /// By which its sessions are known.
+    pub fn run_name(&self) -> &RunName {
+        &self.run.name
     }
 
     /// End what this run may have left on the servers. Best effort.
@@ -173,6 +179,7 @@ impl Ready<'_> {
         }
         if let Some(snapshot) = snapshot {
             log::info!("everything is read: releasing snapshot {}", snapshot.id());
+            failpoint("snapshot.before_release")?;
             if let Err(error) = snapshot.release() {
                 log::info!("{error}; nothing needs it any more");
             }

@@ -174,6 +174,7 @@ fn copy_batch(worker: &mut Worker<'_>, batch: &Batch) -> Result<Copied> {
     copied.refused = set_properties(target, &statements)?;
     failpoint("blobs.before_commit")?;
     target.commit()?;
+    failpoint("blobs.after_commit")?;
     source.execute("COMMIT")?;
     Ok(copied)
 }

@@ -65,9 +65,7 @@ pub fn copy(spec: &ExtensionsSpec, shutdown: &Shutdown) -> Result<()> {
             &filter::resolve(snapshot.connection(), filters)?,
         );
     }
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_string(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(&target, APPLICATION_NAME, &settings, shutdown)?;
     copy_all(spec, &catalog, snapshot.connection(), &mut target)?;
     flush_commits(&mut target)?;

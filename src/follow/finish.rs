@@ -14,8 +14,10 @@ use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
 use crate::stream::setup::publication_of;
 use crate::stream::{publication, triggers};
+use crate::sys::failpoint::failpoint;
 
 pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
+    failpoint("follow.before_finish")?;
     remote.exchange_now(positions)?;
     let mut source = follow.open_source()?;
     let mut target = follow.open_target()?;
@@ -36,8 +38,10 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     }
     let failures = copy_sequences(&mut source, &mut target, &sequences)?;
     log::info!("set {} sequences", sequences.len() - failures.len());
+    failpoint("follow.after_sequences")?;
     triggers::restore(&mut target, &follow.dir)?;
     flush_commits(&mut target)?;
+    failpoint("follow.before_done")?;
     warn_of_large_objects(follow, true)?;
     let (transactions, changes, grouped) = positions.applied();
     let share = (grouped * 100).checked_div(changes).unwrap_or(0);

@@ -39,6 +39,7 @@ use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
 use crate::stream::transform_process::TransformSpec;
 use crate::stream::{segment, triggers};
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
 use patience::patiently;
@@ -66,6 +67,13 @@ pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     workdir.remove_noted_follow_queue()?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
+    let _watch = watch::start(WatchSpec {
+        source: Some(spec.source.clone()),
+        target: Some(spec.target.clone()),
+        runs: vec![RunName::new(&run_id(&spec.slot_name))],
+        paths: None,
+        after: spec.stall_timeout,
+    });
     begin(spec, shutdown)?.run(&workdir)
 }
 
@@ -208,6 +216,7 @@ impl Follow<'_> {
                 keeper: self.set_up.keeper(),
                 mode: self.spec.apply_mode,
                 when_full: self.spec.when_full,
+                lock_timeout: self.spec.lock_timeout,
                 dir: self.dir.clone(),
                 left_out: workdir.paths.left_out_tables(),
             },
@@ -226,7 +235,8 @@ impl Follow<'_> {
 
     fn open_target(&self) -> Result<Connection> {
         let settings = TargetSettings {
-            maintenance_work_mem: "64MB".to_owned(),
+            lock_timeout: self.spec.lock_timeout,
+            ..TargetSettings::default()
         };
         open_target(
             &self.target,

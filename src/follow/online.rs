@@ -72,6 +72,7 @@ impl Online<'_> {
         // Written when slot, origin and sentinel are all there.
         if !self.is_following && setup::noted(self.dir)?.is_some() {
             self.is_following = true;
+            failpoint("online.before_follow")?;
             self.start_follow()?;
         }
         let ended = self.workers.reap();

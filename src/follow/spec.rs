@@ -1,6 +1,7 @@
 //! What one `follow` has to do: the validated form of the command line, the only one that reaches the engine.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::filter::Filters;
 use crate::lsn::Lsn;
@@ -28,6 +29,10 @@ pub struct FollowSpec {
     /// Bytes of changes that may wait in files before receiving holds.
     pub cdc_max_size: Option<u64>,
     pub when_full: WhenFull,
+    /// How long nothing may move before it is told; zero: never told.
+    pub stall_timeout: Duration,
+    /// How long a statement on the target may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
     /// What is not followed.
     pub filters: Option<Filters>,
     pub restart: bool,

@@ -11,7 +11,7 @@ use crate::stream::positions::{ApplyEnd, Positions, ReceiveEnd};
 use crate::stream::receive::{self, ReceiveSpec, TransformWork};
 use crate::stream::transform_process::{self, TransformSpec};
 use crate::stream::{catchup, replay, segment};
-use crate::sys::failpoint::failpoint;
+use crate::sys::failpoint::failpoint_at;
 use crate::sys::msgq::MessageQueue;
 use crate::sys::pipe::Pipes;
 use crate::sys::signal::Shutdown;
@@ -45,7 +45,7 @@ pub struct Trio<'a> {
 impl Trio<'_> {
     /// Work in one mode until something calls for another.
     pub fn run(&self, mode: StreamMode, remote: &mut Remote) -> Result<Event> {
-        failpoint("follow.before_mode")?;
+        failpoint_at("follow.before_mode", || format!("{mode:?}"))?;
         self.positions.clear_ends();
         // Before the first change is applied: a wish may be older than this process.
         self.carry_pause(remote)?;
@@ -57,6 +57,7 @@ impl Trio<'_> {
             StreamMode::Done => Ok(Event::EndPos),
         };
         let left = workers.stop();
+        failpoint_at("follow.after_mode", || format!("{mode:?}"))?;
         if result.is_err() {
             for ended in left.iter().filter(|ended| ended.last_error.is_some()) {
                 ended.error().log("");
@@ -90,6 +91,8 @@ impl Trio<'_> {
         if event.is_ok() {
             self.end_collecting(workers, &queue)?;
         }
+        // Before its note, which is all that a later run knows of it.
+        drop(queue);
         self.workdir.forget_follow_queue()?;
         event
     }

@@ -125,28 +125,6 @@ WHERE d.oid = {} ORDER BY n",
     Ok(statements)
 }
 
-/// Every database needs a slot and a sender of its own.
-pub fn check_slots(source: &mut Connection, count: usize) -> Result<()> {
-    let row = source.query_one(
-        "SELECT current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
-    current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)",
-    )?;
-    let (slots, senders): (i64, i64) = (row.parse(0)?, row.parse(1)?);
-    for (free, setting) in [
-        (slots, "max_replication_slots"),
-        (senders, "max_wal_senders"),
-    ] {
-        if free < count as i64 {
-            return Err(Error::on(
-                Side::Source,
-                format!("{count} databases need {count} replication slots and senders, and {setting} leaves {free}"),
-            )
-            .with_hint(format!("Raise {setting} on the source and restart it, or follow the databases one by one.")));
-        }
-    }
-    Ok(())
-}
-
 /// What is not wanted of a database.
 #[derive(Debug, Clone, Copy, Default)]
 struct Without {
@@ -174,9 +152,7 @@ pub fn create(
     spec: &CloneSpec,
     shutdown: &Shutdown,
 ) -> Result<()> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(target, NAME, &settings, shutdown)?;
     let name = quote_literal(&database.name);
     let found = target.query(&format!(

@@ -8,23 +8,31 @@
 
 mod crew;
 mod databases;
+mod followed;
 mod site;
+mod summary;
 
 use std::time::Instant;
 
+use crate::check::{self, CheckSpec, InstanceNeeds, Report};
 use crate::clone::{CloneSpec, Job, Ready};
 use crate::copy::{self, CopyContext, End, Watch};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::follow::FollowSpec;
 use crate::pg::conninfo::ConnInfo;
-use crate::pg::session::open_source;
+use crate::pg::session::{open_and_pin, open_source};
 use crate::roles::{self, RolesSpec};
 use crate::snapshot::Snapshot;
 use crate::stream::setup;
 use crate::sys::signal::Shutdown;
+use crate::watch::{self, WatchSpec};
+use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, location};
 use crew::Crew;
+use databases::Database;
 use site::Site;
+
+pub use followed::{CleanupSpec, Followed, cleanup, followed};
 
 const NAME: &str = "pgcopydb instance";
 
@@ -44,12 +52,7 @@ pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
     let top = WorkDir::open(&location(spec.clone.dir.as_deref()), Service::Instance)?;
     top.prepare_run()?;
     top.remove_noted_queues()?;
-    let mut source = open_source(&spec.source, NAME, shutdown)?;
-    let found = databases::fetch(&mut source)?;
-    if spec.follow.is_some() {
-        databases::check_slots(&mut source, found.len())?;
-    }
-    drop(source);
+    let found = look(spec, shutdown)?;
     copy_roles(spec, shutdown)?;
     let names: Vec<&str> = found.iter().map(|database| &*database.name).collect();
     log::info!("cloning {} databases: {}", found.len(), names.join(", "));
@@ -59,8 +62,46 @@ pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
         .collect();
     let mut crew = Crew::new(spec, &sites, shutdown);
     copy_all(spec, &top, &sites, &mut crew, shutdown)?;
+    summary::write(&top, &sites, started.elapsed())?;
     crew.wait_for_all()?;
     finish(&crew, sites.len(), started)
+}
+
+/// The databases, once it is known that there is room for all of them.
+fn look(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<Vec<Database>> {
+    let mut source = open_source(&spec.source, NAME, shutdown)?;
+    let (mut target, _) = open_and_pin(&spec.target, NAME, shutdown)?;
+    let found = databases::fetch(&mut source)?;
+    let needs = InstanceNeeds {
+        databases: found.len() as u64,
+        jobs: spec.clone.to_check(None, None).jobs,
+        follows: spec.follow.is_some(),
+    };
+    // What a run that goes on needs, it has made.
+    if !spec.clone.resume {
+        let report = check::instance(needs, &mut source, &mut target)?;
+        report.log_warnings();
+        check::refuse(&report)?;
+    }
+    Ok(found)
+}
+
+/// `check --all-databases`.
+pub fn check(spec: &CheckSpec, shutdown: &Shutdown) -> Result<Report> {
+    let mut source = open_source(spec.source()?, NAME, shutdown)?;
+    let found = databases::fetch(&mut source)?;
+    drop(source);
+    let needs = InstanceNeeds {
+        databases: found.len() as u64,
+        jobs: spec.jobs,
+        follows: spec.follow.is_some(),
+    };
+    let top = Paths::new(location(spec.dir.as_deref()));
+    let specs: Vec<(String, CheckSpec)> = found
+        .iter()
+        .map(|database| (database.name.clone(), site::check(spec, &top, database)))
+        .collect();
+    check::run_instance(needs, spec, &specs, shutdown)
 }
 
 /// Once, before the first database that needs them.
@@ -88,7 +129,16 @@ fn copy_all(
     for at in 0..sites.len() {
         jobs.push(open(spec, sites, crew, at, shutdown)?);
     }
+    let runs = jobs.iter().flatten().map(|job| job.run_name().clone());
+    let watch = watch::start(WatchSpec {
+        source: Some(spec.source.clone()),
+        target: Some(spec.target.clone()),
+        runs: runs.collect(),
+        paths: Some(top.paths.clone()),
+        after: spec.clone.stall_timeout,
+    });
     let result = copy_jobs(spec, top, sites, &jobs, crew, shutdown);
+    drop(watch);
     if result.is_err() {
         crew.stop();
     }
@@ -170,7 +220,12 @@ fn copy_jobs(
             readies: &readies,
             snapshots,
         };
-        copy::run(&contexts, top, first.jobs(), shutdown, &mut pool)?;
+        let instance = copy::Instance {
+            source: &spec.source,
+            target: &spec.target,
+        };
+        let jobs = first.jobs();
+        copy::run(&contexts, Some(instance), top, jobs, shutdown, &mut pool)?;
     }
     crew.finish_all(&readies, lanes)
 }
@@ -228,7 +283,7 @@ fn finish(crew: &Crew<'_>, count: usize, started: Instant) -> Result<()> {
         count - failed.len(),
     );
     let kind = match first.kind() {
-        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql) => kind,
+        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql | ErrorKind::State) => kind,
         _ => ErrorKind::Child,
     };
     Err(Error::new(kind, message)

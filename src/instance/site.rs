@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use super::InstanceSpec;
 use super::databases::Database;
+use crate::check::CheckSpec;
 use crate::clone::CloneSpec;
 use crate::follow::FollowSpec;
 use crate::ident::quote_ident;
+use crate::pg::conninfo::ConnInfo;
+use crate::stream::setup::SetupSpec;
 use crate::workdir::cdc_location;
 use crate::workdir::paths::Paths;
 
@@ -31,8 +34,8 @@ impl Site {
             source: source.clone(),
             target: target.clone(),
             dir: Some(dir.clone()),
-            slot_name: format!("{}_{}", follow.slot_name, database.oid),
-            origin: format!("{}_{}", follow.origin, database.oid),
+            slot_name: numbered(&follow.slot_name, &database),
+            origin: numbered(&follow.origin, &database),
             ..follow.clone()
         });
         let clone = CloneSpec {
@@ -62,4 +65,37 @@ impl Site {
     pub fn cdc_dir(&self) -> PathBuf {
         cdc_location(Some(&self.dir))
     }
+}
+
+/// The check of one database, as that of the whole was asked for.
+pub fn check(spec: &CheckSpec, top: &Paths, database: &Database) -> CheckSpec {
+    let of_it = |info: &Option<ConnInfo>| {
+        let info = info.as_ref();
+        info.map(|info| info.with_dbname(&database.name))
+    };
+    let dir = top.database(&database.name);
+    let (source, target) = (of_it(&spec.source), of_it(&spec.target));
+    let follow = match (&spec.follow, &source, &target) {
+        (Some(follow), Some(source), Some(target)) => Some(SetupSpec {
+            source: source.clone(),
+            target: target.clone(),
+            slot_name: numbered(&follow.slot_name, database),
+            origin: numbered(&follow.origin, database),
+            dir: cdc_location(Some(&dir)),
+            ..follow.clone()
+        }),
+        _ => None,
+    };
+    CheckSpec {
+        source,
+        target,
+        dir: Some(dir),
+        follow,
+        ..spec.clone()
+    }
+}
+
+/// The name that a database has of its own: oids stay when databases are renamed.
+fn numbered(name: &str, database: &Database) -> String {
+    format!("{name}_{}", database.oid)
 }

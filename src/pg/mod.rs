@@ -7,4 +7,5 @@ mod reach;
 pub mod remedy;
 pub mod session;
 pub mod tls;
+pub mod waits;
 pub mod wire;

@@ -9,6 +9,7 @@ use crate::pg::connect::{connect_and_pin, patience};
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::remedy::Remedy;
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 
 /// The name of this run in pg_stat_activity: what a later run recognises, and ends, when we were killed.
@@ -34,7 +35,8 @@ impl RunName {
         )
     }
 
-    fn condition(&self) -> String {
+    /// For a WHERE: the other backends of this run.
+    pub(super) fn condition(&self) -> String {
         format!(
             "left(application_name, {length}) = {name} AND pid <> pg_backend_pid() \
              AND usename = session_user",
@@ -84,6 +86,18 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct TargetSettings {
     /// For index builds, in PostgreSQL's notation; only ever raises the server's own value.
     pub maintenance_work_mem: String,
+    /// How long a statement may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
+}
+
+impl Default for TargetSettings {
+    /// For sessions that build nothing.
+    fn default() -> TargetSettings {
+        TargetSettings {
+            maintenance_work_mem: "64MB".to_owned(),
+            lock_timeout: Duration::ZERO,
+        }
+    }
 }
 
 /// Connect to the source. Nothing is written there, whatever happens.
@@ -147,10 +161,11 @@ fn open(
 fn apply_target_settings(connection: &mut Connection, settings: &TargetSettings) -> Result<()> {
     connection
         .execute(&format!(
-            "SET synchronous_commit = off; \
+            "SET synchronous_commit = off; SET lock_timeout = {lock_timeout}; \
              SELECT pg_catalog.set_config('maintenance_work_mem', {wanted}, false) \
              WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) \
                  < pg_catalog.pg_size_bytes({wanted})",
+            lock_timeout = settings.lock_timeout.as_millis(),
             wanted = quote_literal(&settings.maintenance_work_mem),
         ))
         .context("could not prepare a session on the target")?;
@@ -206,13 +221,14 @@ fn apply_settings(connection: &mut Connection) -> Result<()> {
 /// after this, never before.
 pub fn flush_commits(connection: &mut Connection) -> Result<()> {
     debug_assert_eq!(connection.side(), Side::Target);
+    failpoint("target.before_flush")?;
     connection
         .execute(
             "BEGIN; SET LOCAL synchronous_commit = on; \
              SELECT pg_catalog.pg_logical_emit_message(true, 'pgcopydb', 'flush'); COMMIT",
         )
         .context("could not flush the target's commits")?;
-    Ok(())
+    failpoint("target.after_flush")
 }
 
 #[cfg(test)]

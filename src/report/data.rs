@@ -26,6 +26,7 @@ pub fn count(
     let items = done::read::<Pieces<WorkItem>>(&paths.cut())?.map(|cut| cut.pieces);
     let mut all = tables_of_run(catalog, items.as_deref());
     let copied = done::read_directory::<TableDone>(&paths.tables(), ".done")?;
+    let since_start = live.map_or(0, |(run, _)| bytes_since(&copied, run.started_at_ms));
     add_done(&mut all, copied.into_values(), progress.has_done("tables"));
     let running = running_tables(catalog, records, &all, now_ms);
     for running in &running {
@@ -35,7 +36,7 @@ pub fn count(
             table.copied_bytes += running.copied_bytes;
         }
     }
-    progress.tables = sum(all, running, live, progress.elapsed_ms);
+    progress.tables = sum(all, running, live, since_start, progress.elapsed_ms);
     count_indexes(progress, paths, catalog, records, now_ms)?;
     let blobs = done::read_directory::<BlobsDone>(&paths.blobs(), ".done")?;
     progress.large_objects.total = catalog.large_objects.count;
@@ -71,6 +72,21 @@ fn tables_of_run(catalog: &Catalog, items: Option<&[WorkItem]>) -> HashMap<Oid, 
             .map(|table| (table.oid, entry(table, 1)))
             .collect(),
     }
+}
+
+/// What was copied since this moment. A table in parts has files of its parts beside that of the whole: these count.
+fn bytes_since(copied: &HashMap<String, TableDone>, start_ms: u64) -> u64 {
+    let in_parts: HashSet<Oid> = copied
+        .values()
+        .filter(|done| done.part.is_some())
+        .map(|done| done.oid)
+        .collect();
+    copied
+        .values()
+        .filter(|done| done.part.is_some() || !in_parts.contains(&done.oid))
+        .filter(|done| done.finished_at_ms >= start_ms)
+        .map(|done| done.bytes)
+        .sum()
 }
 
 /// Whole tables count; parts do for tables that are not whole yet.
@@ -111,6 +127,7 @@ fn sum(
     all: HashMap<Oid, TableProgress>,
     running: Vec<super::TableRunning>,
     live: Option<&(LiveRun, Vec<WorkerRecord>)>,
+    since_start: u64,
     elapsed_ms: Option<u64>,
 ) -> Tables {
     let mut all: Vec<TableProgress> = all.into_values().collect();
@@ -137,11 +154,11 @@ fn sum(
         copied_bytes: all.iter().map(|table| table.copied_bytes).sum(),
         ..Tables::default()
     };
-    if let (Some((run, records)), Some(elapsed)) = (live, elapsed_ms)
+    if let (Some((run, _)), Some(elapsed)) = (live, elapsed_ms)
         && done < tables.total
     {
-        let passed = records.iter().map(|record| record.bytes).sum::<u64>()
-            + running.iter().map(|table| table.copied_bytes).sum::<u64>();
+        let under_way: u64 = running.iter().map(|table| table.copied_bytes).sum();
+        let passed = since_start + under_way;
         tables.bytes_per_second = Some(per_second(passed, elapsed));
         tables.seconds_left = seconds_left(
             bytes_done,

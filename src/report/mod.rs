@@ -4,6 +4,7 @@
 
 mod data;
 mod estimate;
+pub mod instance;
 mod replication;
 mod running;
 pub mod summary;
@@ -194,12 +195,6 @@ impl Progress {
         let pid = holder(paths.top(), Service::Clone);
         let spec: Option<RunSpec> = done::read(&paths.run_spec())?;
         let is_complete = steps.iter().any(|step| step.step == "clone");
-        let state = match (pid, is_complete, &spec) {
-            (Some(_), ..) => State::Running,
-            (None, true, _) => State::Complete,
-            (None, false, None) => State::NotStarted,
-            (None, false, Some(_)) => State::Incomplete,
-        };
         // Records of a run that is over are of no meaning any more, nor are they before its successor has made its own.
         let noted = live::read(paths)?;
         let last_run = noted
@@ -207,6 +202,14 @@ impl Progress {
             .map(|(run, _)| run.clone())
             .unwrap_or_default();
         let live = noted.filter(|(run, _)| Some(run.pid) == pid);
+        let state = match (pid, is_complete, &spec) {
+            // Of an instance, whose other databases are still at it.
+            (Some(_), true, _) if last_run.database.is_some() => State::Complete,
+            (Some(_), ..) => State::Running,
+            (None, true, _) => State::Complete,
+            (None, false, None) => State::NotStarted,
+            (None, false, Some(_)) => State::Incomplete,
+        };
         let mut progress = Progress {
             state,
             pid,

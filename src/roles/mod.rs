@@ -5,7 +5,7 @@
 //! Must not: change a role that exists on the target, other than by adding memberships; show a password to anybody.
 
 mod fetch;
-mod parse;
+pub mod parse;
 mod plan;
 mod provider;
 mod restore;
@@ -175,6 +175,7 @@ fn restore_from(path: &Path, target: &ConnInfo, shutdown: &Shutdown) -> Result<(
     let settings = TargetSettings {
         // No index is built here.
         maintenance_work_mem: "64kB".to_string(),
+        ..TargetSettings::default()
     };
     let mut connection = open_target(&target, APPLICATION_NAME, &settings, shutdown)?;
     create(&script, &mut connection)

@@ -8,10 +8,12 @@ use postgres::error::SqlState;
 
 use super::setup::{SetUp, SetupSpec, noted, open_target_of};
 use super::{origin, publication, segment, slot, triggers};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::pg::session::{flush_commits, open_source};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
+use crate::sys::durable::remove_file;
+use crate::sys::failpoint::failpoint_at;
 use crate::sys::signal::Shutdown;
 
 /// Files of a follow's directory that are no segments.
@@ -186,7 +188,7 @@ pub(super) fn drop_schema_if_empty(connection: &mut Connection) -> Result<bool> 
     }
     // RESTRICT: what somebody has put there, functions and types too, stays and keeps the schema.
     match connection.execute("DROP SCHEMA IF EXISTS pgcopydb RESTRICT") {
-        Ok(_) => Ok(true),
+        Ok(_) => failpoint_at("cleanup.after_schema", || side.to_string()).map(|()| true),
         Err(error) if error.is_any_of(&[SqlState::DEPENDENT_OBJECTS_STILL_EXIST]) => Ok(false),
         Err(error) => {
             Err(error.context(format!("could not drop schema \"pgcopydb\" on the {side}")))
@@ -210,8 +212,7 @@ pub fn remove_files(dir: &Path) -> Result<usize> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if is_ours(&name) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            std::fs::remove_file(entry.path())
-                .with_context(|| format!("could not remove file \"{}\"", entry.path().display()))?;
+            remove_file(&entry.path())?;
             count += 1;
         }
     }

@@ -10,6 +10,7 @@ use crate::error::{Context, Result};
 use crate::ident::quote_literal;
 use crate::lsn::Lsn;
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 
 /// What apply, setup and cleanup call.
@@ -77,6 +78,7 @@ fn has_table(target: &mut Connection) -> Result<bool> {
 
 /// Make the origin, standing at `startpos`: what committed until then came with the copy.
 pub fn create(target: &mut Connection, name: &str, startpos: Lsn) -> Result<PositionKeeper> {
+    failpoint("origin.before_create")?;
     let missing = missing_rights(target)?;
     let literal = quote_literal(name);
     if missing.is_empty() {
@@ -86,6 +88,7 @@ pub fn create(target: &mut Connection, name: &str, startpos: Lsn) -> Result<Posi
                  SELECT pg_replication_origin_advance({literal}, '{startpos}')"
             ))
             .with_context(|| format!("could not create replication origin \"{name}\" on the target"))?;
+        failpoint("origin.after_create")?;
         return Ok(PositionKeeper::Origin);
     }
     let row = target.query_one("SELECT quote_ident(current_user)")?;
@@ -169,7 +172,7 @@ fn drop_origin(target: &mut Connection, name: &str) -> Result<()> {
     let started = Instant::now();
     loop {
         match target.execute(&sql) {
-            Ok(_) => return Ok(()),
+            Ok(_) => return failpoint("origin.after_drop"),
             Err(error)
                 if error.is_any_of(&[SqlState::OBJECT_IN_USE]) && started.elapsed() < PATIENCE =>
             {

@@ -29,10 +29,9 @@ enum Slot {
     PauseNumber,
     PausedNumber,
     Held,
+    /// None of them: stays the last, and so says how many there are.
+    Count,
 }
-
-/// How many there are: the last one's place and one.
-const SLOTS: usize = Slot::Held as usize + 1;
 
 /// Why receive ended by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +62,7 @@ pub struct Positions {
 
 impl Positions {
     pub fn create() -> Result<Positions> {
-        let page = SharedNumbers::create(SLOTS)
+        let page = SharedNumbers::create(Slot::Count as usize)
             .map_err(|error| Error::io("could not make shared memory", error))?;
         Ok(Positions { page })
     }
@@ -299,7 +298,9 @@ mod tests {
         positions.advance_replayed(Lsn(9));
         positions.reset_replayed(Lsn(3));
         assert_eq!(positions.replayed(), Lsn(3));
-        assert!(!positions.is_apply_enabled());
+        assert!(!positions.is_apply_enabled() && !positions.is_held());
+        positions.hold(true);
+        assert!(positions.is_held());
         positions.add_applied(1, 4, 2);
         assert_eq!(positions.applied(), (1, 4, 2));
     }

@@ -40,9 +40,7 @@ pub fn prune(target: &ConnInfo, dir: &Path, shutdown: &Shutdown) -> Result<Prune
             set_up.target
         )));
     }
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let mut target = open_target(target, "pgcopydb stream", &settings, shutdown)?;
     let applied = origin::progress(&mut target, &set_up.origin, set_up.keeper())?;
     // After the position was read: what was committed until then cannot be lost any more.

@@ -5,6 +5,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::filter::Filters;
 use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 
 /// What is followed of `pg_class c` and `pg_namespace n`: no temporary, unlogged, system, extension or own relations. Foreign
 /// tables and views are no 'r' or 'p'.
@@ -103,6 +104,7 @@ pub fn create(source: &mut Connection, name: &str, filters: Option<&Filters>) ->
             format!(" FOR TABLE {}", words.join(", "))
         }
     };
+    failpoint("publication.before_create")?;
     source
         .execute(&format!(
             "BEGIN; SET LOCAL synchronous_commit = on; CREATE PUBLICATION {publication}{list}; \
@@ -114,7 +116,7 @@ pub fn create(source: &mut Connection, name: &str, filters: Option<&Filters>) ->
             source.recover();
         })
         .with_context(|| format!("could not create publication \"{name}\" on the source"))?;
-    Ok(())
+    failpoint("publication.after_create")
 }
 
 /// Tables of the source whose changes the publication does not send.
@@ -176,7 +178,7 @@ pub fn drop(source: &mut Connection, name: &str) -> Result<bool> {
             source
                 .execute(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(name)))
                 .with_context(|| format!("could not drop publication \"{name}\" on the source"))?;
-            Ok(true)
+            failpoint("publication.after_drop").map(|()| true)
         }
     }
 }

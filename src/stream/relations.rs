@@ -69,7 +69,7 @@ impl Relations {
         Ok(relations)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "failpoint"))]
     pub fn for_test(tables: Vec<Relation>) -> Relations {
         let mut relations = Relations {
             tables: Vec::new(),

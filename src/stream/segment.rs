@@ -15,6 +15,7 @@ use super::last_line::last_line;
 use super::message::LogicalMessage;
 use crate::error::{Context, Error, Result};
 use crate::lsn::{Lsn, WalSegments};
+use crate::sys::durable::remove_file;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 
@@ -114,13 +115,7 @@ pub fn remove_applied(dir: &Path, applied: Lsn) -> Result<usize> {
         }
         // The script first: without its JSON it would never be removed.
         for path in [json.with_extension("sql"), json] {
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let what = format!("could not remove file \"{}\"", path.display());
-                    return Err(Error::io(what, error));
-                }
-                _ => {}
-            }
+            remove_file(&path)?;
         }
         removed += 1;
     }

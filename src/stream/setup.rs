@@ -21,7 +21,7 @@ use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::sentinel::Sentinel;
-use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::durable::{Sync, remove_file, write_atomic};
 use crate::sys::signal::Shutdown;
 use crate::workdir::done;
 
@@ -328,6 +328,10 @@ fn complete(
 
 /// Remove what a failed setup has made. Best effort: a server may be what failed, and a signal may be why.
 fn undo(spec: &SetupSpec) {
+    // It may be there although writing it failed, and speaks of what goes now.
+    if let Err(error) = remove_file(&file_in(&spec.dir)) {
+        log::warn!("{error}");
+    }
     let deaf = Shutdown::deaf();
     let name = "pgcopydb clean-up";
     let on_source = || -> Result<()> {
@@ -378,9 +382,7 @@ pub fn refuse_slot_without_snapshot(spec: &SetupSpec, shutdown: &Shutdown) -> Re
 }
 
 pub(super) fn open_target_of(spec: &SetupSpec, shutdown: &Shutdown) -> Result<Connection> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     open_target(&spec.target, &spec.application_name, &settings, shutdown)
 }
 

@@ -13,6 +13,7 @@ use crate::pg::connect::connect;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::pg::wire::Connection;
+use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
 
@@ -103,6 +104,7 @@ fn create_as(
         watch(info, application_name, &shutdown)
     })?;
     let mut exporter = connect(&info_here, application_name, shutdown)?;
+    failpoint("slot.before_create")?;
     let created = exporter.query_one(&format!(
         "CREATE_REPLICATION_SLOT {} {kind}LOGICAL {} EXPORT_SNAPSHOT",
         quote_ident(name),
@@ -110,6 +112,7 @@ fn create_as(
     ));
     watcher.stop();
     let row = created.map_err(|error| explain_refusal(error, name, plugin))?;
+    failpoint("slot.after_create")?;
     Ok(NewSlot {
         consistent_point: row.parse(1)?,
         snapshot: row.text(2)?.to_owned(),
@@ -264,12 +267,13 @@ pub fn drop(source: &mut Connection, name: &str, shutdown: &Shutdown) -> Result<
                 .execute(&format!("SELECT pg_terminate_backend({pid})"))
                 .with_context(|| format!("could not drop replication slot \"{name}\""))?;
         }
+        failpoint("slot.before_drop")?;
         let dropped = source.execute(&format!(
             "SELECT pg_drop_replication_slot({})",
             quote_literal(name)
         ));
         match dropped {
-            Ok(_) => return Ok(true),
+            Ok(_) => return failpoint("slot.after_drop").map(|()| true),
             Err(error)
                 if error.is_any_of(&[SqlState::OBJECT_IN_USE]) && started.elapsed() < PATIENCE =>
             {

@@ -148,6 +148,7 @@ fn make(spec: &TransformSpec, json: &Path, length: u64, shutdown: &Shutdown) -> 
     transform.abort();
     transform.end_script(length);
     out.write(transform.output())?;
+    failpoint("transform.before_rename")?;
     std::fs::rename(&unfinished, &script)
         .with_context(|| format!("could not rename file \"{}\"", unfinished.display()))?;
     if file_length(json)?.is_none() {

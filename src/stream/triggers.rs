@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Context, Error, Result};
 use crate::ident::{QualifiedName, quote_ident, quote_literal};
 use crate::pg::wire::Connection;
-use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::durable::{Sync, remove_file, write_atomic};
+use crate::sys::failpoint::failpoint;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Firing {
@@ -133,6 +134,7 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
             .with_context(|| {
                 format!("could not disable a trigger of table {table} on the target")
             })?;
+        failpoint("triggers.after_disable")?;
     }
     Ok(())
 }
@@ -181,16 +183,11 @@ pub fn restore(target: &mut Connection, dir: &Path) -> Result<()> {
             .with_context(|| {
                 format!("could not restore a trigger of table {table} on the target")
             })?;
+        failpoint("triggers.after_restore")?;
         log::info!(
             "{kind} {} of table {table} is {when} again",
             quote_ident(name)
         );
     }
-    match std::fs::remove_file(file_in(dir)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(
-            format!("could not remove file \"{}\"", file_in(dir).display()),
-            error,
-        )),
-        _ => Ok(()),
-    }
+    remove_file(&file_in(dir))
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::failpoint::{failpoint, failpoint_at, kind_of_file};
 use crate::error::{Error, Result};
 
 /// When a file has to be on disk.
@@ -29,41 +30,71 @@ pub fn write_atomic(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
         if sync == Sync::Now {
             file.sync_all()?;
         }
+        Ok(())
+    };
+    let put_in_place = || -> std::io::Result<()> {
         std::fs::rename(&temporary, path)?;
         if sync == Sync::Now {
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
         Ok(())
     };
-    write().map_err(|error| {
-        // A half-written file must not take the space that is missing.
-        let _ = std::fs::remove_file(&temporary);
-        refused("write file", path, error)
-    })
+    let refused = |error| refused("write file", path, error);
+    write()
+        .map_err(refused)
+        .and_then(|()| failpoint_at("file.before_rename", || kind_of_file(path)))
+        .and_then(|()| put_in_place().map_err(refused))
+        .inspect_err(|_| {
+            // A half-written file must not take the space that is missing.
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+    failpoint_at("file.after_rename", || kind_of_file(path))
 }
 
 /// Create a file with this content unless it exists; whether it was us who made it. Complete from the moment its name
 /// exists: it is written under another name and then linked, and link(2) never replaces.
 pub fn create_exclusive(path: &Path, bytes: &[u8]) -> Result<bool> {
     let temporary = temporary_name(path);
-    let write = || -> std::io::Result<bool> {
-        create(&temporary)?.write_all(bytes)?;
+    let write = || create(&temporary)?.write_all(bytes);
+    let link = || -> std::io::Result<bool> {
         match std::fs::hard_link(&temporary, path) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
     };
-    let written = write();
+    let refused = |error| refused("create file", path, error);
+    let written = write()
+        .map_err(refused)
+        .and_then(|()| failpoint_at("file.before_link", || kind_of_file(path)))
+        .and_then(|()| link().map_err(refused));
     // Linked or not, this name has had its use. Should it stay, a later run removes it.
     let _ = std::fs::remove_file(&temporary);
-    written.map_err(|error| refused("create file", path, error))
+    if written.as_ref().is_ok_and(|is_ours| *is_ours) {
+        failpoint_at("file.after_link", || kind_of_file(path))?;
+    }
+    written
+}
+
+/// Remove a file that may be gone already.
+pub fn remove_file(path: &Path) -> Result<()> {
+    failpoint_at("file.before_remove", || kind_of_file(path))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(
+            format!("could not remove file \"{}\"", path.display()),
+            error,
+        )),
+        Ok(()) => failpoint_at("file.after_remove", || kind_of_file(path)),
+    }
 }
 
 /// Put everything written below a directory's file system on disk, in one call for a whole group of files.
 pub fn sync_file_system(directory: &Path) -> Result<()> {
     let sync = || -> std::io::Result<()> { Ok(nix::unistd::syncfs(File::open(directory)?)?) };
-    sync().map_err(|error| refused("sync directory", directory, error))
+    failpoint("disk.before_sync")?;
+    sync().map_err(|error| refused("sync directory", directory, error))?;
+    failpoint("disk.after_sync")
 }
 
 /// What the operating system said, and of what.
@@ -80,6 +111,28 @@ fn temporary_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
     path.with_file_name(name)
+}
+
+/// Remove what processes that were killed have not come to rename. Those of live ones are left to them. Best effort: such a
+/// file does no harm but to a user who looks.
+pub fn remove_unfinished(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let writer = name.to_str().and_then(writer_of);
+        if writer.is_some_and(is_gone) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Who writes a file with a temporary name.
+fn writer_of(name: &str) -> Option<i32> {
+    let (_, pid) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    pid.parse().ok().filter(|pid| *pid > 0)
+}
+
+fn is_gone(pid: i32) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
 }
 
 fn create(path: &Path) -> std::io::Result<File> {
@@ -149,9 +202,7 @@ impl HeldBy {
     pub fn is_orphaned(&self) -> bool {
         let pid = self.0.and_then(|pid| i32::try_from(pid).ok());
         // Zero and below would ask for a whole process group.
-        pid.filter(|pid| *pid > 0).is_some_and(|pid| {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
-        })
+        pid.filter(|pid| *pid > 0).is_some_and(is_gone)
     }
 }
 
@@ -253,5 +304,20 @@ mod tests {
         assert!(!HeldBy(Some(0)).is_orphaned());
         // Above the highest pid that Linux gives.
         assert!(HeldBy(Some(1 << 23)).is_orphaned());
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = format!("schema.json.{}.tmp", std::process::id());
+        // No process has such a number: the kernel's largest is 4194304.
+        for name in ["schema.json.4999999.tmp", &own, "schema.json", "a.tmp"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        super::remove_unfinished(dir.path());
+        assert!(!dir.path().join("schema.json.4999999.tmp").exists());
+        for name in [&*own, "schema.json", "a.tmp"] {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
     }
 }

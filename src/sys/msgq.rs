@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::failpoint::failpoint;
 use super::signal::Shutdown;
 use crate::error::{Error, Result};
 
@@ -91,8 +92,9 @@ impl<M: QueueItem> MessageQueue<M> {
 
     /// Put an item if there is room; `Ok(false)` when the queue is full.
     pub fn try_send(&self, item: &M) -> Result<bool> {
+        failpoint("queue.before_send")?;
         match sys_send(self.id, item.kind(), &item.encode(), libc::IPC_NOWAIT) {
-            Ok(()) => Ok(true),
+            Ok(()) => failpoint("queue.after_send").map(|()| true),
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             Err(error) => Err(queue_error("send to", error)),
@@ -125,7 +127,10 @@ impl<M: QueueItem> MessageQueue<M> {
     pub fn try_recv_kind(&self, kind: libc::c_long) -> Result<Received<M>> {
         loop {
             match sys_recv(self.id, kind, libc::IPC_NOWAIT) {
-                Ok(bytes) => return decode(&bytes),
+                Ok(bytes) => {
+                    failpoint("queue.after_receive")?;
+                    return decode(&bytes);
+                }
                 Err(error) if error.raw_os_error() == Some(libc::ENOMSG) => {
                     return Ok(Received::Empty);
                 }
@@ -142,7 +147,10 @@ impl<M: QueueItem> MessageQueue<M> {
         loop {
             shutdown.check()?;
             match sys_recv(self.id, 0, 0) {
-                Ok(bytes) => return decode(&bytes),
+                Ok(bytes) => {
+                    failpoint("queue.after_receive")?;
+                    return decode(&bytes);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_removed(&error) => return Ok(Received::Closed),
                 Err(error) => return Err(queue_error("receive from", error)),

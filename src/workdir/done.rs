@@ -184,7 +184,8 @@ fn tell_torn(path: &Path) {
     );
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+/// The data of a done-file; `None` when it is not whole.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(body(bytes)?).ok()
 }
 

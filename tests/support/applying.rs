@@ -47,6 +47,7 @@ impl<'c> Place<'c> {
         );
         let dir = TempDir::new().unwrap();
         let spec = ApplySpec {
+            lock_timeout: std::time::Duration::ZERO,
             target: ConnInfo::parse(Side::Target, &cluster.uri(&db)).unwrap(),
             application_name: format!("pgcopydb[{db}] apply"),
             origin,

@@ -188,10 +188,10 @@ impl<'a> Following<'a> {
 
     /// Whether the base copy is done, so that changes are applied: what the sentinel's table says.
     pub fn is_apply_enabled(&self) -> bool {
-        let has_table = "select to_regclass('pgcopydb.sentinel') is not null";
-        self.on_source(has_table) == "t"
-            && self.on_source("select coalesce(bool_or(apply), false) from pgcopydb.sentinel")
-                == "t"
+        // Gone between two looks, when the run starts over.
+        let sql = "select coalesce(bool_or(apply), false) from pgcopydb.sentinel";
+        let row = self.source.client(&self.db).query_one(sql, &[]);
+        row.is_ok_and(|row| row.get(0))
     }
 
     #[track_caller]

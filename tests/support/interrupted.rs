@@ -1,13 +1,16 @@
 //! Runs that are interrupted, and what has to be true once they were resumed: everything is there, once, and nothing is
 //! left behind.
 
+use pgcopydb::ident::quote_literal;
+use pgcopydb::workdir::done::{TableDone, read_directory};
+
 use super::cluster::{Cluster, shared_source, shared_target};
 use super::cmd::{Outcome, Scene};
 use super::compare::assert_same;
 use super::leftovers;
 
 /// One of each kind of work: parts, plain and partitioned tables, constraints, large objects, sequences, a view.
-const WORK: &str = "
+pub const WORK: &str = "
     create table big (id bigserial primary key, v text, n int);
     insert into big (v, n) select repeat('x', 300), g % 97 from generate_series(1, 30000) g;
     create index big_n on big (n);
@@ -28,7 +31,7 @@ const WORK: &str = "
 pub const SPLIT: [&str; 2] = ["--split-tables-larger-than", "1MB"];
 
 /// Warnings that tell of the interruption, not of a defect.
-const TOLD: &[&str] = &["was terminated", "is not whole"];
+pub const TOLD: &[&str] = &["was terminated", "is not whole"];
 
 /// A database and its copy to be, on two servers.
 pub struct Pair<'a> {
@@ -109,4 +112,18 @@ impl<'a> Pair<'a> {
         self.assert_no_backend();
         assert_same(self.source, &self.db, self.target, &self.copy);
     }
+}
+
+/// Done-files of complete tables, each with the file that holds the rows on the target.
+pub fn complete_tables(pair: &Pair<'_>, scene: &Scene) -> Vec<(TableDone, String)> {
+    let folder = scene.work_dir().join("run/tables");
+    let done = read_directory::<TableDone>(&folder, ".done").unwrap();
+    let complete = done.into_values().filter(|table| table.part.is_none());
+    complete
+        .map(|table| {
+            let name = quote_literal(&table.name);
+            let file = pair.copied(&format!("select pg_relation_filenode({name}::regclass)"));
+            (table, file)
+        })
+        .collect()
 }

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::progress_text::{render, render_summary};
+use super::progress_text::{render, render_instance, render_instance_summary, render_summary};
 use crate::cli::options::{ConnectionArgs, DirArgs};
 use crate::cli::stdout;
 use crate::error::{Result, Side};
 use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::wire::Connection;
+use crate::report::instance::{self, InstanceProgress, InstanceSummary};
 use crate::report::summary::Summary;
 use crate::report::{Answer, Progress, fetch_builds, fetch_replication, follow_pid};
 use crate::sys::signal::Shutdown;
@@ -28,7 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[command(after_help = "\
 Works beside a run and after it. Read from the work directory; with --source and --target (or their environment \
 variables) the servers are asked too: the target about indexes under way, the source about the lag of a follow. A server \
-that does not answer within 5 s is left out.
+that does not answer within 5 s is left out. On the directory of clone --all-databases all databases are shown together and \
+one by one.
 
 JSON: an object with the keys
   state (not-started, running, complete or incomplete), pid, run, table-jobs, index-jobs, elapsed-ms,
@@ -45,9 +47,13 @@ JSON: an object with the keys
   replication (null without follow): slot-name, origin, pid, sentinel (as stream sentinel get prints it), source
     (current-lsn, is-active, received-lsn, flushed-lsn, replayed-lsn, lag-bytes, lag-seconds, retained-bytes);
   servers: source and target: not-asked, answered, or an object failed with the reason.
+On the directory of clone --all-databases, together: state, pid, table-jobs, index-jobs, elapsed-ms, tables (without \
+in-progress and all), indexes, constraints, vacuum (total, done), large-objects; databases, an array of database (its name) \
+and all the keys above.
 What is not known is null; rates and times left are estimates. With --summary: an object as in the file summary.json: \
 version, is_complete, duration_ms, phases, tables (name, rows, bytes, copy_ms, indexes, index_ms, vacuum_ms), \
-large_objects, large_objects_bytes, sequences, failures.
+large_objects, large_objects_bytes, sequences, failures; of an instance: version, is_complete, duration_ms, databases \
+(database, summary).
 
 Examples: pgcopydb list progress --dir /var/tmp/shop --target postgres://me@new/shop
   pgcopydb list progress --summary")]
@@ -67,6 +73,9 @@ pub struct ProgressArgs {
 pub fn run(args: &ProgressArgs) -> Result<()> {
     let top = location(args.dir.dir.as_deref());
     let paths = Paths::new(&top);
+    if let Some(folders) = instance::databases(&paths)? {
+        return run_instance(args, &paths, &folders);
+    }
     if args.summary {
         let summary = Summary::read(&paths)?;
         return match (args.json, &summary) {
@@ -77,8 +86,12 @@ pub fn run(args: &ProgressArgs) -> Result<()> {
     }
     let shutdown = Shutdown::install()?;
     let mut progress = Progress::read(&paths, now_ms())?;
-    ask_target(&mut progress, args, &shutdown)?;
-    ask_source(&mut progress, args, &top, &shutdown)?;
+    let (source, target) = args.servers()?;
+    if let Some(target) = target {
+        ask_target(&mut progress, &target, &shutdown)?;
+    }
+    let cdc_dir = cdc_location(args.dir.dir.as_deref());
+    ask_source(&mut progress, source.as_ref(), &top, &cdc_dir, &shutdown)?;
     if args.json {
         return stdout::print_json(&progress);
     }
@@ -88,6 +101,48 @@ pub fn run(args: &ProgressArgs) -> Result<()> {
             false => nothing(&top),
         },
     )
+}
+
+/// The same of every database of an instance, and of all together.
+fn run_instance(args: &ProgressArgs, top: &Paths, folders: &[(String, Paths)]) -> Result<()> {
+    if args.summary {
+        let summary = InstanceSummary::read(folders, InstanceSummary::written_duration(top))?;
+        return match args.json {
+            true => stdout::print_json(&summary),
+            false => stdout::print(&render_instance_summary(&summary)),
+        };
+    }
+    let shutdown = Shutdown::install()?;
+    let mut progress = InstanceProgress::read(top, folders, now_ms())?;
+    let (source, target) = args.servers()?;
+    for (it, (name, paths)) in progress.databases.iter_mut().zip(folders) {
+        if let Some(target) = &target {
+            ask_target(&mut it.progress, &target.with_dbname(name), &shutdown)?;
+        }
+        let source = source.as_ref().map(|source| source.with_dbname(name));
+        let cdc_dir = cdc_location(Some(paths.top()));
+        ask_source(
+            &mut it.progress,
+            source.as_ref(),
+            paths.top(),
+            &cdc_dir,
+            &shutdown,
+        )?;
+    }
+    match args.json {
+        true => stdout::print_json(&progress),
+        false => stdout::print(&render_instance(&progress)),
+    }
+}
+
+impl ProgressArgs {
+    /// Both are only asked if they are given.
+    fn servers(&self) -> Result<(Option<ConnInfo>, Option<ConnInfo>)> {
+        Ok((
+            self.connections.optional(Side::Source)?,
+            self.connections.optional(Side::Target)?,
+        ))
+    }
 }
 
 fn nothing(top: &Path) -> String {
@@ -101,10 +156,7 @@ fn connect(info: &ConnInfo, shutdown: &Shutdown) -> Result<Connection> {
 }
 
 /// The target is asked when there is something to ask it.
-fn ask_target(progress: &mut Progress, args: &ProgressArgs, shutdown: &Shutdown) -> Result<()> {
-    let Some(info) = args.connections.optional(Side::Target)? else {
-        return Ok(());
-    };
+fn ask_target(progress: &mut Progress, info: &ConnInfo, shutdown: &Shutdown) -> Result<()> {
     let Some(run) = progress
         .run
         .clone()
@@ -112,7 +164,7 @@ fn ask_target(progress: &mut Progress, args: &ProgressArgs, shutdown: &Shutdown)
     else {
         return Ok(());
     };
-    let asked = connect(&info, shutdown).and_then(|mut target| fetch_builds(&mut target, &run));
+    let asked = connect(info, shutdown).and_then(|mut target| fetch_builds(&mut target, &run));
     match asked {
         Ok(builds) => {
             progress.servers.target = Answer::Answered;
@@ -130,21 +182,21 @@ fn ask_target(progress: &mut Progress, args: &ProgressArgs, shutdown: &Shutdown)
 /// The source is asked when something was set up to follow it.
 fn ask_source(
     progress: &mut Progress,
-    args: &ProgressArgs,
+    info: Option<&ConnInfo>,
     top: &Path,
+    cdc_dir: &Path,
     shutdown: &Shutdown,
 ) -> Result<()> {
-    let cdc_dir = cdc_location(args.dir.dir.as_deref());
     let pid = follow_pid(top);
-    progress.replication = fetch_replication(&cdc_dir, pid, None)?;
-    let Some(info) = args.connections.optional(Side::Source)? else {
+    progress.replication = fetch_replication(cdc_dir, pid, None)?;
+    let Some(info) = info else {
         return Ok(());
     };
     if progress.replication.is_none() {
         return Ok(());
     }
     let asked =
-        connect(&info, shutdown).and_then(|source| fetch_replication(&cdc_dir, pid, Some(source)));
+        connect(info, shutdown).and_then(|source| fetch_replication(cdc_dir, pid, Some(source)));
     match asked {
         Ok(replication) => {
             progress.servers.source = Answer::Answered;

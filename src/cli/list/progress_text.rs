@@ -5,7 +5,10 @@ use std::fmt::Write;
 use crate::cli::text_table::Align::{Left, Right};
 use crate::cli::text_table::{TextTable, printable};
 use crate::ident::QualifiedName;
-use crate::report::summary::Summary;
+use crate::report::instance::{
+    DatabaseProgress, DatabaseSummary, InstanceProgress, InstanceSummary,
+};
+use crate::report::summary::{Summary, TableSummary};
 use crate::report::{Answer, Progress, Replication, State};
 use crate::size::pretty_size;
 
@@ -25,6 +28,12 @@ pub fn render(progress: &Progress) -> String {
     if let Some(replication) = &progress.replication {
         replicated(&mut text, replication);
     }
+    troubles(&mut text, progress);
+    text
+}
+
+/// What failed, and who did not answer.
+fn troubles(text: &mut String, progress: &Progress) {
     for failure in &progress.failures {
         line!(
             text,
@@ -44,7 +53,85 @@ pub fn render(progress: &Progress) -> String {
             );
         }
     }
+}
+
+/// All databases together, a line for each, and what is under way in them.
+pub fn render_instance(progress: &InstanceProgress) -> String {
+    let mut text = String::new();
+    let pid = progress.pid.map(|pid| format!(" (pid {pid})"));
+    let state = match progress.state {
+        State::Running => "The run is under way",
+        State::Complete => "All databases are complete",
+        State::Incomplete => "The run ended before everything was copied, and can be resumed",
+        State::NotStarted => "No copy has begun",
+    };
+    line!(text, "{state}{}.\n", pid.unwrap_or_default());
+    let mut table = TextTable::new(&[
+        ("Database", Left),
+        ("State", Left),
+        ("Tables", Right),
+        ("Indexes", Right),
+        ("Rows", Right),
+        ("Data", Right),
+        ("Failed", Right),
+        ("Lag", Right),
+    ]);
+    let of = |done: u64, total: u64| format!("{done}/{total}");
+    for DatabaseProgress { database, progress } in &progress.databases {
+        let lag = progress
+            .replication
+            .as_ref()
+            .and_then(|it| it.source.as_ref());
+        let lag = lag.and_then(|source| source.lag_bytes);
+        table.row([
+            printable(database.clone()),
+            word(progress.state).to_owned(),
+            of(progress.tables.done, progress.tables.total),
+            of(progress.indexes.done, progress.indexes.total),
+            progress.tables.copied_rows.to_string(),
+            pretty_size(progress.tables.copied_bytes),
+            progress.failures.len().to_string(),
+            lag.map_or_else(String::new, pretty_size),
+        ]);
+    }
+    let all = &progress.tables;
+    table.row([
+        "all together".to_owned(),
+        String::new(),
+        of(all.done, all.total),
+        of(progress.indexes.done, progress.indexes.total),
+        all.copied_rows.to_string(),
+        pretty_size(all.copied_bytes),
+        String::new(),
+        String::new(),
+    ]);
+    text.push_str(&table.render());
+    let left = all.seconds_left.map(duration);
+    if let (Some(rate), Some(left)) = (all.bytes_per_second, left) {
+        line!(text, "\n{}/s, about {left} left.", pretty_size(rate));
+    }
+    for DatabaseProgress { database, progress } in &progress.databases {
+        let mut of_it = String::new();
+        running(&mut of_it, progress);
+        if let Some(replication) = &progress.replication {
+            replicated(&mut of_it, replication);
+        }
+        troubles(&mut of_it, progress);
+        if !of_it.is_empty() {
+            line!(text, "\nDatabase \"{}\":", printable(database.clone()));
+            text.push_str(&of_it);
+        }
+    }
     text
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::NotStarted => "not started",
+        State::Running => "running",
+        State::Complete => "complete",
+        State::Incomplete => "incomplete",
+    }
 }
 
 fn heading(text: &mut String, progress: &Progress) {
@@ -305,6 +392,42 @@ pub fn render_summary(summary: &Summary) -> String {
     };
     line!(text, "\n{end}");
     text
+}
+
+pub fn render_instance_summary(summary: &InstanceSummary) -> String {
+    let mut table = TextTable::new(&[
+        ("Database", Left),
+        ("Tables", Right),
+        ("Rows", Right),
+        ("Data", Right),
+        ("Copy", Right),
+        ("Indexes", Right),
+        ("Index", Right),
+        ("Failed", Right),
+        ("Complete", Left),
+    ]);
+    for DatabaseSummary { database, summary } in &summary.databases {
+        let tables = summary.as_ref().map_or(&[][..], |it| &it.tables);
+        let sum = |of: fn(&TableSummary) -> u64| tables.iter().map(of).sum::<u64>();
+        let failed = summary.as_ref().map_or(0, |it| it.failures.len());
+        let is_complete = summary.as_ref().is_some_and(|it| it.is_complete);
+        table.row([
+            printable(database.clone()),
+            tables.len().to_string(),
+            sum(|it| it.rows).to_string(),
+            pretty_size(sum(|it| it.bytes)),
+            format!("{} ms", sum(|it| it.copy_ms)),
+            sum(|it| it.indexes as u64).to_string(),
+            format!("{} ms", sum(|it| it.index_ms)),
+            failed.to_string(),
+            if is_complete { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    let end = match summary.is_complete {
+        true => "All databases are complete.",
+        false => "Not all databases are complete.",
+    };
+    format!("{}\n{end}\n", table.render())
 }
 
 fn percent(fraction: f64) -> String {

@@ -1,16 +1,21 @@
 //! `stream setup`, `cleanup`, `create ..`, `drop ..`: what a follow needs on the servers.
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 
 use crate::cli::follow_options::SlotArgs;
 use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs};
 use crate::error::{Error, Result, Side};
+use crate::instance::{self, CleanupSpec};
 use crate::lsn::Lsn;
 use crate::pg::session::{TargetSettings, open_source, open_target};
+use crate::report::instance::databases;
 use crate::stream::preconditions::{self, Wanted};
 use crate::stream::setup::{self, NewSlotSpec, SetupSpec};
 use crate::stream::{origin, publication, slot};
 use crate::sys::signal::Shutdown;
+use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
 
 const NAME: &str = "pgcopydb stream";
@@ -74,24 +79,51 @@ pub fn setup(args: SetupArgs) -> Result<()> {
 /// Remove everything that a follow has made on both servers, and its files
 #[derive(Args)]
 #[command(after_help = "\
-Safe to repeat. Triggers and rules of the target that were disabled are enabled again.
+Safe to repeat. Triggers and rules of the target that were disabled are enabled again. With --all-databases, \
+--slot-name and --origin are those that the clone of all databases was given.
 
 Example: pgcopydb stream cleanup --source postgres://me@old/shop --target postgres://me@new/shop --dir /var/tmp/shop")]
 pub struct CleanupArgs {
     #[command(flatten)]
     both: BothArgs,
+    /// Do it for every database that clone --all-databases has followed in --dir
+    #[arg(long)]
+    all_databases: bool,
 }
 
 pub fn cleanup(args: CleanupArgs) -> Result<()> {
     let spec = args.both.spec()?;
     let shutdown = Shutdown::install()?;
     let dir = location(args.both.dir.dir.as_deref());
+    if args.all_databases {
+        let spec = CleanupSpec {
+            top: dir,
+            of_one: spec,
+        };
+        return instance::cleanup(&spec, &shutdown);
+    }
+    refuse_instance(&dir)?;
     // A follow that is under way would lose its slot; no directory is made only to be left behind.
     let _workdir = match dir.exists() {
         true => Some(WorkDir::open(&dir, Service::Follow)?),
         false => None,
     };
     setup::cleanup(&spec, &shutdown)
+}
+
+/// The directory of an instance has no follow of its own.
+pub fn refuse_instance(dir: &Path) -> Result<()> {
+    match databases(&Paths::new(dir))? {
+        None => Ok(()),
+        Some(_) => Err(Error::state(format!(
+            "\"{}\" is the work directory of a clone of all databases",
+            dir.display()
+        ))
+        .with_hint(format!(
+            "Use --all-databases, or --dir {}/NAME for one of them.",
+            Paths::new(dir).databases().display()
+        ))),
+    }
 }
 
 #[derive(Args)]
@@ -163,9 +195,7 @@ pub fn create(args: CreateArgs) -> Result<()> {
 }
 
 fn open(both: &BothArgs, shutdown: &Shutdown) -> Result<crate::pg::wire::Connection> {
-    let settings = TargetSettings {
-        maintenance_work_mem: "64MB".to_owned(),
-    };
+    let settings = TargetSettings::default();
     let target = both.connections.required(Side::Target)?;
     open_target(&target, NAME, &settings, shutdown)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::cli::follow_options::{Again, ApplyArgs, SlotArgs, follow_spec_to};
+use crate::cli::follow_options::{Again, ApplyArgs, How, SlotArgs, follow_spec_to};
 use crate::cli::options::{ConnectionArgs, DirArgs, FilterArgs, RoomArgs};
 use crate::error::{Context, Error, Result, Side};
 use crate::follow::FollowSpec;
@@ -56,16 +56,15 @@ impl PartArgs {
             restart: false,
             resume: true,
         };
-        follow_spec_to(
-            target,
-            &self.connections,
-            &self.dir,
-            &self.slot,
-            &self.apply,
-            &self.room,
-            self.filters.read()?,
+        let how = How {
+            dir: &self.dir,
+            slot: &self.slot,
+            apply: &self.apply,
+            room: &self.room,
+            filters: self.filters.read()?,
             again,
-        )
+        };
+        follow_spec_to(self.connections.required(Side::Source)?, target, how)
     }
 }
 

@@ -1,10 +1,14 @@
 //! `stream sentinel ..`: the remote control of a follow that runs, or will.
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
+use super::objects::refuse_instance;
 use crate::cli::options::{DirArgs, SourceArgs};
 use crate::cli::stdout;
-use crate::error::{Error, Result};
+use crate::cli::text_table::printable;
+use crate::error::{Context, Error, Result};
+use crate::instance::{self, Followed};
 use crate::lsn::Lsn;
 use crate::pg::session::open_source;
 use crate::sentinel::{Sentinel, SentinelRow};
@@ -43,6 +47,9 @@ Example: pgcopydb stream sentinel drop --source postgres://me@old/shop --dir /va
     Drop(PlaceArgs),
     /// Print the sentinel
     #[command(after_help = "\
+With --all-databases: one block of lines for each database, which begins with its name; with --json an array of objects, \
+each with the key database before the others.
+
 Example: pgcopydb stream sentinel get --source postgres://me@old/shop --dir /var/tmp/shop --json")]
     Get(GetArgs),
     /// Change the sentinel
@@ -62,7 +69,7 @@ struct CreateArgs {
 #[derive(Args)]
 struct GetArgs {
     #[command(flatten)]
-    place: PlaceArgs,
+    place: SomeArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -82,23 +89,25 @@ Example: pgcopydb stream sentinel set startpos 0/1A2B3C8 --source postgres://me@
     Startpos(PositionArgs),
     /// Set where to stop
     #[command(after_help = "\
+With --all-databases all of them get the same position; each is printed with the name of its database behind it.
+
 Examples: pgcopydb stream sentinel set endpos --current --source postgres://me@old/shop --dir /var/tmp/shop
   pgcopydb stream sentinel set endpos 0/1A2B3C8 --source postgres://me@old/shop --dir /var/tmp/shop")]
     Endpos(PositionArgs),
     /// Allow applying changes
     #[command(after_help = "\
 Example: pgcopydb stream sentinel set apply --source postgres://me@old/shop --dir /var/tmp/shop")]
-    Apply(PlaceArgs),
+    Apply(SomeArgs),
     /// Only collect changes, apply none
     #[command(after_help = "\
 Example: pgcopydb stream sentinel set prefetch --source postgres://me@old/shop --dir /var/tmp/shop")]
-    Prefetch(PlaceArgs),
+    Prefetch(SomeArgs),
 }
 
 #[derive(Args)]
 struct PositionArgs {
     #[command(flatten)]
-    place: PlaceArgs,
+    place: SomeArgs,
     /// The position
     #[arg(required_unless_present = "current", conflicts_with = "current")]
     lsn: Option<Lsn>,
@@ -107,20 +116,68 @@ struct PositionArgs {
     current: bool,
 }
 
-impl PositionArgs {
-    fn position(&self, sentinel: &mut Sentinel) -> Result<Lsn> {
-        match self.lsn {
-            Some(lsn) => Ok(lsn),
-            None => sentinel.current(),
+/// One sentinel, or all of an instance.
+#[derive(Args)]
+struct SomeArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Do it for every database that clone --all-databases follows in --dir
+    #[arg(long)]
+    all_databases: bool,
+}
+
+/// A sentinel, and the database that it is of where there are several.
+struct Found {
+    database: Option<String>,
+    sentinel: Sentinel,
+}
+
+impl SomeArgs {
+    fn open(&self) -> Result<Vec<Found>> {
+        let (source, dir) = (self.place.source.required()?, &self.place.dir.dir);
+        let shutdown = Shutdown::install()?;
+        let top = location(dir.as_deref());
+        if !self.all_databases {
+            refuse_instance(&top)?;
+            let connection = open_source(&source, NAME, &shutdown)?;
+            return Ok(vec![Found {
+                database: None,
+                sentinel: Sentinel::open(connection, &cdc_location(dir.as_deref()))?,
+            }]);
         }
+        let open = |it: Followed| {
+            let what = || format!("database \"{}\"", it.database);
+            let source = source.with_dbname(&it.database);
+            let connection = open_source(&source, NAME, &shutdown).with_context(what)?;
+            let sentinel = Sentinel::open(connection, &it.cdc_dir()).with_context(what)?;
+            Ok(Found {
+                database: Some(it.database),
+                sentinel,
+            })
+        };
+        // All of them, before the first is changed.
+        instance::followed(&top)?.into_iter().map(open).collect()
     }
 }
 
-impl PlaceArgs {
-    fn open(&self) -> Result<Sentinel> {
-        let shutdown = Shutdown::install()?;
-        let connection = open_source(&self.source.required()?, NAME, &shutdown)?;
-        Sentinel::open(connection, &cdc_location(self.dir.dir.as_deref()))
+impl PositionArgs {
+    /// Set a position of each. That of all databases is one: they share the source's log.
+    fn set(&self, set: fn(&mut Sentinel, Lsn) -> Result<Lsn>) -> Result<()> {
+        let mut found = self.place.open()?;
+        let mut wanted = self.lsn;
+        for it in &mut found {
+            let lsn = match wanted {
+                Some(lsn) => lsn,
+                None => it.sentinel.current()?,
+            };
+            wanted = Some(lsn);
+            let lsn = set(&mut it.sentinel, lsn)?;
+            match &it.database {
+                None => stdout::print_line(&lsn.to_string())?,
+                Some(database) => stdout::print_line(&format!("{lsn} {database}"))?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -138,11 +195,11 @@ pub fn run(args: SentinelArgs) -> Result<()> {
             Ok(())
         }
         SentinelCommand::Get(args) => {
-            let row = args.place.open()?.get()?;
-            match args.json {
-                true => stdout::print_line(&json(&row)?),
-                false => stdout::print(&text(&row)),
+            let mut rows = Vec::new();
+            for mut it in args.place.open()? {
+                rows.push((it.database, it.sentinel.get()?));
             }
+            get(&rows, args.json)
         }
         SentinelCommand::Set(args) => set(args.what),
     }
@@ -168,23 +225,58 @@ fn create(args: &CreateArgs) -> Result<()> {
     }
 }
 
+/// A sentinel's row, with its database where there are several.
+type Got = (Option<String>, SentinelRow);
+
+fn get(rows: &[Got], is_json: bool) -> Result<()> {
+    match (rows, is_json) {
+        ([(None, row)], true) => stdout::print_line(&json(row)?),
+        ([(None, row)], false) => stdout::print(&text(row)),
+        (rows, true) => stdout::print_json(&rows.iter().map(named).collect::<Vec<_>>()),
+        (rows, false) => {
+            let block = |(database, row): &Got| {
+                let database = database.as_deref().unwrap_or_default();
+                format!(
+                    "database   {}\n{}",
+                    printable(database.to_owned()),
+                    text(row)
+                )
+            };
+            stdout::print(&rows.iter().map(block).collect::<Vec<_>>().join("\n"))
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Named<'a> {
+    database: Option<&'a str>,
+    #[serde(flatten)]
+    row: &'a SentinelRow,
+}
+
+fn named((database, row): &Got) -> Named<'_> {
+    Named {
+        database: database.as_deref(),
+        row,
+    }
+}
+
 fn set(what: SetWhat) -> Result<()> {
     match what {
         SetWhat::Startpos(args) => {
-            let mut sentinel = args.place.open()?;
-            let lsn = args.position(&mut sentinel)?;
-            sentinel.set_startpos(lsn)?;
-            stdout::print_line(&lsn.to_string())
+            args.set(|sentinel, lsn| sentinel.set_startpos(lsn).map(|()| lsn))
         }
-        SetWhat::Endpos(args) => {
-            let mut sentinel = args.place.open()?;
-            let lsn = args.position(&mut sentinel)?;
-            let lsn = sentinel.set_endpos(lsn)?;
-            stdout::print_line(&lsn.to_string())
-        }
-        SetWhat::Apply(place) => place.open()?.set_apply(true),
-        SetWhat::Prefetch(place) => place.open()?.set_apply(false),
+        SetWhat::Endpos(args) => args.set(Sentinel::set_endpos),
+        SetWhat::Apply(args) => set_apply(&args, true),
+        SetWhat::Prefetch(args) => set_apply(&args, false),
     }
+}
+
+fn set_apply(args: &SomeArgs, is_allowed: bool) -> Result<()> {
+    let mut found = args.open()?;
+    found
+        .iter_mut()
+        .try_for_each(|it| it.sentinel.set_apply(is_allowed))
 }
 
 fn json(row: &SentinelRow) -> Result<String> {

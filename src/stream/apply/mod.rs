@@ -31,6 +31,7 @@ use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
+use crate::sys::failpoint::failpoint;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 use chunk::{Chunk, Place};
@@ -89,6 +90,8 @@ pub struct ApplySpec {
     pub keeper: PositionKeeper,
     pub mode: ApplyMode,
     pub when_full: WhenFull,
+    /// How long a statement may wait for a lock; zero: as long as it takes.
+    pub lock_timeout: Duration,
     /// Where the files of the follow are.
     pub dir: PathBuf,
     /// Where the base copy notes the tables that it left out, whose changes are nobody's.
@@ -271,6 +274,7 @@ impl Applier {
     /// Everything that was applied is flushed on the target.
     pub fn finish(&mut self) -> Result<()> {
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }
@@ -675,6 +679,7 @@ impl Applier {
         }
         self.last_flush = Instant::now();
         let flushed = self.session.flush()?;
+        failpoint("apply.after_flush")?;
         self.note_flushed(flushed);
         Ok(())
     }

@@ -61,7 +61,8 @@ impl Session {
     /// Connect and take the origin. Returns the session and the position of the last transaction that is applied.
     pub fn open(spec: &ApplySpec, shutdown: &Shutdown) -> Result<(Session, Lsn)> {
         let settings = TargetSettings {
-            maintenance_work_mem: "64MB".to_owned(),
+            lock_timeout: spec.lock_timeout,
+            ..TargetSettings::default()
         };
         let mut connection =
             open_target(&spec.target, &spec.application_name, &settings, shutdown)?;
@@ -137,6 +138,7 @@ impl Session {
 
     /// Make everything that was committed durable; the position up to which it is.
     pub fn flush(&mut self) -> Result<Lsn> {
+        failpoint("apply.before_flush")?;
         match self.keeper {
             PositionKeeper::Origin => {
                 let row = self.connection.query_one(

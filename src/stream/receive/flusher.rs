@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::stream::positions::Positions;
 use crate::stream::segment::{FileToFlush, flush_directory};
+use crate::sys::failpoint::failpoint;
 
 /// A file to flush, and the position that is then on disk. Everything before it was asked for earlier, or is in the same
 /// file.
@@ -101,7 +102,7 @@ fn flush(target: &FileToFlush, named: &mut Option<PathBuf>) -> Result<()> {
         flush_directory(target.path.parent().unwrap_or(Path::new(".")))?;
         *named = Some(target.path.clone());
     }
-    Ok(())
+    failpoint("receive.after_flush")
 }
 
 #[cfg(test)]

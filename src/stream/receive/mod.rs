@@ -542,7 +542,9 @@ impl Files<'_> {
 
     /// Hand over what was gathered; only then it counts as written.
     fn write(&mut self) -> Result<()> {
+        failpoint("receive.before_write")?;
         self.writer.write()?;
+        failpoint("receive.after_write")?;
         self.positions.advance_written(self.writer.recorded());
         Ok(())
     }
