@@ -7,7 +7,8 @@ use super::extensions::RequirementsArgs;
 use super::follow_options::{self, Again, ApplyArgs, How, SlotArgs, typed_slot_option};
 use super::given::Given;
 use super::options::{
-    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, RoomArgs, SplitArgs, parse_flag,
+    ConnectionArgs, DirArgs, FilterArgs, HangArgs, JobArgs, RoomArgs, SnapshotIdArgs, SplitArgs,
+    parse_flag,
 };
 use crate::clone::{self, CloneSpec, Phases, RolesOptions, SplitOptions};
 use crate::error::{Error, Result, Side};
@@ -147,15 +148,8 @@ struct StateArgs {
     /// Allow reading the source in another snapshot than an earlier run did
     #[arg(long)]
     not_consistent: bool,
-    /// Read the source in this snapshot, exported and held elsewhere
-    #[arg(
-        short = 'N',
-        long,
-        value_name = "ID",
-        env = "PGCOPYDB_SNAPSHOT",
-        hide_env_values = true
-    )]
-    snapshot: Option<String>,
+    #[command(flatten)]
+    snapshot: SnapshotIdArgs,
 }
 
 pub fn run(args: CloneArgs, given: &Given) -> Result<()> {
@@ -307,7 +301,7 @@ pub fn validate(args: CloneArgs, given: &Given, phases: Phases) -> Result<CloneS
 
 /// `--not-consistent` asks for a new snapshot when the old one is gone, so it cannot go with one that is named.
 fn snapshot_to_use(state: &StateArgs, given: &Given) -> Result<Option<String>> {
-    let Some(snapshot) = &state.snapshot else {
+    let Some(snapshot) = &state.snapshot.snapshot else {
         return Ok(None);
     };
     if state.not_consistent {

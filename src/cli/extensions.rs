@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::given::Given;
-use super::options::{ConnectionArgs, DirArgs, FilterArgs};
+use super::options::{ConnectionArgs, DirArgs, FilterArgs, SnapshotIdArgs};
 use crate::error::{Result, Side};
 use crate::extensions::{self, ExtensionsSpec, Requirements};
 use crate::sys::signal::Shutdown;
@@ -55,19 +55,12 @@ pub struct CopyExtensionsArgs {
     /// Read the source as it is now when the snapshot of PGCOPYDB_SNAPSHOT is gone
     #[arg(long)]
     not_consistent: bool,
-    /// Read the source in this snapshot, exported and held elsewhere
-    #[arg(
-        short = 'N',
-        long,
-        value_name = "ID",
-        env = "PGCOPYDB_SNAPSHOT",
-        hide_env_values = true
-    )]
-    snapshot: Option<String>,
+    #[command(flatten)]
+    snapshot: SnapshotIdArgs,
 }
 
 pub fn copy(args: CopyExtensionsArgs, given: &Given) -> Result<()> {
-    let snapshot = args.snapshot.filter(|_| {
+    let snapshot = args.snapshot.snapshot.filter(|_| {
         // An exported PGCOPYDB_SNAPSHOT outlives the snapshot it names.
         !args.not_consistent || given.is_typed("snapshot")
     });

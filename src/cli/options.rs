@@ -175,6 +175,20 @@ fn parse_when_full(text: &str) -> std::result::Result<WhenFull, String> {
     }
 }
 
+/// A snapshot that another process holds.
+#[derive(Args)]
+pub struct SnapshotIdArgs {
+    /// Read the source in this snapshot, exported and held elsewhere
+    #[arg(
+        short = 'N',
+        long,
+        value_name = "ID",
+        env = "PGCOPYDB_SNAPSHOT",
+        hide_env_values = true
+    )]
+    pub snapshot: Option<String>,
+}
+
 /// Where the state of the run is kept.
 #[derive(Args)]
 pub struct DirArgs {

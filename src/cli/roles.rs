@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::options::{ConnectionArgs, DirArgs, SourceArgs};
+use super::options::{ConnectionArgs, DirArgs, SnapshotIdArgs, SourceArgs};
 use crate::error::{Result, Side};
 use crate::roles::{self, RolesSpec};
 use crate::sys::signal::Shutdown;
@@ -13,15 +13,8 @@ struct ReadArgs {
     /// Leave out passwords; also done when the source does not let us read them
     #[arg(long)]
     no_role_passwords: bool,
-    /// Read the source in this snapshot, exported and held elsewhere
-    #[arg(
-        short = 'N',
-        long,
-        value_name = "ID",
-        env = "PGCOPYDB_SNAPSHOT",
-        hide_env_values = true
-    )]
-    snapshot: Option<String>,
+    #[command(flatten)]
+    snapshot: SnapshotIdArgs,
 }
 
 /// Copy the roles of the source instance to the target instance
@@ -81,7 +74,7 @@ pub fn copy(args: CopyRolesArgs) -> Result<()> {
         source: args.connections.required(Side::Source)?,
         dir: args.dir.dir,
         no_passwords: args.read.no_role_passwords,
-        snapshot: args.read.snapshot,
+        snapshot: args.read.snapshot.snapshot,
         restart: args.restart,
         resume: args.resume,
     };
@@ -95,7 +88,7 @@ pub fn dump(args: DumpRolesArgs) -> Result<()> {
         source: args.source.required()?,
         dir: args.dir.dir,
         no_passwords: args.read.no_role_passwords,
-        snapshot: args.read.snapshot,
+        snapshot: args.read.snapshot.snapshot,
         restart: true,
         resume: false,
     };

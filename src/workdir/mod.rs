@@ -105,6 +105,7 @@ pub fn cdc_location(dir: Option<&Path>) -> PathBuf {
 impl WorkDir {
     /// Open the directory, making it if need be.
     pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
+        ours::check_way(dir)?;
         // Whatever is there already is for the check to judge.
         if std::fs::symlink_metadata(dir).is_err() {
             std::fs::DirBuilder::new()
