@@ -55,20 +55,21 @@ fn wait_until_told(run: &mut Running, process: &str, statement: &str, blocker: &
     }
 }
 
-/// A run that has made the tables, and that goes on while `mode` of a lock is in its way.
-fn goes_on_after(failpoint: &str, mode: &str, process: &str, statement: &str) {
+#[test]
+fn a_lock_in_the_way_of_copy_is_told() {
     let (source, target, scene) = (shared_source(), shared_target(), Scene::new());
     let (db, copy) = (fill(source), target.new_db("hang"));
     let (from, to) = (source.uri(&db), target.uri(&copy));
     scene
         .clone_db(&from, &to, &[])
-        .env("PGCOPYDB_FAILPOINT", format!("{failpoint}=error"))
+        .env("PGCOPYDB_FAILPOINT", "clone.after_restore_pre=error")
         .run()
         .assert_last_error(12, &["fault point"]);
-    let (lock, pid) = lock(target, &copy, "held", mode);
+    let (lock, pid) = lock(target, &copy, "held", "access share");
     let more = ["--resume", "--not-consistent", "--stall-timeout", "1"];
     let mut run = scene.clone_db(&from, &to, &more).spawn();
-    wait_until_told(&mut run, process, statement, &format!("pid {pid},"));
+    let statement = "TRUNCATE ONLY \"public\".\"held\"";
+    wait_until_told(&mut run, "copy worker 1", statement, &format!("pid {pid},"));
     drop(lock);
     let outcome = run.wait_deadline(SECONDS);
     outcome.assert_success(&["waits for a lock"]);
@@ -76,25 +77,28 @@ fn goes_on_after(failpoint: &str, mode: &str, process: &str, statement: &str) {
     assert_same(source, &db, target, &copy);
 }
 
-#[test]
-fn a_lock_in_the_way_of_copy_is_told() {
-    goes_on_after(
-        "clone.after_restore_pre",
-        "access share",
-        "copy worker 1",
-        "TRUNCATE ONLY \"public\".\"held\"",
-    );
-}
-
-/// It lets rows be read and written, and nothing be built.
+/// Rows may be read and written, and nothing be built.
 #[test]
 fn a_lock_in_the_way_of_create_index_is_told() {
-    goes_on_after(
-        "copy.after_done_file",
-        "row exclusive",
-        "index worker",
-        "CREATE ",
-    );
+    let (source, target, scene) = (shared_source(), shared_target(), Scene::new());
+    let (db, copy) = (fill(source), target.new_db("hang"));
+    let (from, to) = (source.uri(&db), target.uri(&copy));
+    let mut run = scene
+        .clone_db(&from, &to, &["--stall-timeout", "1"])
+        .env("PGCOPYDB_FAILPOINT", "copy.after_commit=sleep:3000")
+        .spawn();
+    wait_until(SECONDS, "the rows", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        let size = "select coalesce(max(pg_relation_size(oid)), 0) > 0 from pg_class where relname = 'held'";
+        target.value(&copy, size) == "t"
+    });
+    let (lock, pid) = lock(target, &copy, "held", "row exclusive");
+    wait_until_told(&mut run, "index worker", "CREATE ", &format!("pid {pid},"));
+    drop(lock);
+    let outcome = run.wait_deadline(SECONDS);
+    outcome.assert_success(&["waits for a lock"]);
+    scene.assert_nothing_left(&outcome);
+    assert_same(source, &db, target, &copy);
 }
 
 #[test]

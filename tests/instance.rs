@@ -275,7 +275,7 @@ fn progress(scene: &Scene, more: &[&str]) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap()
 }
 
-/// The done-files of all tables: database, table, when it was done, by which worker.
+/// The done-files of all tables, in the order in which they were begun: database, table, when that was, by which worker.
 fn copied(scene: &Scene) -> Vec<(String, String, u64, u32)> {
     let mut found = Vec::new();
     for folder in fs::read_dir(scene.work_dir().join("databases")).unwrap() {
@@ -286,7 +286,7 @@ fn copied(scene: &Scene) -> Vec<(String, String, u64, u32)> {
             found.push((
                 folder.file_name().to_str().unwrap().to_owned(),
                 done["name"].as_str().unwrap().to_owned(),
-                done["finished_at_ms"].as_u64().unwrap(),
+                done["finished_at_ms"].as_u64().unwrap() - done["duration_ms"].as_u64().unwrap(),
                 done["worker_pid"].as_u64().unwrap() as u32,
             ));
         }

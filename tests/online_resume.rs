@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgcopydb::stream::meeting;
+use pgcopydb::sys::failpoint;
 use pgcopydb::workdir::done::{TableDone, read_directory};
 use postgres::Client;
 
 use crate::support::cluster::Cluster;
-use crate::support::cmd::{Outcome, Running};
+use crate::support::cmd::{Outcome, Running, Scene};
 use crate::support::following::{Following, SOON, shared, start};
 use crate::support::version::Version;
 use crate::support::workload::{self, Workload};
@@ -28,6 +29,7 @@ const TABLES: &str = "
     create table public.early (id int primary key, v text);
     create table public.late (id int primary key check (public.gate(41, id)), early_id int references public.early, v text);
     create table public.last (id int primary key check (public.gate(42, id)), late_id int references public.late, v text);
+    create table public.doomed (id int primary key check (public.gate(42, id)), v text);
     alter table public.early add column last_id int references public.last deferrable;
     create table public.moving (id int, part text, v int, primary key (id, part)) partition by list (part);
     create table public.moving_a partition of public.moving for values in ('a');
@@ -41,6 +43,7 @@ const TABLES: &str = "
     insert into public.early select g, 'v' || g % 7 from generate_series(1, 50) g;
     insert into public.late select g, g, 'late' from generate_series(1, 50) g;
     insert into public.last select g, g, 'last' from generate_series(1, 50) g;
+    insert into public.doomed select g, 'doomed' from generate_series(1, 50) g;
     insert into public.moving select g, case g % 2 when 0 then 'a' else 'b' end, g from generate_series(1, 50) g;
     refresh materialized view public.counted;
     select lo_from_bytea(800000 + g, decode(repeat('ab', g), 'hex')) from generate_series(1, 5) g;";
@@ -63,6 +66,8 @@ fn change(following: &Following, round: i32) {
              delete from late where id = {round} + 20 and not exists (select from last where late_id = late.id);
              update moving set part = case part when 'a' then 'b' else 'a' end, v = v + 1 where id % 5 = {round} % 5;
              insert into moving values ({id}, 'a', 1), ({id} + 1, 'b', 2);
+             insert into doomed values ({id}, 'new'); update doomed set v = 'changed' where id = {round};
+             delete from doomed where id = {round} + 10;
              refresh materialized view counted;"
         ),
     );
@@ -147,7 +152,7 @@ fn killed_at_the_gates<'a>(
     let following = Following::of(pair, plugin, TABLES);
     let gates = close_gates(&following, &[41, 42]);
     let mut run = following.clone_follow(&["--table-jobs", "6"]);
-    wait_at_gates(&following, &mut run, "3", 3);
+    wait_at_gates(&following, &mut run, "4", 3);
     for round in 1..4 {
         change(&following, round);
     }
@@ -172,7 +177,7 @@ fn survives_two_kills<'a>(pair: (&'a Cluster, &'a Cluster), plugin: &'static str
     change(&following, 4);
     let gate = close_gates(&following, &[42]);
     let mut run = following.resume(&["--table-jobs", "6"]);
-    wait_at_gates(&following, &mut run, "1", complete.len() + 2);
+    wait_at_gates(&following, &mut run, "2", complete.len() + 2);
     assert_no_temporary_slot(&following);
     for round in 5..8 {
         change(&following, round);
@@ -255,28 +260,31 @@ fn neither_rule_can_be_done_without() {
     following.cut_over(run, TOLD);
 }
 
+/// Fault points of a resume, in the order in which a run comes by.
+const STEPS: [&str; 12] = [
+    "clone.resume_slot",
+    "clone.resume_noted",
+    "copy.after_commit",
+    "copy.after_done_file",
+    "clone.noted_tables",
+    "clone.before_waiting",
+    "apply.before_commit",
+    "apply.after_commit",
+    "clone.before_restore_post",
+    "clone.after_restore_post",
+    "clone.before_summary",
+    "online.before_forget",
+];
+
 /// At each durable step of the resume, one after the other, with changes between them.
 #[test]
 fn killed_at_each_step_of_the_resume_it_goes_on() {
+    for point in failpoint::MEETING {
+        assert!(STEPS.contains(point), "{point}");
+    }
     let following = killed_at_the_gates(shared(Version::Debian15), "pgoutput");
     let complete = tables(&following);
-    for (round, point) in [
-        "clone.resume_slot",
-        "clone.resume_noted",
-        "copy.after_commit",
-        "copy.after_done_file",
-        "clone.noted_tables",
-        "clone.before_waiting",
-        "apply.before_commit",
-        "apply.after_commit",
-        "clone.before_restore_post",
-        "clone.after_restore_post",
-        "clone.before_summary",
-        "online.before_forget",
-    ]
-    .iter()
-    .enumerate()
-    {
+    for (round, point) in STEPS.iter().enumerate() {
         change(&following, 4 + round as i32);
         resume_until(&following, &format!("{point}=kill"));
         assert_no_temporary_slot(&following);
@@ -300,10 +308,10 @@ fn killed_under_load_it_loses_nothing() {
         workload::create(source, db, true);
     });
     let load = Workload::start(following.source, &following.db);
-    for (locks, gates) in [(&[41, 42][..], "3"), (&[42], "1")] {
+    for (locks, gates) in [(&[41, 42][..], "4"), (&[42], "2")] {
         let held = close_gates(&following, locks);
         let mut run = following
-            .command(&["clone", "--follow", "--resume"], &["--table-jobs", "4"])
+            .command(&["clone", "--follow", "--resume"], &["--table-jobs", "8"])
             .spawn();
         wait_at_gates(&following, &mut run, gates, 0);
         load.wait_for(60);
@@ -328,7 +336,7 @@ fn a_large_transaction_is_decided_at_its_end() {
     let following = Following::of(shared(Version::Debian15), "test_decoding", TABLES);
     let gates = close_gates(&following, &[41, 42]);
     let mut run = following.clone_follow(&["--table-jobs", "6"]);
-    wait_at_gates(&following, &mut run, "3", 3);
+    wait_at_gates(&following, &mut run, "4", 3);
     let mut open = following.source.client(&following.db);
     open.batch_execute(
         "begin; insert into early select g, repeat('x', 1000) from generate_series(10001, 15000) g;
@@ -441,7 +449,7 @@ fn without_a_spare_slot_it_warns_and_later_refuses() {
     );
     let gates = close_gates(&following, &[41, 42]);
     let mut run = following.clone_follow(&["--table-jobs", "6"]);
-    wait_at_gates(&following, &mut run, "3", 3);
+    wait_at_gates(&following, &mut run, "4", 3);
     let outcome = kill_all(&following, run);
     assert!(
         outcome
@@ -484,28 +492,20 @@ fn without_its_slot_a_copy_is_not_resumed() {
     following.clean_up();
 }
 
-/// Nothing of them can be copied any more, and nobody misses their rows.
+/// Nothing of it can be copied any more, and nobody misses its rows.
 #[test]
 fn a_table_that_is_dropped_before_it_is_copied_does_no_harm() {
     let following = killed_at_the_gates(shared(Version::Debian15), "pgoutput");
     following.source.psql(
         &following.db,
-        "alter table early drop column last_id; update last set v = 'in vain'; drop table last",
+        "update doomed set v = 'in vain'; drop table doomed",
     );
     let mut run = following.resume(&[]);
     following.wait_for_mark(&mut run);
-    following.target.psql(
-        &following.copy,
-        "alter table early drop column last_id; drop table last",
-    );
+    following.target.psql(&following.copy, "drop table doomed");
     let outcome = following.cut_over(run, TOLD);
-    assert!(
-        outcome
-            .stderr
-            .contains("table \"public\".\"last\" was dropped or renamed on the source"),
-        "{}",
-        outcome.stderr
-    );
+    let told = "table \"public\".\"doomed\" was dropped or renamed on the source";
+    assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
 }
 
 /// Killed before the first row is copied, each time: nothing is as of the slot's own position then.
@@ -528,4 +528,105 @@ fn killed_before_any_row_is_copied_it_goes_on() {
     following.wait_for_mark(&mut run);
     refresh_both(&following);
     following.cut_over(run, TOLD);
+}
+
+const OF_INSTANCE: &str = "
+    create table a (id int primary key, v text); create table b (id int primary key, a_id int references a);
+    create table c (id int primary key, b_id int references b);
+    insert into a select g, 'v' from generate_series(1, 100) g; insert into b select g, g from generate_series(1, 100) g;
+    insert into c select g, g from generate_series(1, 100) g";
+
+/// Each database has its own positions, and meets by itself.
+#[test]
+fn every_database_of_an_instance_is_resumed() {
+    let (source, target) = (start(Version::Debian15), start(Version::Debian15));
+    let databases = ["one", "two"];
+    for db in databases {
+        source.psql("postgres", &format!("create database {db}"));
+        source.psql(db, OF_INSTANCE);
+    }
+    let scene = Scene::new();
+    let dir = scene.work_dir();
+    let (from, to) = (source.uri("postgres"), target.uri("postgres"));
+    let clone = |more: &[&str]| {
+        let mut args = vec!["clone", "--all-databases", "--follow", "--table-jobs", "2"];
+        args.extend([
+            "--source",
+            &from,
+            "--target",
+            &to,
+            "--dir",
+            dir.to_str().unwrap(),
+        ]);
+        args.extend(more);
+        scene.command(args)
+    };
+    // One worker is slow with its table; the other copies all that there are.
+    let mut run = clone(&[])
+        .env(
+            "PGCOPYDB_FAILPOINT",
+            "copy.before_commit@copy worker 1=sleep:60000",
+        )
+        .spawn();
+    let done = || -> usize {
+        let folders = databases.map(|db| dir.join("databases").join(db).join("run/tables"));
+        let counts = folders.iter().map(|folder| {
+            read_directory::<TableDone>(folder, ".done").map_or(0, |done| done.len())
+        });
+        counts.sum()
+    };
+    wait_until(SOON, "all tables but one", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        done() == 5
+    });
+    let change = |id: i32| {
+        for db in databases {
+            source.psql(
+                db,
+                &format!(
+                    "begin; insert into a values ({id}, 'new'); insert into b values ({id}, {id}); insert into c values ({id}, {id});
+                     commit; update a set v = 'changed' where id = {id} - 1000; delete from c where id = {id} - 999"
+                ),
+            );
+        }
+    };
+    change(1001);
+    for process in run.processes() {
+        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+    let killed = run.wait_deadline(SOON);
+    leftovers::assert_no_process(|| scene.processes());
+    change(1002);
+    let mut run = clone(&["--resume"]).spawn();
+    for db in databases {
+        wait_until(SOON, "foreign keys", || {
+            assert!(run.is_running(), "it ended:\n{}", run.stderr());
+            target.value(db, "select count(*) from pg_constraint where contype = 'f'") == "2"
+        });
+    }
+    change(1003);
+    for db in ["one", "two", "postgres"] {
+        let (uri, dir) = (source.uri(db), dir.join("databases").join(db));
+        let words = ["stream", "sentinel", "set", "endpos", "--current"];
+        let place = ["--source", &uri, "--dir", dir.to_str().unwrap()];
+        scene
+            .command(words.iter().chain(&place))
+            .run()
+            .assert_success(&[]);
+    }
+    let outcome = run.wait_deadline(SOON);
+    outcome.assert_success(TOLD);
+    assert!(
+        outcome.stderr.contains("where all tables meet"),
+        "{}",
+        outcome.stderr
+    );
+    scene.assert_nothing_left(&outcome);
+    leftovers::assert_no_queue(&killed.pids);
+    for db in databases {
+        // The sentinel of each is still there.
+        let sum = "select (select sum(hashtext(t::text)) from a t), (select sum(hashtext(t::text)) from b t),
+                   (select sum(hashtext(t::text)) from c t)";
+        assert_eq!(source.rows(db, sum), target.rows(db, sum), "{db}");
+    }
 }

@@ -4,9 +4,15 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use nix::unistd::{User, geteuid};
+use pgcopydb::error::Side;
+use pgcopydb::pg::connect::connect_once;
+use pgcopydb::pg::conninfo::ConnInfo;
+use pgcopydb::sys::signal::Shutdown;
 
 use crate::support::access::set_hba;
 use crate::support::authority::{Authority, Identity};
@@ -116,6 +122,38 @@ fn assert_refused(source: &str, texts: &[&str]) {
     ping(source).assert_last_error(6, &[&["source"], texts].concat());
 }
 
+/// The same by everybody who connects: we for ordinary sessions and for replication, and pg_dump with what we give it.
+#[track_caller]
+fn assert_refused_by_all(source: &str, texts: &[&str]) {
+    assert_refused(source, texts);
+    let info = ConnInfo::parse(Side::Source, source).unwrap();
+    let told = connect_once(
+        &info.for_replication(),
+        "test",
+        &Shutdown::deaf(),
+        Duration::from_secs(10),
+    );
+    let told = told.map(drop).unwrap_err().to_string();
+    for text in texts {
+        assert!(told.contains(text), "no \"{text}\" in: {told}");
+    }
+    let child = info.child().unwrap();
+    let mut pg_dump = Command::new(Version::Pg17.bindir().join("pg_dump"));
+    for name in &child.env_remove {
+        pg_dump.env_remove(name);
+    }
+    let output = pg_dump
+        .envs(child.env_set.iter().map(|(name, value)| (name, value)))
+        .args(["--schema-only", "--dbname", &child.dbname_argument])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "pg_dump got in");
+    let is_about_it =
+        told.contains("SSL error: certificate") || told.contains("server certificate for");
+    assert!(is_about_it, "{told}");
+}
+
 #[test]
 fn each_sslmode_connects_with_or_without_tls() {
     let root = root();
@@ -209,7 +247,7 @@ fn servers_that_are_not_to_be_trusted() {
         )
     };
     let verified = source(&format!("sslmode=verify-full {root}"));
-    assert_refused(&verified, &["it has expired", "\"localhost\""]);
+    assert_refused_by_all(&verified, &["it has expired", "\"localhost\""]);
     // Who does not ask is not told.
     ping(&source("sslmode=require")).assert_success(&[]);
     let restart_with = |identity: &Identity| {
@@ -218,7 +256,7 @@ fn servers_that_are_not_to_be_trusted() {
         server.start_again();
     };
     restart_with(&world.stranger.issue("theirs", "DNS:localhost"));
-    assert_refused(
+    assert_refused_by_all(
         &verified,
         &["its certificate authority is not in", "ca.crt"],
     );
@@ -227,10 +265,10 @@ fn servers_that_are_not_to_be_trusted() {
     ping(&verified).assert_success(&[]);
     let list = world.authority.revoke(&revoked);
     let checked = format!("{verified} sslcrl='{}'", list.display());
-    assert_refused(&checked, &["it has been revoked"]);
+    assert_refused_by_all(&checked, &["it has been revoked"]);
     restart_with(&world.authority.issue("localhost", "DNS:other.example.com"));
     // Where there are alternative names, the common name does not count.
-    assert_refused(&verified, &["does not match host name \"localhost\""]);
+    assert_refused_by_all(&verified, &["does not match host name \"localhost\""]);
     // Not revoked, and the list is there to say so.
     let checked = checked.replace("verify-full", "verify-ca");
     ping(&checked).assert_success(&[]);

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::geteuid;
@@ -10,7 +11,9 @@ use nix::unistd::geteuid;
 use crate::support::cluster::{Cluster, shared_source, shared_target};
 use crate::support::cmd::{Outcome, Scene};
 use crate::support::compare::assert_same;
+use crate::support::following::{Following, shared};
 use crate::support::small_disk::SmallDisk;
+use crate::support::version::Version;
 use crate::support::wait_until;
 
 fn shop(source: &Cluster) -> String {
@@ -85,6 +88,55 @@ fn a_directory_of_somebody_else_is_not_touched() {
         assert_refused(&scene, &run(&scene), 3, &["it belongs to user id 1"]);
     } else {
         println!("not root: cannot make another user's directory");
+    }
+}
+
+/// Whatever the user's umask says and whoever makes a file: pg_dump does, too. And no core, which would hold passwords.
+#[test]
+fn nobody_else_can_read_what_a_run_leaves() {
+    let following = Following::of(
+        shared(Version::Pg17),
+        "pgoutput",
+        "create table marks (mark int primary key); create table t (id int primary key); insert into t values (1)",
+    );
+    let dir = following.scene.work_dir();
+    let command = format!(
+        "umask 0; ulimit -c unlimited 2>/dev/null; exec pgcopydb clone --follow --plugin pgoutput --dir '{}' \
+         --source '{}' --target '{}' --slot-name {name} --origin {name} --trace",
+        dir.display(),
+        following.source_uri,
+        following.target_uri,
+        name = following.name
+    );
+    let mut run = following.scene.bash(&command).spawn();
+    following.wait_for_apply(&mut run);
+    following.wait_for_mark(&mut run);
+    for process in run.processes() {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid));
+        let limits = limits.unwrap_or_default();
+        let core = limits.lines().find(|line| line.starts_with("Max core"));
+        let soft = core.and_then(|line| line.split_ascii_whitespace().nth(4));
+        assert!(soft.is_none_or(|soft| soft == "0"), "{process:?}: {core:?}");
+    }
+    let mut count = 0;
+    assert_private(&dir, &mut count);
+    assert!(count > 20, "{count} files and directories");
+    following.cut_over(run, &[]);
+}
+
+fn assert_private(path: &Path, count: &mut u32) {
+    // Files of changes come and go.
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return;
+    };
+    *count += 1;
+    let mode = metadata.permissions().mode() & 0o777;
+    let wanted = if metadata.is_dir() { 0o700 } else { 0o600 };
+    assert_eq!(mode, wanted, "{} has mode {mode:o}", path.display());
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).unwrap().flatten() {
+            assert_private(&entry.path(), count);
+        }
     }
 }
 

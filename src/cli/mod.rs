@@ -87,6 +87,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     title::hide_secrets(&words);
+    crate::sys::process::keep_private();
     let result = match parse(command(), &words) {
         Ok((cli, given)) => start(cli, &given),
         Err(usage::Refused::Help(text)) => stdout::print(&text),

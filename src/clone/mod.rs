@@ -130,6 +130,7 @@ fn run_in(job: &Job, shutdown: &Shutdown) -> Result<()> {
     let databases = [ready.context()];
     copy::run(
         &databases,
+        None,
         &job.workdir,
         ready.jobs(),
         shutdown,

@@ -216,7 +216,7 @@ fn name(pool: &Pool<'_>, current: &Current) -> Option<String> {
             }
         }
     };
-    let name = match pool.has_several() {
+    let name = match pool.instance.is_some() {
         true => format!("{}: {name}", catalog.database.name),
         false => name,
     };

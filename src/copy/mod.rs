@@ -95,10 +95,20 @@ pub struct CopyContext<'a> {
     pub plan: &'a CopyPlan,
 }
 
+/// An instance, whose databases come and go while the server stays.
+#[derive(Debug, Clone, Copy)]
+pub struct Instance<'a> {
+    /// Where a server that has lost one database is asked whether it is still there.
+    pub source: &'a ConnInfo,
+    pub target: &'a ConnInfo,
+}
+
 /// What all workers share.
 pub struct Pool<'a> {
     /// At least one.
     databases: &'a [CopyContext<'a>],
+    /// None: the only database stands for its servers.
+    instance: Option<Instance<'a>>,
     tables: MessageQueue<Item>,
     large_objects: MessageQueue<Item>,
     indexes: MessageQueue<Item>,
@@ -107,9 +117,13 @@ pub struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
-    fn create(databases: &'a [CopyContext<'a>]) -> Result<Pool<'a>> {
+    fn create(
+        databases: &'a [CopyContext<'a>],
+        instance: Option<Instance<'a>>,
+    ) -> Result<Pool<'a>> {
         Ok(Pool {
             databases,
+            instance,
             tables: MessageQueue::create()?,
             large_objects: MessageQueue::create()?,
             indexes: MessageQueue::create()?,
@@ -121,10 +135,6 @@ impl<'a> Pool<'a> {
     fn context(&self, database: u32) -> Result<&'a CopyContext<'a>> {
         let context = self.databases.get(database as usize);
         context.ok_or_else(|| Error::internal(format!("no database number {database} in the run")))
-    }
-
-    fn has_several(&self) -> bool {
-        self.databases.len() > 1
     }
 
     /// A piece of work of a database, as it travels.

@@ -9,7 +9,8 @@ use super::order::order;
 use super::work::{Item, Work};
 use super::worker::Worker;
 use super::{
-    COPY, CopyContext, INDEX, LARGE_OBJECTS, Pool, VACUUM, indexes, large_objects, tables, vacuum,
+    COPY, CopyContext, INDEX, Instance, LARGE_OBJECTS, Pool, VACUUM, indexes, large_objects,
+    tables, vacuum,
 };
 use crate::error::{Error, Result};
 use crate::sys::msgq::MessageQueue;
@@ -182,6 +183,7 @@ fn sizes(pool: &Pool<'_>, of: impl Fn(&CopyContext<'_>) -> Vec<u64>) -> Vec<Vec<
 /// the only database, or that of the instance.
 pub fn run(
     databases: &[CopyContext<'_>],
+    instance: Option<Instance<'_>>,
     home: &WorkDir,
     jobs: Jobs,
     shutdown: &Shutdown,
@@ -190,7 +192,7 @@ pub fn run(
     if databases.is_empty() {
         return Ok(());
     }
-    let pool = Pool::create(databases)?;
+    let pool = Pool::create(databases, instance)?;
     let mut feeds = Feeds::new(&pool, jobs);
     let notes = feeds.all().map(|feed| feed.queue.note());
     // Queues outlive a process that is killed: note them, so that the next run removes exactly these.
@@ -241,7 +243,7 @@ fn make_live(pool: &Pool<'_>, home: &WorkDir, jobs: Jobs, feeds: &Feeds<'_>) -> 
     };
     let workers = feeds.all().iter().map(|feed| feed.workers).sum();
     let live = Live::create(&home.paths.workers(), &run, workers);
-    if pool.has_several() || pool.databases[0].workdir.paths != home.paths {
+    if pool.instance.is_some() {
         for (database, context) in (0..).zip(pool.databases) {
             let run = LiveRun {
                 size_done_before: size_done_before(context),

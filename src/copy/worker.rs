@@ -12,7 +12,7 @@ use super::work::{Item, Work, try_next};
 use super::{CopyContext, Pool};
 use crate::error::{Error, Result, Side};
 use crate::logging;
-use crate::pg::connect::connect_once;
+use crate::pg::connect::is_there;
 use crate::pg::incarnation::Incarnation;
 use crate::pg::remedy::{Remedy, WhenFull, is_disk_full};
 use crate::pg::wire::Connection;
@@ -36,9 +36,6 @@ const REPEAT: Duration = Duration::from_secs(60);
 fn pause_after(attempt: u32) -> Duration {
     FIRST_PAUSE * 2u32.pow(attempt.saturating_sub(1).min(8))
 }
-
-/// How long a server gets to answer for another database.
-const ANSWER: Duration = Duration::from_secs(5);
 
 pub struct Worker<'a> {
     pub pool: &'a Pool<'a>,
@@ -156,7 +153,7 @@ impl<'a> Worker<'a> {
         self.context = self.pool.context(database)?;
         self.here = Some(database);
         self.seat.work_for(database);
-        if self.pool.has_several() {
+        if self.pool.instance.is_some() {
             logging::about(&format!("database {}", self.context.quoted_name()));
         }
         Ok(())
@@ -212,7 +209,7 @@ impl<'a> Worker<'a> {
         if !error.is_connection_lost() || self.context.spec.fail_fast {
             return Err(error);
         }
-        if !self.pool.tally.is_given_up(database) && !self.answers_elsewhere(error.side())? {
+        if !self.pool.tally.is_given_up(database) && !self.is_server_there(error.side())? {
             return Err(error);
         }
         if self.pool.tally.give_up(database) {
@@ -227,30 +224,15 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Whether the server is there for another database of the run: then it is only this one that is lost.
-    fn answers_elsewhere(&self, side: Option<Side>) -> Result<bool> {
-        for (database, other) in (0..).zip(self.pool.databases) {
-            if Some(database) == self.here || self.pool.tally.is_given_up(database) {
-                continue;
-            }
-            let info = match side {
-                Some(Side::Target) => Some(&other.spec.target),
-                Some(Side::Source) => other.spec.source.as_ref(),
-                None => None,
-            };
-            let Some(info) = info else {
-                return Ok(false);
-            };
-            let name = other.spec.run.of(&self.process);
-            return match connect_once(info, &name, &self.shutdown, ANSWER) {
-                Ok(_) => Ok(true),
-                Err(error) if error.is_interrupted() => Err(error),
-                // Its own connection may be refused: the next one is asked.
-                Err(error) if error.sqlstate().is_some() => continue,
-                Err(_) => Ok(false),
-            };
-        }
-        Ok(false)
+    /// Whether the server is there all the same: then it is only this database that is lost.
+    fn is_server_there(&self, side: Option<Side>) -> Result<bool> {
+        let info = match (self.pool.instance, side) {
+            (Some(instance), Some(Side::Source)) => instance.source,
+            (Some(instance), Some(Side::Target)) => instance.target,
+            (None, _) | (_, None) => return Ok(false),
+        };
+        let name = self.context.spec.run.of(&self.process);
+        is_there(info, &name, &self.shutdown)
     }
 
     /// The connection to the target, opened if need be.

@@ -10,16 +10,13 @@ use crate::clone::{self, Job, Ready, Started};
 use crate::error::{Error, Result, Side};
 use crate::follow::{self, Action, Event, FollowSpec, Stages};
 use crate::logging;
-use crate::pg::connect::connect_once;
+use crate::pg::connect::is_there;
 use crate::stream::{meeting, setup};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
 
 /// How often the parent looks around; a child's end wakes it earlier.
 const TICK: Duration = Duration::from_millis(100);
-
-/// How long a server gets to answer when one of its databases was lost.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// How far a database is. Its follow goes on beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,11 +112,7 @@ impl<'i> Crew<'i> {
             Some(Side::Target) => &self.spec.target,
             None => return Ok(false),
         };
-        match connect_once(info, NAME, self.shutdown, ANSWER) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_interrupted() => Err(error),
-            Err(_) => Ok(false),
-        }
+        is_there(info, NAME, self.shutdown)
     }
 
     /// Fork the process that makes what the rows of a database need, once fewer than `lanes` others do.

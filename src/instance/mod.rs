@@ -220,7 +220,12 @@ fn copy_jobs(
             readies: &readies,
             snapshots,
         };
-        copy::run(&contexts, top, first.jobs(), shutdown, &mut pool)?;
+        let instance = copy::Instance {
+            source: &spec.source,
+            target: &spec.target,
+        };
+        let jobs = first.jobs();
+        copy::run(&contexts, Some(instance), top, jobs, shutdown, &mut pool)?;
     }
     crew.finish_all(&readies, lanes)
 }
@@ -278,7 +283,7 @@ fn finish(crew: &Crew<'_>, count: usize, started: Instant) -> Result<()> {
         count - failed.len(),
     );
     let kind = match first.kind() {
-        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql) => kind,
+        kind @ (ErrorKind::Source | ErrorKind::Target | ErrorKind::Sql | ErrorKind::State) => kind,
         _ => ErrorKind::Child,
     };
     Err(Error::new(kind, message)

@@ -48,6 +48,21 @@ pub fn connect_once(
     }
 }
 
+/// How long a server that has lost one of its databases gets to answer for another.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Whether the server takes connections, be it to this database or not: a refusal is an answer too, unless it is that of a
+/// server which is stopping or starting (57P01 to 57P03).
+pub fn is_there(info: &ConnInfo, application_name: &str, shutdown: &Shutdown) -> Result<bool> {
+    match connect_once(info, application_name, shutdown, ANSWER) {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_interrupted() => Err(error),
+        Err(error) => Ok(error
+            .sqlstate()
+            .is_some_and(|state| !state.starts_with("57P"))),
+    }
+}
+
 /// Like `connect`, with a conninfo that names only the server that answered: a snapshot belongs to one server.
 pub fn connect_and_pin(
     info: &ConnInfo,

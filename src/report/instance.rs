@@ -164,6 +164,7 @@ pub struct InstanceSummary {
     pub is_complete: bool,
     /// Of the run that ended last; unknown before one has.
     pub duration_ms: Option<u64>,
+    /// By name.
     pub databases: Vec<DatabaseSummary>,
 }
 
@@ -176,7 +177,7 @@ pub struct DatabaseSummary {
 
 impl InstanceSummary {
     pub fn read(folders: &[(String, Paths)], duration_ms: Option<u64>) -> Result<InstanceSummary> {
-        let databases = folders
+        let mut databases = folders
             .iter()
             .map(|(name, paths)| {
                 Ok(DatabaseSummary {
@@ -185,6 +186,7 @@ impl InstanceSummary {
                 })
             })
             .collect::<Result<Vec<DatabaseSummary>>>()?;
+        databases.sort_by(|a, b| a.database.cmp(&b.database));
         let is_complete =
             |it: &DatabaseSummary| it.summary.as_ref().is_some_and(|it| it.is_complete);
         Ok(InstanceSummary {

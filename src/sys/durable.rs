@@ -113,6 +113,28 @@ fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Remove what processes that were killed have not come to rename. Those of live ones are left to them. Best effort: such a
+/// file does no harm but to a user who looks.
+pub fn remove_unfinished(directory: &Path) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let writer = name.to_str().and_then(writer_of);
+        if writer.is_some_and(is_gone) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Who writes a file with a temporary name.
+fn writer_of(name: &str) -> Option<i32> {
+    let (_, pid) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    pid.parse().ok().filter(|pid| *pid > 0)
+}
+
+fn is_gone(pid: i32) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
+}
+
 fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .write(true)
@@ -180,9 +202,7 @@ impl HeldBy {
     pub fn is_orphaned(&self) -> bool {
         let pid = self.0.and_then(|pid| i32::try_from(pid).ok());
         // Zero and below would ask for a whole process group.
-        pid.filter(|pid| *pid > 0).is_some_and(|pid| {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(Errno::ESRCH)
-        })
+        pid.filter(|pid| *pid > 0).is_some_and(is_gone)
     }
 }
 
@@ -284,5 +304,20 @@ mod tests {
         assert!(!HeldBy(Some(0)).is_orphaned());
         // Above the highest pid that Linux gives.
         assert!(HeldBy(Some(1 << 23)).is_orphaned());
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = format!("schema.json.{}.tmp", std::process::id());
+        // No process has such a number: the kernel's largest is 4194304.
+        for name in ["schema.json.4999999.tmp", &own, "schema.json", "a.tmp"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        super::remove_unfinished(dir.path());
+        assert!(!dir.path().join("schema.json.4999999.tmp").exists());
+        for name in [&*own, "schema.json", "a.tmp"] {
+            assert!(dir.path().join(name).exists(), "{name}");
+        }
     }
 }

@@ -13,11 +13,23 @@ use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 
 use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal};
+use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid};
 
 use super::signal::Shutdown;
 use crate::error::{Error, ErrorKind, Result};
+
+/// What this process and its children leave on disk is for nobody else: no file that others may read, whatever the user's
+/// umask and whoever makes it (pg_dump does), and no core, which would hold passwords. The hard limit stays, so that
+/// prlimit(1) can allow one again.
+pub fn keep_private() {
+    nix::sys::stat::umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    let hard = getrlimit(Resource::RLIMIT_CORE).map_or(0, |(_, hard)| hard);
+    // Lowering one's own limit cannot fail.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+}
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,8 @@ use crate::error::{Context, Error, Result};
 use crate::ident::Oid;
 use crate::lsn::Lsn;
 use crate::sys::durable::{
-    HeldBy, LockFile, Sync, create_exclusive, remove_file, sync_file_system, write_atomic,
+    HeldBy, LockFile, Sync, create_exclusive, remove_file, remove_unfinished, sync_file_system,
+    write_atomic,
 };
 use crate::sys::msgq::{QueueNote, remove_noted};
 use crate::sys::signal::Shutdown;
@@ -104,6 +105,7 @@ pub fn cdc_location(dir: Option<&Path>) -> PathBuf {
 impl WorkDir {
     /// Open the directory, making it if need be.
     pub fn open(dir: &Path, service: Service) -> Result<WorkDir> {
+        ours::check_way(dir)?;
         // Whatever is there already is for the check to judge.
         if std::fs::symlink_metadata(dir).is_err() {
             std::fs::DirBuilder::new()
@@ -116,10 +118,32 @@ impl WorkDir {
         }
         ours::check(dir)?;
         let lock = take_lock(dir, service)?;
-        Ok(WorkDir {
+        let workdir = WorkDir {
             paths: Paths::new(dir),
             lock,
-        })
+        };
+        if matches!(service, Service::Clone | Service::Online | Service::Follow) {
+            workdir.remove_unfinished();
+        }
+        Ok(workdir)
+    }
+
+    /// Files that a process was writing when it was killed.
+    fn remove_unfinished(&self) {
+        let paths = &self.paths;
+        for directory in [
+            paths.top().to_path_buf(),
+            paths.schema(),
+            paths.run(),
+            paths.tables(),
+            paths.indexes(),
+            paths.vacuum(),
+            paths.blobs(),
+            paths.failures(),
+            cdc_location(Some(paths.top())),
+        ] {
+            remove_unfinished(&directory);
+        }
     }
 
     /// Let others use it, though this process and children of it live on.

@@ -2,8 +2,10 @@
 //! the parent under the directory's lock (the first question, before it). Follows no link and removes no file that it
 //! does not know: people give `--dir` the wrong directory.
 
+use std::ffi::OsString;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{AccessFlags, eaccess, geteuid};
 
@@ -46,7 +48,7 @@ pub(super) fn check(dir: &Path) -> Result<()> {
         return refuse("it is not a directory".to_string());
     }
     // Root may own it: volumes in containers are root's, writable for a group.
-    if metadata.uid() != geteuid().as_raw() && metadata.uid() != 0 {
+    if is_foreign(&metadata) {
         return refuse(format!("it belongs to user id {}", metadata.uid()));
     }
     let access = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
@@ -61,9 +63,10 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir).with_context(what)? {
         let entry = entry.with_context(what)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let is_known = TOP_NAMES.contains(&name.as_str());
-        if is_known && entry.file_type().with_context(what)?.is_symlink() {
-            return refuse(format!("\"{name}\" in it is a symbolic link"));
+        if TOP_NAMES.contains(&name.as_str())
+            && let Some(reason) = planted(dir, &entry.path()).with_context(what)?
+        {
+            return refuse(reason);
         }
         names.push(name);
     }
@@ -73,6 +76,111 @@ pub(super) fn check(dir: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Nobody else can lead us to another directory on the way to this one, which need not be there yet.
+pub(super) fn check_way(dir: &Path) -> Result<()> {
+    let what = || {
+        format!(
+            "could not inspect the way to work directory \"{}\"",
+            dir.display()
+        )
+    };
+    match foreign_link(dir).with_context(what)? {
+        None => Ok(()),
+        Some((link, owner)) => Err(Error::state(format!(
+            "cannot use work directory \"{}\": symbolic link \"{}\" on the way to it belongs to user id {owner}",
+            dir.display(),
+            link.display()
+        ))
+        .with_hint("Choose another directory with --dir.")),
+    }
+}
+
+/// Neither ours nor root's, which could do anything anyway.
+fn is_foreign(metadata: &Metadata) -> bool {
+    metadata.uid() != geteuid().as_raw() && metadata.uid() != 0
+}
+
+/// Why something of ours cannot be ours, if so: a link, whoever made it, would have us write elsewhere, and what somebody
+/// else owns he can change under us.
+fn planted(top: &Path, path: &Path) -> std::io::Result<Option<String>> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        // A run that is ending, or a follow beside a clone, removes files meanwhile.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        metadata => metadata?,
+    };
+    let name = path.strip_prefix(top).unwrap_or(path).display();
+    if metadata.is_symlink() {
+        return Ok(Some(format!("\"{name}\" in it is a symbolic link")));
+    }
+    if is_foreign(&metadata) {
+        let owner = metadata.uid();
+        return Ok(Some(format!("\"{name}\" in it belongs to user id {owner}")));
+    }
+    if !metadata.is_dir() {
+        return Ok(None);
+    }
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        // The kind comes with the name: no call for each of 100,000 files, which only we could have put here.
+        let kind = entry.file_type()?;
+        if kind.is_symlink() || kind.is_dir() {
+            let reason = planted(top, &entry.path())?;
+            if reason.is_some() {
+                return Ok(reason);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The kernel gives up after as many.
+const MOST_LINKS: usize = 40;
+
+/// The first link on the way to a directory that somebody else made, and who: he could lead us somewhere else at the next
+/// step. Links of ours and of root are the user's own way to arrange things.
+fn foreign_link(dir: &Path) -> std::io::Result<Option<(PathBuf, u32)>> {
+    let absolute = std::path::absolute(dir)?;
+    // In reverse: the next step is the last.
+    let steps = |path: &Path| -> Vec<OsString> {
+        let steps = path.components().rev();
+        steps
+            .filter(|step| !matches!(step, Component::RootDir | Component::CurDir))
+            .map(|step| step.as_os_str().to_owned())
+            .collect()
+    };
+    let (mut left, mut way) = (steps(&absolute), PathBuf::from("/"));
+    let mut links = 0;
+    while let Some(step) = left.pop() {
+        if step == ".." {
+            way.pop();
+            continue;
+        }
+        way.push(&step);
+        let metadata = match std::fs::symlink_metadata(&way) {
+            // What is not there is made by us.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata?,
+        };
+        if !metadata.is_symlink() {
+            continue;
+        }
+        if is_foreign(&metadata) {
+            return Ok(Some((way, metadata.uid())));
+        }
+        links += 1;
+        if links > MOST_LINKS {
+            return Ok(None);
+        }
+        let target = std::fs::read_link(&way)?;
+        way.pop();
+        if target.is_absolute() {
+            way = PathBuf::from("/");
+        }
+        left.extend(steps(&target));
+    }
+    Ok(None)
 }
 
 /// A log that is written beside our files is there before them; a volume of its own has lost+found.
@@ -213,6 +321,36 @@ mod tests {
         check(dir.path()).unwrap();
         symlink("/tmp", dir.path().join("run")).unwrap();
         assert!(refusal(dir.path()).contains("\"run\" in it is a symbolic link"));
+    }
+
+    #[test]
+    fn what_somebody_has_planted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w");
+        drop(WorkDir::open(&path, Service::Clone).unwrap());
+        fs::create_dir_all(path.join("run/tables")).unwrap();
+        check(&path).unwrap();
+        symlink("/etc/passwd", path.join("run/tables/1.done")).unwrap();
+        assert!(refusal(&path).contains("\"run/tables/1.done\" in it is a symbolic link"));
+        fs::remove_file(path.join("run/tables/1.done")).unwrap();
+        // A link of ours on the way is the user's own arrangement.
+        let link = dir.path().join("link");
+        symlink(dir.path(), &link).unwrap();
+        super::check_way(&link.join("w/new")).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            let way = |path: &Path| super::check_way(path).unwrap_err().to_string();
+            std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+            assert!(
+                way(&link.join("new"))
+                    .contains("/link\" on the way to it belongs to user id 65534")
+            );
+            // Behind a link of ours, too.
+            let first = dir.path().join("first");
+            symlink("w/../link", &first).unwrap();
+            assert!(way(&first.join("w")).contains("belongs to user id 65534"));
+            std::os::unix::fs::chown(path.join("run"), Some(65534), None).unwrap();
+            assert!(refusal(&path).contains("\"run\" in it belongs to user id 65534"));
+        }
     }
 
     #[test]
