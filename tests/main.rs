@@ -41,6 +41,7 @@ mod large_objects;
 mod layering;
 mod list;
 mod list_progress;
+mod lost_commits;
 mod online_resume;
 mod receive;
 mod resume;
