@@ -7,7 +7,8 @@
 //!   |- copy worker 1..N          COPY from socket to socket          queue: tables and parts
 //!   |- large-object worker 1..N  lo_get to lo_from_bytea             queue: batches
 //!   |- index worker 1..N         CREATE INDEX, then ADD CONSTRAINT   queue: indexes, fed by copy workers
-//!   `- vacuum worker 1..N        VACUUM ANALYZE                      queue: tables, fed by index workers
+//!   |- vacuum worker 1..N        VACUUM ANALYZE                      queue: tables, fed by index workers
+//!   `- watch                     looks now and then what hangs, and who is in its way; also beside a follow
 //!
 //! pgcopydb follow (parent): exchanges positions with the sentinel, switches modes, reaps
 //!   |- receive     replication stream to JSON segment files           to transform: System V queue, or pipe (live)

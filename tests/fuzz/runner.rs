@@ -40,8 +40,11 @@ pub fn supervise(name: &str, time: Duration) -> Result<(), String> {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&child.stdout);
-    for line in said.lines().filter(|line| line.starts_with("fuzz: ")) {
-        println!("{line}");
+    // The test harness has begun the line.
+    for line in said.lines() {
+        if let Some(place) = line.find("fuzz: ") {
+            println!("{}", &line[place..]);
+        }
     }
     if child.status.success() && said.contains("fuzz: ") {
         return Ok(());
