@@ -94,6 +94,35 @@ fn a_run_that_ended_well_survives_a_crash_of_the_target() {
     pair.assert_whole(&scene, &outcome);
 }
 
+/// The sessions of pg_restore have ended well, and what they made was still in memory: no session of ours was cut by it.
+#[test]
+fn post_data_that_a_crash_took_is_restored_again() {
+    let target = forgetful_target();
+    let pair = Pair::to_new_copy(shared_source(), &target, &new_work(shared_source()));
+    let scene = Scene::new();
+    let trace = scene.path("trace");
+    let mut running = pair
+        .clone(&scene, &SPLIT)
+        .env("PGCOPYDB_FAILPOINT", "clone.before_post_flush=sleep:3000")
+        .env("PGCOPYDB_FAILPOINT_TRACE", &trace)
+        .spawn();
+    wait_until(Duration::from_secs(60), "post-data to be restored", || {
+        assert!(running.is_running(), "it ended:\n{}", running.stderr());
+        let passed = std::fs::read_to_string(&trace).unwrap_or_default();
+        passed.contains("clone.before_post_flush")
+    });
+    target.restart_immediate();
+    let outcome = running.wait_deadline(Duration::from_secs(60));
+    assert!(
+        outcome.stderr.contains("was started anew"),
+        "{}",
+        outcome.stderr
+    );
+    outcome.assert_success(&["was started anew"]);
+    scene.assert_nothing_left(&outcome);
+    assert_same(pair.source, &pair.db, pair.target, &pair.copy);
+}
+
 fn has_file(folder: &Path, ending: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return false;

@@ -35,6 +35,7 @@ mod follow_space;
 mod follow_versions;
 mod hangs;
 mod hostile_names;
+mod hostile_server;
 mod instance;
 mod large_objects;
 mod layering;

@@ -497,6 +497,8 @@ fn a_table_that_is_dropped_before_it_is_copied_does_no_harm() {
         "update doomed set v = 'in vain'; drop table doomed",
     );
     let mut run = following.resume(&[]);
+    let foreign_keys = "select count(*) from pg_constraint where contype = 'f'";
+    following.wait_on_target(&mut run, foreign_keys, "3");
     following.wait_for_mark(&mut run);
     following.target.psql(&following.copy, "drop table doomed");
     let outcome = following.cut_over(run, TOLD);

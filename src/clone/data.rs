@@ -13,6 +13,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::pg::session::open_source;
 use crate::snapshot::Snapshot;
+use crate::stream::triggers;
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done::Failure;
 
@@ -55,7 +56,13 @@ pub fn prepare(
     if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
         again("emptying tables", clone.shutdown, || {
             let mut target = clone.open_target("clone")?;
-            empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)
+            empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
+            // Post-data was made although tables had failed: the triggers that fire in replica sessions too must not see rows
+            // that are copied now.
+            match workdir.is_step_begun(step::RESTORE_POST) {
+                true => triggers::disable(&mut target, &workdir.paths.run()),
+                false => Ok(()),
+            }
         })?;
     }
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
@@ -97,6 +104,12 @@ impl Section {
 pub fn finish(clone: &Clone<'_>, section: &Section) -> Result<()> {
     let (workdir, phases) = (clone.workdir, clone.spec.phases);
     workdir.sync_done_files()?;
+    if !triggers::noted(&workdir.paths.run())?.is_empty() {
+        again("restoring triggers", clone.shutdown, || {
+            let mut target = clone.open_target("clone")?;
+            triggers::restore(&mut target, &workdir.paths.run())
+        })?;
+    }
     for phase in [Phase::Indexes, Phase::Constraints] {
         if let (true, Some(step)) = (phases.has(phase), phase.step()) {
             workdir.finish_step(step, section.started.elapsed())?;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use postgres::error::SqlState;
 
+use super::again::again;
 use super::replaced::include_partitions;
 use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
 use super::{Clone, data, drops, filters, prerequisites, step};
@@ -19,6 +20,7 @@ use crate::dump::run;
 use crate::dump::select::{Choice, SkipRules, select};
 use crate::error::{Context, Error, Result, Side};
 use crate::filter::Selection;
+use crate::pg::incarnation::Incarnation;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
@@ -211,18 +213,34 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     let omitted = filters::omitted(clone)?;
     let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
-    let tolerate = if is_half_made { ALREADY_THERE } else { &[] };
+    let mut tolerate = if is_half_made { ALREADY_THERE } else { &[] };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
     let (event_triggers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_about_event_trigger);
-    let mut refused = Vec::new();
-    for (name, choices) in [("post", rest), ("post-event-triggers", event_triggers)] {
-        refused.extend(restore(
-            clone, &archive, name, &choices, jobs, false, tolerate,
-        )?);
-    }
-    let mut target = clone.open_target("clone")?;
-    flush_commits(&mut target)?;
+    let mut before = Incarnation::of(&mut clone.open_target("clone")?)?;
+    let refused = loop {
+        let mut refused = Vec::new();
+        for (name, choices) in [("post", &rest), ("post-event-triggers", &event_triggers)] {
+            refused.extend(restore(
+                clone, &archive, name, choices, jobs, false, tolerate,
+            )?);
+        }
+        failpoint("clone.before_post_flush")?;
+        let now = again("the flush of post-data", clone.shutdown, || {
+            let mut target = clone.open_target("clone")?;
+            let now = Incarnation::of(&mut target)?;
+            flush_commits(&mut target).map(|()| now)
+        })?;
+        // The sessions of pg_restore are gone: that they ended well does not say that the server has kept what they made.
+        if before.is_same(&now) {
+            break refused;
+        }
+        log::warn!(
+            "the target was started anew while post-data was restored: restoring what it may have lost"
+        );
+        before = now;
+        tolerate = ALREADY_THERE;
+    };
     let is_data_complete = !clone.spec.despite_failures || data::tell_missing(clone, catalog)?;
     if !refused.is_empty() || !is_data_complete {
         // Not done: the resume runs the whole section again, and passes over what is there.

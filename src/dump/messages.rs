@@ -385,8 +385,7 @@ pg_restore: warning: errors ignored on restore: 3
         let error = outcome.check("/usr/bin/pg_dump".as_ref()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "pg_dump exited with code 1: connection to server failed: No such file or directory\n\
-             Is the server running?"
+            "pg_dump exited with code 1: connection to server failed: No such file or directory Is the server running?"
         );
         assert!(read("", 0).check("pg_dump".as_ref()).is_ok());
     }

@@ -80,8 +80,9 @@ impl Online<'_> {
         let mut events = Vec::new();
         for ended in ended {
             events.push(match ended.group {
+                // Also when post-data was made by an earlier run, in which tables failed: what they hold by now is skipped.
                 CLONE => Event::CloneEnded {
-                    waits: clone::left_post_data(&self.top)?,
+                    waits: clone::left_post_data(&self.top)? || !meeting::is_over(self.dir)?,
                 },
                 _ => Event::FollowEnded,
             });

@@ -100,6 +100,7 @@ fn run_connected(
             return Ok(ApplyEnd::EndOfInput);
         };
         last = Some((json.clone(), length));
+        applier.pass_what_was_removed();
         log::info!("catching up with \"{}\"", script_of(&json).display());
         applied = Some(applier.run_file(&script_of(&json))?);
         failpoint("apply.after_file")?;

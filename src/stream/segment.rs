@@ -186,9 +186,13 @@ impl Open {
 /// Put on disk what a process that was killed had written and not flushed: it counts as received from here on.
 fn flush_all(dir: &Path, files: &[PathBuf]) -> Result<()> {
     for path in files {
-        File::open(path)
-            .and_then(|file| file.sync_data())
-            .with_context(|| format!("could not flush file \"{}\"", path.display()))?;
+        match File::open(path).and_then(|file| file.sync_data()) {
+            // Removed by the parent since it was listed: the target has durably passed it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            flushed => {
+                flushed.with_context(|| format!("could not flush file \"{}\"", path.display()))?;
+            }
+        }
     }
     flush_directory(dir)
 }

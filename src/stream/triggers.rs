@@ -123,7 +123,7 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
     } in &found
     {
         log::info!(
-            "{kind} {} of table {table}, which is {when}, is disabled until the end position",
+            "{kind} {} of table {table}, which is {when}, is disabled meanwhile",
             quote_ident(name)
         );
         target

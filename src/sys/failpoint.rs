@@ -30,6 +30,7 @@ pub const ALL: &[&str] = &[
     "clone.after_restore_pre",
     "clone.after_sequences",
     "clone.before_dump",
+    "clone.before_post_flush",
     "clone.before_properties",
     "clone.before_restore_post",
     "clone.before_restore_pre",

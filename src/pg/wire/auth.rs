@@ -190,6 +190,13 @@ impl<'a> Authentication<'a> {
     }
 
     fn continue_sasl(&mut self, data: &[u8]) -> Result<BytesMut> {
+        let iterations = scram_iterations(data);
+        if iterations.is_some_and(|iterations| iterations > MOST_ITERATIONS) {
+            return Err(self.refuse(format!(
+                "the server asks for {} iterations of SCRAM, more than {MOST_ITERATIONS}: they would take too long",
+                iterations.unwrap_or_default()
+            )));
+        }
         let State::Sasl(scram) = &mut self.state else {
             return Err(self.refuse("the server continued a SCRAM exchange that never began"));
         };
@@ -215,6 +222,19 @@ impl<'a> Authentication<'a> {
     fn refuse(&self, message: impl Into<String>) -> Error {
         Error::on(self.side, message)
     }
+}
+
+/// Some seconds of hashing. PostgreSQL's own default is 4096; a server that asks for billions (it may be anybody, as it has
+/// proved nothing yet) would keep us busy for an hour, deaf to signals.
+const MOST_ITERATIONS: u64 = 10_000_000;
+
+/// Of a server's first message, "r=NONCE,s=SALT,i=COUNT".
+fn scram_iterations(data: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(data).ok()?;
+    text.split(',')
+        .find_map(|field| field.strip_prefix("i="))?
+        .parse()
+        .ok()
 }
 
 fn scram_error(side: Side, error: &std::io::Error) -> Error {

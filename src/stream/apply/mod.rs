@@ -204,6 +204,12 @@ impl Applier {
         self.state.seen()
     }
 
+    /// Files up to here may be gone: the target has durably passed them, though its origin, which stands at a commit, may not
+    /// say so. To be called after looking for a file and before reading it.
+    pub fn pass_what_was_removed(&mut self) {
+        self.state.pass(self.positions.replayed_flushed());
+    }
+
     /// Apply a finished script file.
     pub fn run_file(&mut self, path: &Path) -> Result<Applied> {
         let what = || format!("could not read file \"{}\"", path.display());
