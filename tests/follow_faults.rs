@@ -245,6 +245,43 @@ fn a_target_that_is_away_is_waited_for() {
     });
 }
 
+/// Before live replay what is on disk is applied, and nothing is received: that must not wait for a target that is away.
+#[test]
+fn a_target_that_is_away_does_not_keep_what_is_received_waiting() {
+    let mut following = Following::of(
+        shared(Version::Pg17),
+        "pgoutput",
+        "create table public.marks (mark int primary key)",
+    );
+    let proxy = Proxy::start(following.target.port());
+    following.target_uri = following.target.tcp_uri(&following.copy, proxy.port());
+    let mut run = following
+        .command(&["clone", "--follow"], &[])
+        .env("PGCOPYDB_FAILPOINT", "follow.before_mode=sleep:1000")
+        .spawn();
+    wait_until(SOON, "what was received to be about to be applied", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr()
+            .contains("applying what was received before live replay")
+    });
+    proxy.refuse(true);
+    proxy.cut();
+    let refused = std::time::Instant::now();
+    wait_until(SOON, "receiving to go on", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr().contains("receiving meanwhile")
+    });
+    // A server that refuses is waited for a minute elsewhere.
+    assert!(
+        refused.elapsed() < Duration::from_secs(40),
+        "{}",
+        run.stderr()
+    );
+    proxy.refuse(false);
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, TOLD);
+}
+
 /// Trap 9 and a full pipe: receive answers keepalives whatever apply does.
 #[test]
 fn a_blocked_target_does_not_cost_the_connection_to_the_source() {

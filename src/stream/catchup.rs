@@ -10,12 +10,16 @@ use super::segment;
 use super::transform_process::{is_complete, script_of};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::pg::connect::connect_once;
 use crate::sys::failpoint::failpoint;
 use crate::sys::signal::Shutdown;
 
 /// Between attempts to reach a target that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long the target gets to answer while nothing is received.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How often it is said that the target is still away, or still full.
 const REPEAT: Duration = Duration::from_secs(60);
@@ -34,7 +38,12 @@ pub fn run(
     let mut told: Option<Instant> = None;
     loop {
         let committed = positions.committed();
-        let error = match run_connected(spec, dir, positions, shutdown) {
+        let answers = match waits {
+            true => Ok(()),
+            false => answers(spec, shutdown),
+        };
+        let end = answers.and_then(|()| run_connected(spec, dir, positions, shutdown));
+        let error = match end {
             Err(error) if spec.may_pass(&error) => error,
             end => return end,
         };
@@ -53,6 +62,11 @@ pub fn run(
         shutdown.sleep(pause)?;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Connecting waits for a server that refuses for a minute, in which nobody would receive.
+fn answers(spec: &ApplySpec, shutdown: &Shutdown) -> Result<()> {
+    connect_once(&spec.target, &spec.application_name, shutdown, ANSWER).map(drop)
 }
 
 /// What is done about an error that may pass.
