@@ -25,7 +25,7 @@ use crate::pg::remedy::WhenFull;
 use crate::pg::session::{RunName, TargetSettings, open_source, open_target};
 use crate::pg::wire::Connection;
 use crate::snapshot::{begin_sql, is_gone};
-use crate::sys::msgq::MessageQueue;
+use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::signal::Shutdown;
 use crate::workdir::WorkDir;
 use crate::workdir::done::Failure;
@@ -120,14 +120,15 @@ impl<'a> Pool<'a> {
     fn create(
         databases: &'a [CopyContext<'a>],
         instance: Option<Instance<'a>>,
+        [tables, large_objects, indexes, vacuum]: &[QueueNote; 4],
     ) -> Result<Pool<'a>> {
         Ok(Pool {
             databases,
             instance,
-            tables: MessageQueue::create()?,
-            large_objects: MessageQueue::create()?,
-            indexes: MessageQueue::create()?,
-            vacuum: MessageQueue::create()?,
+            tables: MessageQueue::create(tables)?,
+            large_objects: MessageQueue::create(large_objects)?,
+            indexes: MessageQueue::create(indexes)?,
+            vacuum: MessageQueue::create(vacuum)?,
             tally: Tally::create(databases.len())?,
         })
     }

@@ -13,7 +13,7 @@ use super::{
     tables, vacuum,
 };
 use crate::error::{Error, Result};
-use crate::sys::msgq::MessageQueue;
+use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
 use crate::workdir::WorkDir;
@@ -192,11 +192,11 @@ pub fn run(
     if databases.is_empty() {
         return Ok(());
     }
-    let pool = Pool::create(databases, instance)?;
+    // Queues outlive a process that is killed: noted before they are made, so that the next run removes exactly these.
+    let notes = [(); 4].map(|()| QueueNote::of_new());
+    home.note_queues(&notes)?;
+    let pool = Pool::create(databases, instance, &notes)?;
     let mut feeds = Feeds::new(&pool, jobs);
-    let notes = feeds.all().map(|feed| feed.queue.note());
-    // Queues outlive a process that is killed: note them, so that the next run removes exactly these.
-    home.note_queues(&notes.into_iter().collect::<Result<Vec<_>>>()?)?;
     let live = make_live(&pool, home, jobs, &feeds);
     let mut workers = WorkerSet::new();
     start(&pool, &live, &mut workers, &feeds)?;

@@ -129,7 +129,7 @@ impl QueueItem for Item {
 #[cfg(test)]
 mod tests {
     use super::{Item, Work, try_next};
-    use crate::sys::msgq::{MessageQueue, QueueItem, Received};
+    use crate::sys::msgq::{MessageQueue, QueueItem, QueueNote, Received};
     use proptest::prelude::*;
 
     fn item(database: u32, work: Work, is_large: bool) -> Item {
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_worker_stays_where_it_is_unless_something_large_waits() {
-        let queue: MessageQueue<Item> = MessageQueue::create().unwrap();
+        let queue: MessageQueue<Item> = MessageQueue::create(&QueueNote::of_new()).unwrap();
         let sent = [
             item(0, Work::Copy(1), false),
             item(1, Work::Copy(2), false),

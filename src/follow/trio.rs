@@ -12,7 +12,7 @@ use crate::stream::receive::{self, ReceiveSpec, TransformWork};
 use crate::stream::transform_process::{self, TransformSpec};
 use crate::stream::{catchup, replay, segment};
 use crate::sys::failpoint::failpoint_at;
-use crate::sys::msgq::MessageQueue;
+use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::pipe::Pipes;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
@@ -73,8 +73,9 @@ impl Trio<'_> {
         workers: &mut WorkerSet,
         remote: &mut Remote,
     ) -> Result<Event> {
-        let queue = MessageQueue::create()?;
-        self.workdir.note_follow_queue(&queue.note()?)?;
+        let note = QueueNote::of_new();
+        self.workdir.note_follow_queue(&note)?;
+        let queue = MessageQueue::create(&note)?;
         let positions = self.positions;
         workers.start_one(RECEIVE, |shutdown| {
             let end = receive::run(&self.receive, &positions, None, Some(&queue), &shutdown)?;

@@ -3,9 +3,10 @@
 //!
 //! Removing a queue is a race-free "everybody stop": every blocked msgrcv and msgsnd returns EIDRM.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +44,31 @@ pub enum Received<M> {
     Closed,
 }
 
-/// What is needed to recognise a queue of a run that died: ids are reused, so the id alone proves nothing.
+/// A queue to be, and what recognises it when its run has died. Written down before the queue is made: whatever moment a
+/// run is killed at, the next one finds the queue by its key. Others may come to use the same key, so it proves nothing
+/// alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueNote {
-    pub id: i32,
+    pub key: i32,
     pub uid: u32,
-    pub created_at: i64,
+    /// The queue is not older; seconds since 1970.
+    pub noted_at: i64,
     pub boot_id: String,
+}
+
+impl QueueNote {
+    /// With a key that nobody else is likely to use.
+    pub fn of_new() -> QueueNote {
+        // Its keys come from the system's randomness. Zero would be IPC_PRIVATE.
+        let random = RandomState::new().build_hasher().finish();
+        let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        QueueNote {
+            key: (random as i32 & i32::MAX).max(1),
+            uid: nix::unistd::geteuid().as_raw(),
+            noted_at: since_1970.as_secs() as i64,
+            boot_id: boot_id(),
+        }
+    }
 }
 
 /// A queue of `M`. Dropped in the process that created it, it is removed.
@@ -67,8 +86,9 @@ struct Buffer {
 }
 
 impl<M: QueueItem> MessageQueue<M> {
-    pub fn create() -> Result<MessageQueue<M>> {
-        let id = sys_create().map_err(|error| {
+    /// Make the queue of a note that is on disk.
+    pub fn create(note: &QueueNote) -> Result<MessageQueue<M>> {
+        let id = sys_create(note.key).map_err(|error| {
             Error::io("could not create a System V message queue", error)
                 .with_hint("See ipcs -q and the kernel settings kernel.msgmni and kernel.msgmnb.")
         })?;
@@ -76,17 +96,6 @@ impl<M: QueueItem> MessageQueue<M> {
             id,
             owner: std::process::id(),
             items: PhantomData,
-        })
-    }
-
-    pub fn note(&self) -> Result<QueueNote> {
-        let (uid, created_at) = sys_stat(self.id)
-            .map_err(|error| Error::io("could not inspect a message queue", error))?;
-        Ok(QueueNote {
-            id: self.id,
-            uid,
-            created_at,
-            boot_id: boot_id(),
         })
     }
 
@@ -168,16 +177,18 @@ impl<M> Drop for MessageQueue<M> {
     }
 }
 
-/// Remove the queue of a dead run; only if boot, owner and creation time are those of the note. `Ok(false)` when it is
-/// gone or somebody else's.
+/// Remove the queue of a dead run; only if boot, owner and creation time fit to the note. `Ok(false)` when it is gone, was
+/// never made, or is somebody else's.
 pub fn remove_noted(note: &QueueNote) -> Result<bool> {
     if note.boot_id != boot_id() {
         return Ok(false);
     }
-    match sys_stat(note.id) {
-        Ok((uid, created_at)) if uid == note.uid && created_at == note.created_at => {
-            sys_remove(note.id)
-                .map_err(|error| Error::io("could not remove a message queue", error))?;
+    let Ok(id) = sys_find(note.key) else {
+        return Ok(false);
+    };
+    match sys_stat(id) {
+        Ok((uid, created_at)) if uid == note.uid && created_at >= note.noted_at => {
+            sys_remove(id).map_err(|error| Error::io("could not remove a message queue", error))?;
             Ok(true)
         }
         _ => Ok(false),
@@ -210,10 +221,18 @@ fn queue_error(what: &str, error: io::Error) -> Error {
     }
 }
 
-fn sys_create() -> io::Result<i32> {
+fn sys_create(key: i32) -> io::Result<i32> {
+    sys_get(key, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL)
+}
+
+fn sys_find(key: i32) -> io::Result<i32> {
+    sys_get(key, 0)
+}
+
+fn sys_get(key: i32, flags: i32) -> io::Result<i32> {
     // SAFETY: no pointers are involved.
     #[expect(unsafe_code, reason = "msgget(2)")]
-    let id = unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600 | libc::IPC_CREAT) };
+    let id = unsafe { libc::msgget(key, flags) };
     if id < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -306,5 +325,36 @@ fn set_alarm(every: Duration) {
     #[expect(unsafe_code, reason = "setitimer(2)")]
     unsafe {
         libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{QueueNote, remove_noted, sys_create, sys_find, sys_remove};
+
+    #[test]
+    fn the_queue_of_a_note_is_removed_and_nobody_elses() {
+        let note = QueueNote::of_new();
+        // Its run was killed before it made the queue.
+        assert!(!remove_noted(&note).unwrap());
+        let id = sys_create(note.key).unwrap();
+        let other_boot = QueueNote {
+            boot_id: "another".to_owned(),
+            ..note.clone()
+        };
+        let older = QueueNote {
+            noted_at: note.noted_at + 60,
+            ..note.clone()
+        };
+        let other_user = QueueNote {
+            uid: note.uid + 1,
+            ..note.clone()
+        };
+        for foreign in [other_boot, older, other_user] {
+            assert!(!remove_noted(&foreign).unwrap());
+            assert_eq!(sys_find(note.key).unwrap(), id);
+        }
+        assert!(remove_noted(&note).unwrap());
+        sys_remove(id).unwrap_err();
     }
 }

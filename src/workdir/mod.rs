@@ -371,7 +371,10 @@ impl WorkDir {
         let notes: Vec<QueueNote> = done::read(&self.paths.queues())?.unwrap_or_default();
         for note in notes {
             if remove_noted(&note)? {
-                log::info!("removed message queue {} of an earlier run", note.id);
+                log::info!(
+                    "removed a message queue of an earlier run, with key {:#x}",
+                    note.key
+                );
             }
         }
         self.forget_queues()
@@ -390,7 +393,10 @@ impl WorkDir {
         let notes: Vec<QueueNote> = done::read(&self.paths.follow_queues())?.unwrap_or_default();
         for note in notes {
             if remove_noted(&note)? {
-                log::info!("removed message queue {} of an earlier run", note.id);
+                log::info!(
+                    "removed a message queue of an earlier run, with key {:#x}",
+                    note.key
+                );
             }
         }
         self.forget_follow_queue()
@@ -409,7 +415,10 @@ impl WorkDir {
         let notes: Vec<QueueNote> = done::read(&self.paths.compare_queues())?.unwrap_or_default();
         for note in notes {
             if remove_noted(&note)? {
-                log::info!("removed message queue {} of an earlier run", note.id);
+                log::info!(
+                    "removed a message queue of an earlier run, with key {:#x}",
+                    note.key
+                );
             }
         }
         self.forget_compare_queue()

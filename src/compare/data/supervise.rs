@@ -8,7 +8,7 @@ use super::plan::Item;
 use super::work::Work;
 use super::{Context, worker};
 use crate::error::{Context as _, Error, Result};
-use crate::sys::msgq::MessageQueue;
+use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
 
@@ -20,8 +20,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// All answers to these items, in no order.
 pub fn round(context: &Context<'_>, items: &[Item], shutdown: &Shutdown) -> Result<Vec<Answer>> {
     let count = context.jobs.min(items.len() as u32);
-    let queue = MessageQueue::create()?;
-    context.workdir.note_compare_queue(&queue.note()?)?;
+    let note = QueueNote::of_new();
+    context.workdir.note_compare_queue(&note)?;
+    let queue = MessageQueue::create(&note)?;
     let mut workers = WorkerSet::new();
     for number in 1..=count {
         workers.start(COMPARE, number, |shutdown| {
