@@ -121,16 +121,16 @@ const INDEXED: &str = "
     insert into t select g, g % 7 from generate_series(1, 1000) g;
     create index by_v on t (v);";
 
+/// The table is there, and no index: the worker that would build one while the run ends is killed as well.
+const UNBUILT: &str = "copy.after_done_file@copy worker=kill,index.before_build=kill";
+
 /// CREATE INDEX CONCURRENTLY or a REINDEX of somebody else leaves such indexes.
 #[test]
 fn an_invalid_index_is_built_again_and_another_one_is_refused() {
     let (pair, scene) = (Pair::new(INDEXED), Scene::new());
     let killed = pair
         .clone(&scene, &[])
-        .env(
-            "PGCOPYDB_FAILPOINT",
-            "copy.after_done_file@copy worker=kill",
-        )
+        .env("PGCOPYDB_FAILPOINT", UNBUILT)
         .run();
     assert!(!killed.status.success());
     pair.target.psql(
@@ -143,10 +143,7 @@ fn an_invalid_index_is_built_again_and_another_one_is_refused() {
     let (pair, scene) = (Pair::new(INDEXED), Scene::new());
     let killed = pair
         .clone(&scene, &[])
-        .env(
-            "PGCOPYDB_FAILPOINT",
-            "copy.after_done_file@copy worker=kill",
-        )
+        .env("PGCOPYDB_FAILPOINT", UNBUILT)
         .run();
     assert!(!killed.status.success());
     pair.target.psql(
