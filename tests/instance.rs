@@ -179,15 +179,19 @@ fn each_database_is_followed_by_itself() {
             .iter()
             .all(|row| row["apply"] == true)
     );
-    let followed = progress(&scene, &["--source", &uri]);
-    assert_eq!(followed["state"], "running");
-    for database in followed["databases"].as_array().unwrap() {
-        assert_eq!(database["state"], "complete", "{followed:#}");
-        assert_eq!(
-            database["replication"]["source"]["is-active"], true,
-            "{followed:#}"
-        );
-    }
+    // Between two modes nobody receives.
+    wait_until(SOON, "every slot to be active in list progress", || {
+        let followed = progress(&scene, &["--source", &uri]);
+        assert_eq!(followed["state"], "running");
+        followed["databases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|database| {
+                assert_eq!(database["state"], "complete", "{followed:#}");
+                database["replication"]["source"]["is-active"] == true
+            })
+    });
     let set = sentinel(&["set", "endpos", "--current", "--all-databases"]);
     set.assert_success(&[]);
     let positions: Vec<&str> = set

@@ -64,6 +64,13 @@ pub fn followed(top: &Path) -> Result<Vec<Followed>> {
     }
 }
 
+/// The databases that are not followed: those whose turn has not come, and those that failed before.
+pub fn not_followed(top: &Path) -> Result<Vec<String>> {
+    let found = folders(top)?.into_iter();
+    let not = found.filter(|it| it.set_up.is_none());
+    Ok(not.map(|it| it.database).collect())
+}
+
 /// What all follows of an instance have made.
 #[derive(Debug, Clone)]
 pub struct CleanupSpec {

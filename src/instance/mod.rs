@@ -32,7 +32,7 @@ use crew::Crew;
 use databases::Database;
 use site::Site;
 
-pub use followed::{CleanupSpec, Followed, cleanup, followed};
+pub use followed::{CleanupSpec, Followed, cleanup, followed, not_followed};
 
 const NAME: &str = "pgcopydb instance";
 

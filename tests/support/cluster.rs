@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use pgcopydb::ident::quote_ident;
-use postgres::error::ErrorPosition;
+use postgres::error::{ErrorPosition, SqlState};
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
 use super::version::Version;
@@ -314,16 +314,27 @@ impl Cluster {
 
     /// An independent client: what it sees does not depend on our own protocol code.
     pub fn client(&self, db: &str) -> Client {
-        postgres::Config::new()
+        let mut config = postgres::Config::new();
+        config
             .host_path(&self.dir)
             .port(self.port)
             .user("postgres")
             .dbname(db)
-            .application_name("test client")
-            .connect(NoTls)
-            .unwrap_or_else(|error| {
-                panic!("cannot connect to {:?} \"{db}\": {error:?}", self.version)
-            })
+            .application_name("test client");
+        let mut client = config.connect(NoTls);
+        // Somebody may have sent it into crash recovery just now.
+        wait_until(SERVER_DEADLINE, "the server to take connections", || {
+            let error = client.as_ref().err();
+            let is_recovering =
+                error.is_some_and(|error| error.code() == Some(&SqlState::CANNOT_CONNECT_NOW));
+            if is_recovering {
+                client = config.connect(NoTls);
+            }
+            !is_recovering
+        });
+        client.unwrap_or_else(|error| {
+            panic!("cannot connect to {:?} \"{db}\": {error:?}", self.version)
+        })
     }
 
     /// Run any number of statements.

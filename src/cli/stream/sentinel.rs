@@ -158,6 +158,24 @@ impl SomeArgs {
         // All of them, before the first is changed.
         instance::followed(&top)?.into_iter().map(open).collect()
     }
+
+    /// After the others were told: a script must not take it for all, and one that failed for good must not keep them from
+    /// being told.
+    fn check_all_told(&self) -> Result<()> {
+        if !self.all_databases {
+            return Ok(());
+        }
+        let left = instance::not_followed(&location(self.place.dir.dir.as_deref()))?;
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(Error::state(format!(
+                "{} databases are not followed and were not told: {}; the others were",
+                left.len(),
+                left.join(", ")
+            ))
+            .with_hint("Unless they failed, wait until they are set up and set it again: \"stream sentinel get --all-databases\" shows them.")),
+        }
+    }
 }
 
 impl PositionArgs {
@@ -177,7 +195,7 @@ impl PositionArgs {
                 Some(database) => stdout::print_line(&format!("{lsn} {database}"))?,
             }
         }
-        Ok(())
+        self.place.check_all_told()
     }
 }
 
@@ -276,7 +294,8 @@ fn set_apply(args: &SomeArgs, is_allowed: bool) -> Result<()> {
     let mut found = args.open()?;
     found
         .iter_mut()
-        .try_for_each(|it| it.sentinel.set_apply(is_allowed))
+        .try_for_each(|it| it.sentinel.set_apply(is_allowed))?;
+    args.check_all_told()
 }
 
 fn json(row: &SentinelRow) -> Result<String> {

@@ -2,6 +2,7 @@
 //! bytes that are not UTF-8 (a SQL_ASCII database), and nothing is copied unless it has an escape. Pure; input that is
 //! not JSON is an error, never a panic, and nesting costs no stack.
 
+use memchr::memmem;
 use std::borrow::Cow;
 
 use super::malformed;
@@ -131,6 +132,18 @@ impl<'a> Scan<'a> {
                 .map(Cow::Owned)
                 .map_err(|_| not_utf8()),
         }
+    }
+
+    /// The name of a type, up to the value behind it. wal2json takes the quotes off both ends of what format_type() gives and
+    /// escapes nothing: quotes within are doubled, or stand around the dot behind a schema, and a backslash is itself.
+    pub(super) fn type_name(&mut self) -> Result<Cow<'a, str>> {
+        const VALUE: &[u8] = b",\"value\":";
+        self.expect(b'"')?;
+        let text = self.rest;
+        let end = memmem::find_iter(text, VALUE).find(|at| *at > 0 && text[at - 1] == b'"');
+        let end = end.ok_or_else(unfinished)?;
+        self.rest = &text[end..];
+        Ok(String::from_utf8_lossy(&text[..end - 1]))
     }
 
     pub(super) fn text_or_null(&mut self) -> Result<Option<Cow<'a, str>>> {
@@ -356,10 +369,21 @@ mod tests {
         }
 
         #[test]
+        fn a_type_may_be_called_anything(schema in ".{1,20}", name in ".{1,20}") {
+            let quoted = [schema, name].map(|it| it.replace('"', "\"\""));
+            let sent = quoted.join("\".\"");
+            let text = format!("\"{sent}\",\"value\":1");
+            let mut scan = Scan::new(text.as_bytes());
+            prop_assert_eq!(scan.type_name().unwrap(), sent);
+            prop_assert!(scan.accept(b','));
+        }
+
+        #[test]
         fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut scan = Scan::new(&bytes);
             let _ = scan.skip();
             let _ = Scan::new(&bytes).string();
+            let _ = Scan::new(&bytes).type_name();
             let _ = Scan::new(&bytes).object(&mut |_, scan| scan.skip());
         }
     }
