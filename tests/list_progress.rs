@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
@@ -210,42 +210,60 @@ fn a_run_that_was_killed_is_incomplete() {
     );
 }
 
+/// While apply is kept from going on, the age of what waits grows; it comes back to zero by itself.
 #[test]
 fn the_lag_of_a_follow_is_seen() {
-    // Other databases of the server would move its log on, and a lag of zero is the only one that test_decoding's server
-    // can tell in seconds.
-    let own = following::start(Version::Debian15);
+    for plugin in ["test_decoding", "pgoutput", "wal2json"] {
+        see_the_lag(plugin);
+    }
+}
+
+fn see_the_lag(plugin: &'static str) {
     let following = Following::of(
-        (&own, following::shared(Version::Debian15).1),
-        "test_decoding",
+        following::shared(Version::Debian15),
+        plugin,
         "create table t (id int primary key, v text); insert into t select i, 'v' from generate_series(1, 100) i",
     );
     let mut run = following.clone_and_apply(&[]);
     let source = following.source_uri.clone();
     let scene = &following.scene;
-    following.source.psql(
-        &following.db,
-        "insert into t select i, 'w' from generate_series(101, 200) i",
-    );
-    let replication = poll(scene, &mut run, &["--source", &source], "the lag", |now| {
+    let ask = ["--source", source.as_str()];
+    let mut blocker = following.target.client(&following.copy);
+    blocker.batch_execute("begin; lock table t").unwrap();
+    let insert = "insert into t select i, 'w' from generate_series(101, 200) i";
+    following.source.psql(&following.db, insert);
+    let started = Instant::now();
+    let replication = poll(scene, &mut run, &ask, "a lag that grows", |now| {
         let replication = &now["replication"];
-        let is_there = replication["sentinel"]["apply"] == true
-            && replication["source"]["lag-bytes"].is_u64()
-            && replication["source"]["lag-seconds"].is_number();
-        is_there.then(|| replication.clone())
+        let seconds = replication["source"]["lag-seconds"].as_f64();
+        (seconds > Some(1.5)).then(|| replication.clone())
     });
+    let seconds = replication["source"]["lag-seconds"].as_f64().unwrap();
+    assert!(
+        seconds <= started.elapsed().as_secs_f64() + 0.5,
+        "{replication:#}"
+    );
     assert_eq!(replication["slot-name"], following.name);
     assert!(replication["pid"].is_u64(), "{replication:#}");
-    assert_eq!(replication["source"]["is-active"], true);
-    let shown = text(scene, &["--source", &source]);
+    assert_eq!(replication["sentinel"]["apply"], true);
+    let at_source = &replication["source"];
+    assert_eq!(at_source["is-active"], true);
+    assert!(at_source["lag-bytes"].as_u64() > Some(0), "{at_source:#}");
+    let shown = text(scene, &ask);
+    let lag = shown.split("; lag: ").nth(1).unwrap_or_default();
     assert!(
-        shown.contains("is running (pid ") && shown.contains("; lag: "),
+        shown.contains("is running (pid ") && lag.split(';').next().unwrap().ends_with(" s"),
         "{shown}"
     );
     // Without the source: what the files say.
     let alone = progress(scene, &[]);
     assert_eq!(alone["replication"]["sentinel"], Value::Null);
     assert_eq!(alone["servers"]["source"], "not-asked");
+
+    blocker.batch_execute("commit").unwrap();
+    poll(scene, &mut run, &ask, "no lag", |now| {
+        (now["replication"]["source"]["lag-seconds"] == 0.0).then_some(())
+    });
     following.cut_over(run, &[]);
 }
 

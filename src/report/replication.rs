@@ -10,7 +10,9 @@ use crate::ident::quote_literal;
 use crate::lsn::Lsn;
 use crate::pg::wire::Connection;
 use crate::sentinel::{Sentinel, SentinelRow};
+use crate::stream::lag::{CommittedAt, Waiting, waiting};
 use crate::stream::setup;
+use crate::sys::signal::Shutdown;
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -36,7 +38,9 @@ pub struct SourcePositions {
     pub replayed_lsn: Option<Lsn>,
     /// From what is replayed to where the log stands.
     pub lag_bytes: Option<u64>,
-    /// Between a commit on the source and its being replayed; 0 when everything sent is.
+    /// Since the commit of the oldest transaction that is not replayed; 0 when there is none. While the source still sends
+    /// what has gathered and all of that is replayed: since the last commit that was sent. `None`: nobody can know, as the
+    /// slot is not read.
     pub lag_seconds: Option<f64>,
     /// The log that the slot keeps on the source's disk.
     pub retained_bytes: Option<u64>,
@@ -62,23 +66,72 @@ pub fn fetch_replication(
     let Some(mut source) = source else {
         return Ok(Some(replication));
     };
-    let found = fetch_positions(&mut source, &replication.slot_name)?;
+    let (mut found, sending) = fetch_positions(&mut source, &replication.slot_name)?;
     // It may be dropped already.
     if let Ok(mut sentinel) = Sentinel::open(source, cdc_dir) {
-        replication.sentinel = Some(sentinel.get()?);
+        let row = sentinel.get()?;
+        // What the source knows of the replay comes with the next status message only.
+        let replayed = found.replayed_lsn.unwrap_or_default();
+        let waiting = waiting(cdc_dir, replayed.max(row.replay_lsn), &Shutdown::handle())?;
+        found.lag_seconds = match oldest(waiting, sending) {
+            Oldest::At(committed) => Some(fetch_age(sentinel.connection(), &committed)?),
+            Oldest::NothingWaits => Some(0.0),
+            Oldest::Unknown => found.lag_seconds,
+        };
+        replication.sentinel = Some(row);
     }
     replication.source = Some(found);
     Ok(Some(replication))
 }
 
-fn fetch_positions(source: &mut Connection, slot_name: &str) -> Result<SourcePositions> {
+/// What the source does for the slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    /// Nobody reads it.
+    No,
+    /// What has gathered since it was read last.
+    Backlog,
+    /// Everything, as it comes.
+    Live,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Oldest {
+    At(CommittedAt),
+    NothingWaits,
+    Unknown,
+}
+
+/// What the age of decides how far behind a follow is.
+fn oldest(waiting: Waiting, sending: Sending) -> Oldest {
+    match (waiting, sending) {
+        (Waiting::Since(committed), _) => Oldest::At(committed),
+        (Waiting::Nothing(_), Sending::Live) => Oldest::NothingWaits,
+        // What comes next was committed after it, nobody can say when.
+        (Waiting::Nothing(Some(committed)), Sending::Backlog) => Oldest::At(committed),
+        (Waiting::Nothing(_), _) => Oldest::Unknown,
+    }
+}
+
+/// In seconds, by the clock that the commit's time is from.
+fn fetch_age(source: &mut Connection, committed: &str) -> Result<f64> {
+    source
+        .query_one(&format!(
+            "SELECT greatest(extract(epoch FROM pg_catalog.clock_timestamp() - {}::timestamptz), 0)::float8",
+            quote_literal(committed)
+        ))
+        .and_then(|row| row.parse(0))
+        .context("could not ask the source how far the follow is")
+}
+
+fn fetch_positions(source: &mut Connection, slot_name: &str) -> Result<(SourcePositions, Sending)> {
     let row = source
         .query_one(&format!(
             "SELECT w.lsn, coalesce(s.active, false), r.write_lsn, r.flush_lsn, \
                  coalesce(r.replay_lsn, s.confirmed_flush_lsn), \
                  greatest(w.lsn - coalesce(r.replay_lsn, s.confirmed_flush_lsn), 0), \
                  CASE WHEN r.replay_lsn >= r.sent_lsn THEN 0 ELSE extract(epoch FROM r.replay_lag) END, \
-                 greatest(w.lsn - s.restart_lsn, 0) \
+                 greatest(w.lsn - s.restart_lsn, 0), r.state \
              FROM (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
                      ELSE pg_catalog.pg_current_wal_lsn() END AS lsn) w \
                  LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = {} \
@@ -86,7 +139,12 @@ fn fetch_positions(source: &mut Connection, slot_name: &str) -> Result<SourcePos
             quote_literal(slot_name)
         ))
         .context("could not ask the source how far the follow is")?;
-    Ok(SourcePositions {
+    let sending = match row.opt_text(8)? {
+        Some("streaming") => Sending::Live,
+        Some(_) => Sending::Backlog,
+        None => Sending::No,
+    };
+    let found = SourcePositions {
         current_lsn: row.parse(0)?,
         is_active: row.bool(1)?,
         received_lsn: row.opt_parse(2)?,
@@ -95,5 +153,33 @@ fn fetch_positions(source: &mut Connection, slot_name: &str) -> Result<SourcePos
         lag_bytes: row.opt_parse(5)?,
         lag_seconds: row.opt_parse(6)?,
         retained_bytes: row.opt_parse(7)?,
-    })
+    };
+    Ok((found, sending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Oldest, Sending, oldest};
+    use crate::stream::lag::Waiting;
+
+    #[test]
+    fn what_a_lag_is_measured_from() {
+        let committed = || Some("2026-11-21 07:00:00+00".to_owned());
+        let at = |committed: Option<String>| Oldest::At(committed.unwrap());
+        for sending in [Sending::No, Sending::Backlog, Sending::Live] {
+            let waits = Waiting::Since(committed().unwrap());
+            assert_eq!(oldest(waits, sending), at(committed()));
+        }
+        let nothing = |last| Waiting::Nothing(last);
+        assert_eq!(
+            oldest(nothing(committed()), Sending::Live),
+            Oldest::NothingWaits
+        );
+        assert_eq!(
+            oldest(nothing(committed()), Sending::Backlog),
+            at(committed())
+        );
+        assert_eq!(oldest(nothing(None), Sending::Backlog), Oldest::Unknown);
+        assert_eq!(oldest(nothing(committed()), Sending::No), Oldest::Unknown);
+    }
 }

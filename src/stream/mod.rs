@@ -10,6 +10,7 @@ pub mod cleanup;
 pub mod decode;
 pub mod identity;
 pub mod json_text;
+pub mod lag;
 mod last_line;
 pub mod left_out;
 pub mod meeting;

@@ -45,7 +45,8 @@ JSON: an object with the keys
   constraints, vacuum: total, done; large-objects: total, done, copied-bytes;
   failures: an array of kind, name, side, sqlstate, message;
   replication (null without follow): slot-name, origin, pid, sentinel (as stream sentinel get prints it), source
-    (current-lsn, is-active, received-lsn, flushed-lsn, replayed-lsn, lag-bytes, lag-seconds, retained-bytes);
+    (current-lsn, is-active, received-lsn, flushed-lsn, replayed-lsn, lag-bytes, lag-seconds, retained-bytes); \
+lag-seconds is the time since the commit of the oldest transaction that is not replayed;
   servers: source and target: not-asked, answered, or an object failed with the reason.
 On the directory of clone --all-databases, together: state, pid, table-jobs, index-jobs, elapsed-ms, tables (without \
 in-progress and all), indexes, constraints, vacuum (total, done), large-objects; databases, an array of database (its name) \
