@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
-use crate::workdir::WorkDir;
 use crate::workdir::done::now_ms;
 use crate::workdir::live::{self, Live, LiveRun};
+use crate::workdir::{QueuesOf, WorkDir};
 
 /// How long a full queue is left alone; a child's end wakes the parent earlier.
 const TICK: Duration = Duration::from_millis(50);
@@ -194,7 +194,7 @@ pub fn run(
     }
     // Queues outlive a process that is killed: noted before they are made, so that the next run removes exactly these.
     let notes = [(); 4].map(|()| QueueNote::of_new());
-    home.note_queues(&notes)?;
+    home.note_queues(QueuesOf::Copy, &notes)?;
     let pool = Pool::create(databases, instance, &notes)?;
     let mut feeds = Feeds::new(&pool, jobs);
     let live = make_live(&pool, home, jobs, &feeds);
@@ -215,7 +215,7 @@ pub fn run(
     drop((run, feeds, live));
     // The queues first: whoever is killed between the two must leave a note of what is there.
     drop(pool);
-    home.forget_queues()?;
+    home.forget_queues(QueuesOf::Copy)?;
     result
 }
 

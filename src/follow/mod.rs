@@ -40,7 +40,7 @@ use crate::stream::transform_process::TransformSpec;
 use crate::stream::{segment, triggers};
 use crate::sys::signal::Shutdown;
 use crate::watch::{self, WatchSpec};
-use crate::workdir::{Service, WorkDir, cdc_location, location};
+use crate::workdir::{QueuesOf, Service, WorkDir, cdc_location, location};
 use modes::StreamMode;
 use patience::patiently;
 use remote::Remote;
@@ -64,7 +64,7 @@ struct Follow<'a> {
 pub fn run(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
     let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
-    workdir.remove_noted_follow_queue()?;
+    workdir.remove_noted_queues(QueuesOf::Follow)?;
     let dir = cdc_location(spec.dir.as_deref());
     check_beginning(spec, &dir)?;
     let _watch = watch::start(WatchSpec {

@@ -13,7 +13,7 @@ use crate::stream::positions::Positions;
 use crate::stream::receive;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
-use crate::workdir::{Service, WorkDir, location};
+use crate::workdir::{QueuesOf, Service, WorkDir, location};
 
 /// How often the parent exchanges positions; a child's end wakes it earlier.
 const TICK: Duration = Duration::from_millis(100);
@@ -146,7 +146,7 @@ pub enum Script<'a> {
 
 fn open(spec: &FollowSpec) -> Result<WorkDir> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
-    workdir.remove_noted_follow_queue()?;
+    workdir.remove_noted_queues(QueuesOf::Follow)?;
     Ok(workdir)
 }
 

@@ -16,7 +16,7 @@ use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::pipe::Pipes;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::{Ended, WorkerSet};
-use crate::workdir::WorkDir;
+use crate::workdir::{QueuesOf, WorkDir};
 
 pub const RECEIVE: &str = "receive";
 pub const TRANSFORM: &str = "transform";
@@ -74,7 +74,8 @@ impl Trio<'_> {
         remote: &mut Remote,
     ) -> Result<Event> {
         let note = QueueNote::of_new();
-        self.workdir.note_follow_queue(&note)?;
+        self.workdir
+            .note_queues(QueuesOf::Follow, std::slice::from_ref(&note))?;
         let queue = MessageQueue::create(&note)?;
         let positions = self.positions;
         workers.start_one(RECEIVE, |shutdown| {
@@ -94,7 +95,7 @@ impl Trio<'_> {
         }
         // Before its note, which is all that a later run knows of it.
         drop(queue);
-        self.workdir.forget_follow_queue()?;
+        self.workdir.forget_queues(QueuesOf::Follow)?;
         event
     }
 

@@ -27,7 +27,7 @@ use crate::stream::setup;
 use crate::sys::signal::Shutdown;
 use crate::watch::{self, WatchSpec};
 use crate::workdir::paths::Paths;
-use crate::workdir::{Service, WorkDir, location};
+use crate::workdir::{QueuesOf, Service, WorkDir, location};
 use crew::Crew;
 use databases::Database;
 use site::Site;
@@ -51,7 +51,7 @@ pub fn run(spec: &InstanceSpec, shutdown: &Shutdown) -> Result<()> {
     let started = Instant::now();
     let top = WorkDir::open(&location(spec.clone.dir.as_deref()), Service::Instance)?;
     top.prepare_run()?;
-    top.remove_noted_queues()?;
+    top.remove_noted_queues(QueuesOf::Copy)?;
     let found = look(spec, shutdown)?;
     copy_roles(spec, shutdown)?;
     let names: Vec<&str> = found.iter().map(|database| &*database.name).collect();

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{WorkDir, done};
+use super::{QueuesOf, WorkDir, done};
 use crate::error::{Error, Result};
 use crate::sys::durable::Sync;
 
@@ -170,7 +170,7 @@ impl WorkDir {
             wish,
         )?;
         // Queues of a run that was killed are removed whatever happens next.
-        self.remove_noted_queues()?;
+        self.remove_noted_queues(QueuesOf::Copy)?;
         let is_resumed = matches!(beginning, Beginning::Resume(_));
         let spec = match beginning {
             Beginning::Resume(spec) => {

@@ -31,7 +31,7 @@ use crate::pg::connect::connect_and_pin;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::open_source;
 use crate::sys::signal::Shutdown;
-use crate::workdir::{Service, WorkDir, cdc_location, location};
+use crate::workdir::{QueuesOf, Service, WorkDir, cdc_location, location};
 pub use answer::{Row, RowIs, Sum};
 use checksum::Method;
 use pairs::Pair;
@@ -74,7 +74,7 @@ struct Context<'a> {
 pub fn run(spec: &DataSpec, shutdown: &Shutdown) -> Result<DataReport> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Compare)?;
     workdir.prepare_compare()?;
-    workdir.remove_noted_compare_queue()?;
+    workdir.remove_noted_queues(QueuesOf::Compare)?;
     let (_, source) = connect_and_pin(&spec.source, NAME, shutdown)?;
     if let Some(filters) = &spec.filters {
         filter::check(&mut open_source(&source, NAME, shutdown)?, filters)?;

@@ -11,6 +11,7 @@ use crate::error::{Context as _, Error, Result};
 use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
+use crate::workdir::QueuesOf;
 
 const COMPARE: &str = "compare worker";
 
@@ -21,7 +22,9 @@ const TICK: Duration = Duration::from_millis(50);
 pub fn round(context: &Context<'_>, items: &[Item], shutdown: &Shutdown) -> Result<Vec<Answer>> {
     let count = context.jobs.min(items.len() as u32);
     let note = QueueNote::of_new();
-    context.workdir.note_compare_queue(&note)?;
+    context
+        .workdir
+        .note_queues(QueuesOf::Compare, std::slice::from_ref(&note))?;
     let queue = MessageQueue::create(&note)?;
     let mut workers = WorkerSet::new();
     for number in 1..=count {
@@ -36,7 +39,7 @@ pub fn round(context: &Context<'_>, items: &[Item], shutdown: &Shutdown) -> Resu
         workers.stop();
     }
     drop(queue);
-    context.workdir.forget_compare_queue()?;
+    context.workdir.forget_queues(QueuesOf::Compare)?;
     let answers = read_answers(context, count);
     fed?;
     answers
