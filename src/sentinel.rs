@@ -69,8 +69,37 @@ const SCHEMA: &str = "pgcopydb";
 /// The table, if it is there. One that a standby shows belongs to a follow of its primary, whose slot is not here.
 const TABLE: &str = "(SELECT to_regclass('pgcopydb.sentinel') WHERE NOT pg_is_in_recovery())";
 
-/// The comment of the table, up to the name of the slot.
+/// The comment of the table: up to the name of the slot, and between that and the token.
 const MARK: &str = "follow of replication slot ";
+const SET_UP_BY: &str = ", set up by ";
+
+/// Whose the table is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub slot_name: String,
+    /// Which attempt to set up has made the slot, if that was said.
+    pub token: Option<String>,
+}
+
+impl Mark {
+    fn parse(comment: &str) -> Option<Mark> {
+        let text = comment.strip_prefix(MARK)?;
+        let (slot_name, token) = match text.split_once(SET_UP_BY) {
+            Some((slot_name, token)) => (slot_name, Some(token)),
+            None => (text, None),
+        };
+        Some(Mark {
+            slot_name: slot_name.to_owned(),
+            token: token.map(str::to_owned),
+        })
+    }
+
+    fn words(&self) -> String {
+        let token = self.token.as_ref();
+        let token = token.map_or_else(String::new, |token| format!("{SET_UP_BY}{token}"));
+        format!("{MARK}{}{token}", self.slot_name)
+    }
+}
 
 /// How long another process may take to change the file.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -107,20 +136,18 @@ impl Sentinel {
             );
             return Ok(Sentinel::File { path, connection });
         }
-        failpoint("sentinel.before_create")?;
-        // With a primary key, so that a publication for all tables that is made later does not refuse our updates.
-        connection
-            .execute(&format!(
-                "BEGIN; CREATE SCHEMA IF NOT EXISTS {SCHEMA}; \
-                 CREATE TABLE {SCHEMA}.sentinel (id boolean PRIMARY KEY DEFAULT true CHECK (id), \
-                     startpos pg_lsn NOT NULL, endpos pg_lsn NOT NULL DEFAULT '0/0', apply boolean NOT NULL DEFAULT false, \
-                     write_lsn pg_lsn NOT NULL DEFAULT '0/0', flush_lsn pg_lsn NOT NULL DEFAULT '0/0', \
-                     replay_lsn pg_lsn NOT NULL DEFAULT '0/0'); \
-                 INSERT INTO {SCHEMA}.sentinel (startpos) VALUES ('{startpos}'); COMMIT"
-            ))
-            .context("could not create table \"pgcopydb\".\"sentinel\" on the source")?;
-        failpoint("sentinel.after_create")?;
+        create_table(&mut connection, startpos)?;
         Ok(Sentinel::Table(connection))
+    }
+
+    /// Before a slot is made: the table with this mark, where the source may have it. Its startpos follows with the slot.
+    pub fn prepare(connection: &mut Connection, dir: &Path, mark: &Mark) -> Result<()> {
+        match find(connection, dir)? {
+            Some(Found::Table) => {}
+            None if may_create(connection)? => create_table(connection, Lsn::INVALID)?,
+            Some(Found::File(_)) | None => return Ok(()),
+        }
+        set_mark(connection, mark)
     }
 
     /// Use the sentinel that is there.
@@ -143,24 +170,24 @@ impl Sentinel {
         if Sentinel::marked_slot(connection)?.as_deref() == Some(slot_name) {
             return Ok(());
         }
-        connection
-            .execute(&format!(
-                "COMMENT ON TABLE {SCHEMA}.sentinel IS {}",
-                quote_literal(&format!("{MARK}{slot_name}"))
-            ))
-            .context("could not mark table \"pgcopydb\".\"sentinel\" on the source")?;
-        failpoint("sentinel.after_mark")
+        let mark = Mark {
+            slot_name: slot_name.to_owned(),
+            token: None,
+        };
+        set_mark(connection, &mark)
     }
 
     /// The slot that the table on the source is marked with.
     pub fn marked_slot(connection: &mut Connection) -> Result<Option<String>> {
+        Ok(Sentinel::mark_of(connection)?.map(|mark| mark.slot_name))
+    }
+
+    /// What the table on the source is marked with.
+    pub fn mark_of(connection: &mut Connection) -> Result<Option<Mark>> {
         let comment = connection
             .query_one(&format!("SELECT obj_description({TABLE}, 'pg_class')"))
             .context("could not look for the sentinel on the source")?;
-        let slot = comment
-            .opt_text(0)?
-            .and_then(|text| text.strip_prefix(MARK));
-        Ok(slot.map(str::to_owned))
+        Ok(comment.opt_text(0)?.and_then(Mark::parse))
     }
 
     /// Remove it, wherever it is; whether it was there.
@@ -371,6 +398,32 @@ fn has_table(connection: &mut Connection) -> Result<bool> {
         .bool(0)
 }
 
+fn create_table(connection: &mut Connection, startpos: Lsn) -> Result<()> {
+    failpoint("sentinel.before_create")?;
+    // With a primary key, so that a publication for all tables that is made later does not refuse our updates.
+    connection
+        .execute(&format!(
+            "BEGIN; CREATE SCHEMA IF NOT EXISTS {SCHEMA}; \
+             CREATE TABLE {SCHEMA}.sentinel (id boolean PRIMARY KEY DEFAULT true CHECK (id), \
+                 startpos pg_lsn NOT NULL, endpos pg_lsn NOT NULL DEFAULT '0/0', apply boolean NOT NULL DEFAULT false, \
+                 write_lsn pg_lsn NOT NULL DEFAULT '0/0', flush_lsn pg_lsn NOT NULL DEFAULT '0/0', \
+                 replay_lsn pg_lsn NOT NULL DEFAULT '0/0'); \
+             INSERT INTO {SCHEMA}.sentinel (startpos) VALUES ('{startpos}'); COMMIT"
+        ))
+        .context("could not create table \"pgcopydb\".\"sentinel\" on the source")?;
+    failpoint("sentinel.after_create")
+}
+
+fn set_mark(connection: &mut Connection, mark: &Mark) -> Result<()> {
+    connection
+        .execute(&format!(
+            "COMMENT ON TABLE {SCHEMA}.sentinel IS {}",
+            quote_literal(&mark.words())
+        ))
+        .context("could not mark table \"pgcopydb\".\"sentinel\" on the source")?;
+    failpoint("sentinel.after_mark")
+}
+
 /// A publication for all tables would send our table to subscribers that do not have it, and stop them.
 fn may_create(connection: &mut Connection) -> Result<bool> {
     connection
@@ -421,8 +474,20 @@ fn write_file(path: &Path, row: &SentinelRow) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::without_page_header;
+    use super::{Mark, without_page_header};
     use crate::lsn::Lsn;
+
+    #[test]
+    fn a_mark_is_read_back() {
+        for token in [None, Some("00ff".to_owned())] {
+            let mark = Mark {
+                slot_name: "s".to_owned(),
+                token,
+            };
+            assert_eq!(Mark::parse(&mark.words()), Some(mark));
+        }
+        assert_eq!(Mark::parse("somebody's table"), None);
+    }
 
     #[test]
     fn a_page_header_is_no_place_to_end() {

@@ -37,6 +37,7 @@ mod hangs;
 mod hostile_names;
 mod hostile_server;
 mod instance;
+mod killed_setup;
 mod large_objects;
 mod layering;
 mod list;

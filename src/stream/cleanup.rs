@@ -19,6 +19,7 @@ use crate::sys::signal::Shutdown;
 /// Files of a follow's directory that are no segments.
 const FILES: &[&str] = &[
     "slot",
+    super::attempt::ATTEMPT,
     "sentinel.json",
     "sentinel.lock",
     super::pause::WISH,

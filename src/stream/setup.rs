@@ -11,8 +11,8 @@ use super::apply::PositionKeeper;
 use super::decode::{Plugin, wal2json};
 use super::ownership::{Beginning, Found, Names};
 use super::preconditions::{self, Wanted};
-use super::slot::{self, NewSlot};
-use super::{cleanup, origin, ownership, publication, segment};
+use super::slot::{self, NewSlot, Slot};
+use super::{attempt, cleanup, origin, ownership, publication, segment};
 use crate::error::{Error, Result, Side};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
@@ -131,6 +131,9 @@ pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSl
         target: open_target_of(spec, shutdown)?,
     };
     let noted = noted(&spec.dir)?;
+    if noted.is_none() {
+        undo_killed(spec, &mut servers, shutdown)?;
+    }
     let (found, beginning) = decide(spec, noted.as_ref(), &mut servers)?;
     let wanted = Wanted {
         plugin: spec.plugin,
@@ -192,7 +195,11 @@ pub fn preview(
         target: open_target_of(spec, shutdown)?,
     };
     let noted = noted(&spec.dir)?;
-    let beginning = decide(spec, noted.as_ref(), &mut servers).map(|(_, beginning)| beginning);
+    let beginning = match noted.is_none() && killed_slot(spec, &mut servers.source)?.is_some() {
+        // It would be made once more.
+        true => Ok(Beginning::New),
+        false => decide(spec, noted.as_ref(), &mut servers).map(|(_, beginning)| beginning),
+    };
     if let Err(error) = &beginning
         && (error.is_connection_lost() || error.is_interrupted())
     {
@@ -239,6 +246,7 @@ fn make(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<
     if Sentinel::marked_slot(source)?.is_some() {
         Sentinel::drop(source, &spec.dir)?;
     }
+    attempt::begin(source, &spec.dir, &spec.slot_name)?;
     let new = NewSlotSpec {
         source: &spec.source,
         application_name: &spec.application_name,
@@ -326,6 +334,35 @@ fn complete(
     Ok(set_up)
 }
 
+/// The slot of a setup in this directory that was killed before it was complete: nothing was copied or received with it.
+fn killed_slot(spec: &SetupSpec, source: &mut Connection) -> Result<Option<Slot>> {
+    let slot = slot::find(source, &spec.slot_name)?;
+    let slot = slot.filter(|slot| slot.database.as_deref() == Some(spec.source.dbname()));
+    match slot.is_some() && attempt::was_begun(source, &spec.dir, &spec.slot_name)? {
+        true => Ok(slot),
+        false => Ok(None),
+    }
+}
+
+/// The snapshot of such a slot is gone, so it is made once more.
+fn undo_killed(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<()> {
+    let Some(slot) = killed_slot(spec, &mut servers.source)? else {
+        return Ok(());
+    };
+    log::info!(
+        "replication slot \"{}\" is of an earlier attempt here, which did not get further: it is made once more",
+        spec.slot_name
+    );
+    // Of that attempt only if it stands where the slot began, or was not put there yet.
+    if let Some(keeper) = origin::find(&mut servers.target, &spec.origin)? {
+        let at = origin::progress(&mut servers.target, &spec.origin, keeper)?;
+        if at == Lsn::INVALID || Some(at) == slot.confirmed_flush {
+            origin::drop(&mut servers.target, &spec.origin)?;
+        }
+    }
+    slot::drop(&mut servers.source, &spec.slot_name, shutdown).map(|_| ())
+}
+
 /// Remove what a failed setup has made. Best effort: a server may be what failed, and a signal may be why.
 fn undo(spec: &SetupSpec) {
     // It may be there although writing it failed, and speaks of what goes now.
@@ -366,6 +403,9 @@ pub fn refuse_slot_without_snapshot(spec: &SetupSpec, shutdown: &Shutdown) -> Re
         return Ok(());
     }
     let mut source = open_source(&spec.source, &spec.application_name, shutdown)?;
+    if killed_slot(spec, &mut source)?.is_some() {
+        return Ok(());
+    }
     match slot::find(&mut source, &spec.slot_name)? {
         None => Ok(()),
         Some(_) => Err(Error::on(

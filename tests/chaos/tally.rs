@@ -11,7 +11,6 @@ pub struct Tally {
     faults: BTreeMap<String, u32>,
     pub resumes: u32,
     /// Base copies that were started over since their snapshot was lost.
-    pub restarts: u32,
     pub transactions: u64,
     pub rows: u64,
     pub sequences: u64,
@@ -37,7 +36,6 @@ impl Tally {
             self.faults.entry(kind).or_default().add_assign(count);
         }
         self.resumes += round.resumes;
-        self.restarts += round.restarts;
         self.transactions += round.transactions;
         self.rows += round.rows;
         self.sequences += round.sequences;
@@ -52,12 +50,11 @@ impl fmt::Display for Tally {
         }
         write!(
             f,
-            "chaos: {} rounds, {} faults, {} resumes, {} restarts of a base copy, {} transactions, \
+            "chaos: {} rounds, {} faults, {} resumes, {} transactions, \
              {} rows and {} sequences compared, 0 losses",
             self.rounds,
             self.faults(),
             self.resumes,
-            self.restarts,
             self.transactions,
             self.rows,
             self.sequences
