@@ -1,5 +1,5 @@
 //! The watch: a process beside a run that looks now and then whether something hangs, and says which statement on which
-//! server is waited for, and who is in its way. It has no connection but while it looks, changes nothing, and its end is
+//! server is waited for, and who is in its way; or which process cannot go on. It has no connection but while it looks, changes nothing, and its end is
 //! nobody's concern. Started by the parents of clone, follow and instance, before they talk to a server.
 
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use crate::pg::connect::connect_once;
 use crate::pg::conninfo::ConnInfo;
 use crate::pg::session::RunName;
 use crate::pg::waits::{self, Waiting};
+use crate::sys::family::{self, Relative};
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
 use crate::workdir::live::{self, WorkerRecord};
@@ -47,16 +48,17 @@ pub struct Watch {
 
 /// A run goes on without a watch, so that it could not be started is only told.
 pub fn start(spec: WatchSpec) -> Watch {
+    let parent = std::process::id();
     let mut process = WorkerSet::new();
     if !spec.after.is_zero()
-        && let Err(error) = process.start_one(WATCH, move |shutdown| run(&spec, &shutdown))
+        && let Err(error) = process.start_one(WATCH, move |shutdown| run(&spec, parent, &shutdown))
     {
         log::warn!("{error}; a hang will not be told");
     }
     Watch { _process: process }
 }
 
-fn run(spec: &WatchSpec, shutdown: &Shutdown) -> Result<()> {
+fn run(spec: &WatchSpec, parent: u32, shutdown: &Shutdown) -> Result<()> {
     let mut hangs = Hangs::new(spec.after);
     loop {
         shutdown.sleep((spec.after / 2).clamp(SHORTEST_LOOK, LONGEST_LOOK))?;
@@ -72,7 +74,11 @@ fn run(spec: &WatchSpec, shutdown: &Shutdown) -> Result<()> {
                 Err(error) => log::debug!("could not look at what is waited for: {error}"),
             }
         }
-        for told in hangs.step(Instant::now(), &records, &waiting) {
+        let now = Instant::now();
+        // Receive and transform may hang with no session on any server.
+        let family = family::of(parent);
+        hangs.look_at(now, &family);
+        for told in hangs.step(now, &records, &waiting) {
             log::warn!("{told}");
         }
     }
@@ -92,6 +98,8 @@ struct Hangs {
     after: Duration,
     /// What each worker was last seen at.
     seen: HashMap<String, (WorkerRecord, Instant)>,
+    /// Processes that cannot go on, and since when they were seen so.
+    halted: Vec<(Relative, Instant)>,
     told: HashMap<String, u64>,
 }
 
@@ -100,8 +108,22 @@ impl Hangs {
         Hangs {
             after,
             seen: HashMap::new(),
+            halted: Vec::new(),
             told: HashMap::new(),
         }
+    }
+
+    /// Take what the kernel says of the run's processes.
+    fn look_at(&mut self, now: Instant, family: &[Relative]) {
+        let before = std::mem::take(&mut self.halted);
+        let halted = family.iter().filter(|relative| relative.halted().is_some());
+        // The same down to the processor time: one that was seen waiting for the disk twice need not have waited all along.
+        self.halted = halted
+            .map(|relative| {
+                let earlier = before.iter().find(|(seen, _)| seen == relative);
+                (relative.clone(), earlier.map_or(now, |(_, since)| *since))
+            })
+            .collect();
     }
 
     /// What there is to tell after a look.
@@ -145,6 +167,17 @@ impl Hangs {
                 record.worker, record.pid
             );
             hanging.push((record.worker.clone(), seconds, text));
+        }
+        for (relative, since) in &self.halted {
+            let seconds = now.saturating_duration_since(*since).as_secs();
+            if let Some(why) = relative.halted()
+                && seconds >= self.after.as_secs()
+            {
+                let Relative { pid, name, .. } = relative;
+                let text =
+                    format!("{name} (pid {pid}) {why}, and has made no progress for {seconds} s");
+                hanging.push((format!("process {pid}"), seconds, text));
+            }
         }
         self.told
             .retain(|key, _| hanging.iter().any(|(hangs, ..)| hangs == key));

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
 use postgres::Client;
 
 use crate::support::cluster::{Cluster, shared_source, shared_target};
@@ -118,6 +119,28 @@ fn a_lock_in_the_way_of_apply_is_told() {
     drop(lock);
     following.wait_for_mark(&mut run);
     following.cut_over(run, &["waits for a lock"]);
+}
+
+/// It has no session on any server, and all others wait for it.
+#[test]
+fn a_process_that_is_stopped_is_told() {
+    let following = Following::of(
+        shared(Version::Pg17),
+        "pgoutput",
+        "create table public.marks (mark int primary key)",
+    );
+    let mut run = following.clone_and_apply(&["--stall-timeout", "1"]);
+    following.wait_for_mark(&mut run);
+    let pid = following.process(&run, "transform").expect("it runs");
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let told = format!("transform (pid {pid}) was stopped by a signal");
+    wait_until(SECONDS, "a word about transform", || {
+        assert!(run.is_running(), "it ended:\n{}", run.stderr());
+        run.stderr().contains(&told)
+    });
+    kill(pid, Signal::SIGCONT).unwrap();
+    following.wait_for_mark(&mut run);
+    following.cut_over(run, &["was stopped by a signal"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod child_program;
 pub mod clock;
 pub mod durable;
 pub mod failpoint;
+pub mod family;
 pub mod msgq;
 pub mod pipe;
 pub mod process;
