@@ -89,6 +89,19 @@ pub struct ServerError {
     pub constraint: Option<String>,
 }
 
+#[cfg(test)]
+impl ServerError {
+    /// What a server says, without words of interest.
+    pub fn of(severity: &str, sqlstate: &str) -> ServerError {
+        ServerError {
+            severity: severity.to_owned(),
+            sqlstate: sqlstate.to_owned(),
+            message: "no".to_owned(),
+            ..ServerError::default()
+        }
+    }
+}
+
 /// An error with its context. `Display` is one line: context, then the cause, then the SQLSTATE. A worker hands its last
 /// one to its parent.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -98,7 +98,10 @@ impl Connection {
         loop {
             let frame = match self.read_frame() {
                 Ok(frame) => frame,
-                Err(error) => return Err(failure.unwrap_or(error)),
+                Err(error) => {
+                    self.after_error(&error);
+                    return Err(failure.unwrap_or(error));
+                }
             };
             match frame.tag {
                 tag if tag == started => match failure {
@@ -197,38 +200,7 @@ impl CopyOut<'_> {
     /// After `Done`: the number of rows the source says it sent; statements after the COPY have succeeded too.
     pub fn finish(mut self) -> Result<u64> {
         self.is_finished = true;
-        let mut rows = None;
-        let mut failure: Option<Error> = None;
-        loop {
-            let frame = match self.connection.read_frame() {
-                Ok(frame) => frame,
-                Err(error) => {
-                    self.connection.after_error(&error);
-                    return Err(failure.unwrap_or(error));
-                }
-            };
-            match frame.tag {
-                b'C' => {
-                    let count = command_rows(self.connection.input.body(frame));
-                    rows.get_or_insert(count);
-                }
-                b'E' => {
-                    let error = self.connection.frame_error(frame);
-                    failure.get_or_insert(error);
-                }
-                b'Z' => {
-                    self.connection.note_ready(frame);
-                    return match (failure, rows) {
-                        (Some(error), _) => Err(error),
-                        (None, Some(rows)) => Ok(rows),
-                        (None, None) => Err(self
-                            .connection
-                            .protocol_error("the source did not count its COPY")),
-                    };
-                }
-                tag => return Err(self.connection.unexpected(tag, "the end of a COPY")),
-            }
-        }
+        self.connection.read_end_of_copy()
     }
 }
 
@@ -354,30 +326,44 @@ impl CopyIn<'_> {
     fn end(&mut self) -> Result<u64> {
         frontend::copy_done(&mut self.connection.output);
         self.connection.flush_output()?;
+        self.connection.read_end_of_copy()
+    }
+}
+
+impl Connection {
+    /// After CopyDone, ours or the server's: its count of the rows. Statements after the COPY count in nothing but their errors.
+    fn read_end_of_copy(&mut self) -> Result<u64> {
         let mut rows = None;
         let mut failure: Option<Error> = None;
         loop {
-            let frame = match self.connection.read_frame() {
+            let frame = match self.read_frame() {
                 Ok(frame) => frame,
-                Err(error) => return Err(failure.unwrap_or(error)),
+                Err(error) => {
+                    self.after_error(&error);
+                    return Err(failure.unwrap_or(error));
+                }
             };
             match frame.tag {
-                b'C' => rows = Some(command_rows(self.connection.input.body(frame))),
+                b'C' => {
+                    let count = command_rows(self.input.body(frame));
+                    rows.get_or_insert(count);
+                }
                 b'E' => {
-                    let error = self.connection.frame_error(frame);
+                    let error = self.frame_error(frame);
                     failure.get_or_insert(error);
                 }
                 b'Z' => {
-                    self.connection.note_ready(frame);
+                    self.note_ready(frame);
+                    let side = self.side;
                     return match (failure, rows) {
                         (Some(error), _) => Err(error),
                         (None, Some(rows)) => Ok(rows),
-                        (None, None) => Err(self
-                            .connection
-                            .protocol_error("the target did not count its COPY")),
+                        (None, None) => {
+                            Err(self.protocol_error(format!("the {side} did not count its COPY")))
+                        }
                     };
                 }
-                tag => return Err(self.connection.unexpected(tag, "the end of a COPY")),
+                tag => return Err(self.unexpected(tag, "the end of a COPY")),
             }
         }
     }

@@ -334,13 +334,7 @@ mod tests {
     use crate::error::{Error, ServerError, Side};
 
     fn said(severity: &str, sqlstate: &str) -> Error {
-        let server = ServerError {
-            severity: severity.to_owned(),
-            sqlstate: sqlstate.to_owned(),
-            message: "no".to_owned(),
-            ..ServerError::default()
-        };
-        Error::server(Side::Source, server)
+        Error::server(Side::Source, ServerError::of(severity, sqlstate))
     }
 
     #[test]
