@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use crate::catalog::{Catalog, TableKind};
-use crate::dump::archive::{Archive, Section};
+use crate::dump::archive::{Archive, Section, Text};
 use crate::error::{Context, Result};
 use crate::ident::QualifiedName;
 use crate::pg::wire::Connection;
@@ -64,7 +64,7 @@ fn drop_only(archive: &mut Archive, tables: &[(&str, &str)]) -> bool {
         else {
             continue;
         };
-        entry.defn = [b"ALTER TABLE ", rest].concat().into();
+        entry.defn = Text::from([b"ALTER TABLE ", rest].concat());
         is_changed = true;
     }
     is_changed

@@ -2,6 +2,8 @@
 //! waits for the programs.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 use std::time::Instant;
 
@@ -24,7 +26,7 @@ use crate::pg::incarnation::Incarnation;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
-use crate::sys::durable::{Sync, write_atomic};
+use crate::sys::durable::{Sync, write_atomic_with};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
 
@@ -291,9 +293,15 @@ fn rules<'a>(
 }
 
 pub fn read_archive(path: &Path) -> Result<Archive> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("could not read file \"{}\"", path.display()))?;
-    Archive::read(&bytes).with_context(|| format!("could not read archive \"{}\"", path.display()))
+    let open = || -> std::io::Result<(File, u64)> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    };
+    let (file, length) =
+        open().with_context(|| format!("could not read file \"{}\"", path.display()))?;
+    Archive::read_from(BufReader::new(file), length)
+        .with_context(|| format!("could not read archive \"{}\"", path.display()))
 }
 
 /// Options that this release of the target does not know must not cost the objects that carry them.
@@ -315,7 +323,16 @@ fn leave_out_unknown_options(
 
 fn write_archive(clone: &Clone<'_>, archive: &Archive) -> Result<()> {
     let path = clone.workdir.paths.restored_dump();
-    write_atomic(&path, &archive.write()?, Sync::Now)
+    write_atomic_with(&path, Sync::Now, &mut |file| {
+        let mut file = BufWriter::new(file);
+        archive
+            .write_to(&mut file)
+            .and_then(|()| {
+                file.flush()
+                    .map_err(|error| Error::io("could not write", error))
+            })
+            .with_context(|| format!("could not write file \"{}\"", path.display()))
+    })
 }
 
 /// A program that lost its server failed because of the server.

@@ -8,6 +8,7 @@ mod write;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,9 +56,9 @@ pub enum Compression {
 }
 
 /// A string of the archive: NULL is not the empty string, and the bytes are UTF-8, or anything when the source database is
-/// SQL_ASCII.
+/// SQL_ASCII. Shared, as an archive of many tables has the same names of schemas, owners and kinds again and again.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Text(Option<Vec<u8>>);
+pub struct Text(Option<Rc<[u8]>>);
 
 impl Text {
     pub const NULL: Text = Text(None);
@@ -79,13 +80,13 @@ impl Text {
 
 impl From<Vec<u8>> for Text {
     fn from(bytes: Vec<u8>) -> Text {
-        Text(Some(bytes))
+        Text(Some(bytes.into()))
     }
 }
 
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
-        Text(Some(text.as_bytes().to_vec()))
+        Text(Some(text.as_bytes().into()))
     }
 }
 
@@ -203,7 +204,7 @@ pub struct Entry {
     /// `true` in archives of tables WITH OIDS, before 12.
     pub with_oids: Text,
     /// Dump ids this entry needs first.
-    pub deps: Vec<i32>,
+    pub deps: Box<[i32]>,
     pub data: DataPosition,
 }
 
@@ -224,7 +225,7 @@ pub struct Archive {
     /// Everything behind the table of contents: the data blocks.
     tail: Vec<u8>,
     /// Where the tail began when read: the data offsets of the entries count from the start of the file.
-    tail_start: usize,
+    tail_start: u64,
 }
 
 impl Archive {

@@ -368,7 +368,7 @@ mod tests {
                 oid: 0,
             },
             section,
-            deps,
+            deps: deps.into(),
             ..archive.entries[0].clone()
         };
         archive.entries.push(entry);

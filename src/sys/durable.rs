@@ -23,14 +23,27 @@ pub enum Sync {
 
 /// Write a file so that its name always shows either the old content or all of the new.
 pub fn write_atomic(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
+    write_atomic_with(path, sync, &mut |file| {
+        file.write_all(bytes)
+            .map_err(|error| refused("write file", path, error))
+    })
+}
+
+/// The same for what is too large to be had at once: `fill` writes it.
+pub fn write_atomic_with(
+    path: &Path,
+    sync: Sync,
+    fill: &mut dyn FnMut(&mut File) -> Result<()>,
+) -> Result<()> {
     let temporary = temporary_name(path);
-    let write = || -> std::io::Result<()> {
-        let mut file = create(&temporary)?;
-        file.write_all(bytes)?;
-        if sync == Sync::Now {
-            file.sync_all()?;
+    let refused = |error| refused("write file", path, error);
+    let mut write = || -> Result<()> {
+        let mut file = create(&temporary).map_err(refused)?;
+        fill(&mut file)?;
+        match sync {
+            Sync::Now => file.sync_all().map_err(refused),
+            Sync::Later => Ok(()),
         }
-        Ok(())
     };
     let put_in_place = || -> std::io::Result<()> {
         std::fs::rename(&temporary, path)?;
@@ -39,9 +52,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], sync: Sync) -> Result<()> {
         }
         Ok(())
     };
-    let refused = |error| refused("write file", path, error);
     write()
-        .map_err(refused)
         .and_then(|()| failpoint_at("file.before_rename", || kind_of_file(path)))
         .and_then(|()| put_in_place().map_err(refused))
         .inspect_err(|_| {

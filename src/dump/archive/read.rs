@@ -1,7 +1,10 @@
-//! Reads an archive from bytes. A length that the bytes claim is compared with what is left before anything is
-//! allocated, and an encoding that pg_dump never writes is refused, since it could not be written back as it was.
+//! Reads an archive, from bytes or from a file as it comes. A length that the bytes claim is compared with what is left
+//! before anything is allocated, and an encoding that pg_dump never writes is refused, since it could not be written back as
+//! it was.
 
 use std::collections::HashSet;
+use std::io::Read;
+use std::rc::Rc;
 
 use crate::dump::archive::{
     Archive, CatalogId, Compression, DataPosition, Entry, FormatVersion, Section, Text,
@@ -9,7 +12,7 @@ use crate::dump::archive::{
 use crate::error::{Context, Error, Result};
 
 /// The first bytes of every custom-format (and tar, and directory) archive.
-pub(super) const MAGIC: &[u8] = b"PGDMP";
+pub(super) const MAGIC: &[u8; 5] = b"PGDMP";
 /// The code of the custom format in the header; the others keep the same table of contents in another file.
 pub(super) const CUSTOM_FORMAT: u8 = 1;
 /// The size of an integer: that of a C `int` where pg_dump ran.
@@ -18,25 +21,38 @@ pub(super) const INT_SIZE: u8 = 4;
 impl Archive {
     /// Parse a whole file.
     pub fn read(bytes: &[u8]) -> Result<Archive> {
-        let mut reader = Reader { bytes, position: 0 };
+        Archive::read_from(bytes, bytes.len() as u64)
+    }
+
+    /// Parse what comes, of which there are `length` bytes. Errors: `Io`; `State`.
+    pub fn read_from(source: impl Read, length: u64) -> Result<Archive> {
+        let mut reader = Reader {
+            source,
+            position: 0,
+            length,
+            shared: HashSet::new(),
+        };
         reader
             .archive()
             .with_context(|| format!("cannot read archive, at byte {}", reader.position))
     }
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    position: usize,
+struct Reader<R> {
+    source: R,
+    position: u64,
+    length: u64,
+    /// Strings that many entries have.
+    shared: HashSet<Rc<[u8]>>,
 }
 
 fn refused(what: impl Into<String>) -> Error {
     Error::state(what)
 }
 
-impl<'a> Reader<'a> {
+impl<R: Read> Reader<R> {
     fn archive(&mut self) -> Result<Archive> {
-        if self.take(MAGIC.len())? != MAGIC {
+        if self.array()? != *MAGIC {
             return Err(refused("not a pg_dump custom-format archive"));
         }
         let version = self.version()?;
@@ -67,6 +83,13 @@ impl<'a> Reader<'a> {
         let server_version = self.text()?;
         let dump_version = self.text()?;
         let entries = self.entries(version, offset_size)?;
+        let tail_start = self.position;
+        let mut tail = Vec::new();
+        self.source
+            .by_ref()
+            .take(self.length - self.position)
+            .read_to_end(&mut tail)
+            .map_err(|error| Error::io("could not read", error))?;
         Ok(Archive {
             version,
             offset_size,
@@ -76,8 +99,8 @@ impl<'a> Reader<'a> {
             server_version,
             dump_version,
             entries,
-            tail: self.bytes[self.position..].to_vec(),
-            tail_start: self.position,
+            tail,
+            tail_start,
         })
     }
 
@@ -135,7 +158,7 @@ impl<'a> Reader<'a> {
             oid: self.number_text()?,
         };
         let tag = self.text()?;
-        let desc = self.text()?;
+        let desc = self.shared_text()?;
         let section = self.int()?;
         let section = Section::from_code(section)
             .ok_or_else(|| refused(format!("unknown section {section}")))?;
@@ -149,10 +172,10 @@ impl<'a> Reader<'a> {
             defn: self.text()?,
             drop_stmt: self.text()?,
             copy_stmt: self.text()?,
-            namespace: self.text()?,
-            tablespace: self.text()?,
+            namespace: self.shared_text()?,
+            tablespace: self.shared_text()?,
             tableam: if version >= FormatVersion::TABLE_AM {
-                self.text()?
+                self.shared_text()?
             } else {
                 Text::NULL
             },
@@ -161,20 +184,20 @@ impl<'a> Reader<'a> {
             } else {
                 0
             },
-            owner: self.text()?,
-            with_oids: self.text()?,
+            owner: self.shared_text()?,
+            with_oids: self.shared_text()?,
             deps: self.deps()?,
             data: self.data_position(offset_size)?,
         })
     }
 
     /// Dump ids as decimal strings, ended by a NULL string.
-    fn deps(&mut self) -> Result<Vec<i32>> {
+    fn deps(&mut self) -> Result<Box<[i32]>> {
         let mut deps = Vec::new();
         loop {
             let text = self.text()?;
             if text.is_null() {
-                return Ok(deps);
+                return Ok(deps.into());
             }
             deps.push(canonical_number(&text)?);
         }
@@ -183,8 +206,7 @@ impl<'a> Reader<'a> {
     fn data_position(&mut self, offset_size: u8) -> Result<DataPosition> {
         let state = self.byte()?;
         let mut offset = [0; 8];
-        let size = usize::from(offset_size);
-        offset[..size].copy_from_slice(self.take(size)?);
+        self.fill(&mut offset[..usize::from(offset_size)])?;
         let offset = u64::from_le_bytes(offset);
         match state {
             1 => Ok(DataPosition::NotSet(offset)),
@@ -206,17 +228,31 @@ impl<'a> Reader<'a> {
             length => {
                 let length = usize::try_from(length)
                     .map_err(|_| refused(format!("negative string length {length}")))?;
-                Ok(Text::from(self.take(length)?.to_vec()))
+                self.expect(length)?;
+                let mut bytes = vec![0; length];
+                self.fill(&mut bytes)?;
+                Ok(Text::from(bytes))
             }
         }
+    }
+
+    /// One that other entries have too.
+    fn shared_text(&mut self) -> Result<Text> {
+        let text = self.text()?;
+        let Some(bytes) = text.0 else {
+            return Ok(Text::NULL);
+        };
+        if let Some(known) = self.shared.get(&bytes) {
+            return Ok(Text(Some(Rc::clone(known))));
+        }
+        self.shared.insert(Rc::clone(&bytes));
+        Ok(Text(Some(bytes)))
     }
 
     /// A sign byte, then the magnitude, least significant byte first.
     fn int(&mut self) -> Result<i32> {
         let sign = self.byte()?;
-        let mut magnitude = [0; INT_SIZE as usize];
-        magnitude.copy_from_slice(self.take(usize::from(INT_SIZE))?);
-        let magnitude = i32::from_le_bytes(magnitude);
+        let magnitude = i32::from_le_bytes(self.array::<{ INT_SIZE as usize }>()?);
         match sign {
             0 if magnitude >= 0 => Ok(magnitude),
             1 if magnitude > 0 => Ok(-magnitude),
@@ -227,19 +263,34 @@ impl<'a> Reader<'a> {
     }
 
     fn byte(&mut self) -> Result<u8> {
-        Ok(self.take(1)?[0])
+        let [byte] = self.array()?;
+        Ok(byte)
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let left = &self.bytes[self.position..];
-        let Some(taken) = left.get(..length) else {
-            return Err(refused(format!(
-                "unexpected end of archive: {length} bytes are needed, {} are left",
-                left.len()
-            )));
-        };
-        self.position += length;
-        Ok(taken)
+    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.expect(bytes.len())?;
+        self.source
+            .read_exact(bytes)
+            .map_err(|error| Error::io("could not read", error))?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// That so much is left: asked before it is allocated.
+    fn expect(&self, length: usize) -> Result<()> {
+        let left = self.length - self.position;
+        match length as u64 <= left {
+            true => Ok(()),
+            false => Err(refused(format!(
+                "unexpected end of archive: {length} bytes are needed, {left} are left"
+            ))),
+        }
     }
 }
 

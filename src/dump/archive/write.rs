@@ -1,6 +1,8 @@
 //! Writes an archive back to bytes, exactly as pg_dump would have. Refuses what would leave data offsets pointing to
 //! the wrong place.
 
+use std::io::Write;
+
 use crate::dump::archive::read::{CUSTOM_FORMAT, INT_SIZE, MAGIC};
 use crate::dump::archive::{Archive, Compression, DataPosition, Entry, FormatVersion, Text};
 use crate::error::{Error, Result};
@@ -8,7 +10,34 @@ use crate::error::{Error, Result};
 impl Archive {
     /// The whole file.
     pub fn write(&self) -> Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(self.tail_start + self.tail.len());
+        let mut out = Vec::new();
+        self.write_to(&mut out)?;
+        Ok(out)
+    }
+
+    /// The whole file, an entry at a time. Errors: `Io`; `State`.
+    pub fn write_to(&self, file: &mut dyn Write) -> Result<()> {
+        let mut written = 0;
+        let mut put = |out: &mut Vec<u8>| {
+            written += out.len() as u64;
+            let result = file.write_all(out);
+            out.clear();
+            result.map_err(|error| Error::io("could not write", error))
+        };
+        let mut out = self.header()?;
+        for entry in &self.entries {
+            self.put_entry(&mut out, entry)?;
+            put(&mut out)?;
+        }
+        put(&mut out)?;
+        self.check_offsets(written)?;
+        file.write_all(&self.tail)
+            .map_err(|error| Error::io("could not write", error))
+    }
+
+    /// What comes before the entries.
+    fn header(&self) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
         out.extend_from_slice(MAGIC);
         let version = self.version;
         out.extend_from_slice(&[version.major, version.minor, version.revision]);
@@ -24,11 +53,6 @@ impl Archive {
             put_text(&mut out, text)?;
         }
         put_int(&mut out, to_int(self.entries.len(), "number of entries")?);
-        for entry in &self.entries {
-            self.put_entry(&mut out, entry)?;
-        }
-        self.check_offsets(out.len())?;
-        out.extend_from_slice(&self.tail);
         Ok(out)
     }
 
@@ -57,7 +81,7 @@ impl Archive {
         }
         put_text(out, &entry.owner)?;
         put_text(out, &entry.with_oids)?;
-        for dep in &entry.deps {
+        for dep in &*entry.deps {
             put_text(out, &number_text(dep))?;
         }
         put_text(out, &Text::NULL)?;
@@ -72,7 +96,7 @@ impl Archive {
     }
 
     /// Offsets count from the start of the file, so they hold only while the table of contents keeps its length.
-    fn check_offsets(&self, tail_start: usize) -> Result<()> {
+    fn check_offsets(&self, tail_start: u64) -> Result<()> {
         let has_offset = |entry: &&Entry| matches!(entry.data, DataPosition::At(_));
         match self.entries.iter().find(has_offset) {
             Some(entry) if tail_start != self.tail_start => Err(Error::state(format!(
