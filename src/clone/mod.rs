@@ -217,6 +217,13 @@ fn after_data(
             data::sequences(clone, catalog, has_copied)
         })?;
     }
+    if phases.has(Phase::PostData) && lacks_tables(clone)? {
+        log::warn!(
+            "post-data waits until all tables are copied: triggers must not see their rows, foreign keys and materialized \
+             views need them"
+        );
+        return finish::finish(clone, catalog, clock);
+    }
     if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
         return finish::wait(clone, catalog, clock);
     }
@@ -230,6 +237,12 @@ fn after_data(
         })?;
     }
     finish::finish(clone, catalog, clock)
+}
+
+/// Whether this command copies tables, and not all of them are there: a resume copies the others into what it finds. For a
+/// command that copies none, `Phases::check_predecessors` asks.
+fn lacks_tables(clone: &Clone<'_>) -> Result<bool> {
+    Ok(clone.spec.phases.has(Phase::TableData) && !clone.workdir.is_step_done(step::TABLES)?)
 }
 
 /// What the workers do.
