@@ -98,6 +98,56 @@ fn a_commit_whose_answer_is_lost_is_found_out() {
     assert_same(source, &db, target, &copy);
 }
 
+/// The same, and nobody can be asked: the rows may be there, so that they are not copied a second time.
+#[test]
+fn a_commit_that_cannot_be_asked_for_is_not_repeated() {
+    let (source, target, scene) = (shared_source(), shared_target(), Scene::new());
+    let (db, copy) = (source.new_db("lost"), target.new_db("lost"));
+    source.psql(
+        &db,
+        "create table parted (id int, v text); insert into parted select g, repeat('v', 100) from generate_series(1, 3000) g",
+    );
+    let proxy = Proxy::start(target.port());
+    let (from, to) = (source.uri(&db), target.tcp_uri(&copy, proxy.port()));
+    let more = ["--table-jobs", "1", "--split-tables-larger-than", "100kB"];
+    let mut run = scene
+        .clone_db(&from, &to, &more)
+        .env("PGCOPYDB_FAILPOINT", "copy.before_commit=sleep:1500")
+        .spawn();
+    let is_before_commit = "select count(*) > 0 from pg_stat_activity where datname = current_database() \
+                            and application_name like '%copy worker%' and state = 'idle in transaction'";
+    wait_for(
+        target,
+        &copy,
+        &mut run,
+        "the end of a COPY",
+        is_before_commit,
+    );
+    proxy.cut_after(1);
+    let allow = |is_allowed: bool| {
+        let sql = format!("alter database {copy} allow_connections {is_allowed}");
+        target.psql("postgres", &sql);
+    };
+    allow(false);
+    let unknown = "it is not known whether the rows were committed";
+    wait_until(SECONDS, "the end of the questions", || {
+        let log = run.stderr();
+        log.contains(unknown) || log.contains("trying again (table")
+    });
+    allow(true);
+    let outcome = run.wait_deadline(SECONDS);
+    outcome.assert_last_error(4, &["\"parted\"", unknown]);
+    let resumed = scene
+        .clone_db(
+            &from,
+            &to,
+            &[&more[..], &["--resume", "--not-consistent"]].concat(),
+        )
+        .run();
+    resumed.assert_success(&[]);
+    assert_same(source, &db, target, &copy);
+}
+
 /// What stands before a server that is down takes connections, and breaks them without a word.
 #[test]
 fn a_login_that_breaks_is_tried_again() {
