@@ -272,6 +272,24 @@ fn a_foreign_key_of_a_table_that_came_later_is_checked() {
     story.resume_and_compare(&["--resume"]);
 }
 
+/// Whoever copies rows of a later moment forgets that the sequences were set before, also when he is killed.
+#[test]
+fn sequences_are_set_again_after_rows_of_a_later_moment() {
+    let story = Story::new("create table t (id serial, v int); insert into t (v) values (1)");
+    story.run_until("clone.after_restore_pre", &[]);
+    let constraint = "alter table t add constraint below check (v < 1)";
+    story.target.psql(&story.copy, constraint);
+    story.run(&AGAIN).assert_last_error(4, &["\"below\""]);
+    story
+        .target
+        .psql(&story.copy, "alter table t drop constraint below");
+    story
+        .source
+        .psql(&story.db, "insert into t (v) select generate_series(1, 50)");
+    story.run_until("clone.before_sequences", &AGAIN);
+    story.resume_and_compare(&["--resume"]);
+}
+
 #[test]
 fn with_fail_fast_the_first_failure_ends_everything() {
     let story = Story::new(

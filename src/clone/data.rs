@@ -66,6 +66,10 @@ pub fn prepare(
         })?;
     }
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
+    // Rows of a later moment may have used more of them: forgotten before the first such row is there.
+    if plan.reads_source() && (phases.has(Phase::Sequences) || clone.spec.not_consistent) {
+        workdir.undo_step(step::SEQUENCES)?;
+    }
     Ok(Section {
         found,
         plan,
@@ -92,11 +96,6 @@ impl Section {
             snapshot_lsn: self.snapshot_lsn,
             plan: &self.plan,
         }
-    }
-
-    /// Whether there was anything to read from the source.
-    pub fn has_work(&self) -> bool {
-        self.plan.reads_source()
     }
 }
 
@@ -245,9 +244,9 @@ fn missing(kind: &str, name: &str) -> Error {
 }
 
 /// Sequences, again whenever rows were copied.
-pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Result<()> {
+pub fn sequences(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let started = Instant::now();
-    if !has_copied && clone.workdir.is_step_done(step::SEQUENCES)? {
+    if clone.workdir.is_step_done(step::SEQUENCES)? {
         log::info!("the sequences are set already");
         return Ok(());
     }

@@ -207,14 +207,13 @@ fn before_data(
 fn after_data(
     clone: &Clone<'_>,
     catalog: &Catalog,
-    has_copied: bool,
     restore_jobs: u32,
     mut clock: Clock,
 ) -> Result<()> {
     let phases = clone.spec.phases;
     if phases.has(Phase::Sequences) {
         again("sequences", clone.shutdown, || {
-            data::sequences(clone, catalog, has_copied)
+            data::sequences(clone, catalog)
         })?;
     }
     if phases.has(Phase::PostData) && lacks_tables(clone)? {

@@ -131,7 +131,7 @@ impl<'a> Started<'a> {
         // It goes when the last of the source is read, which is now.
         drop(self.snapshot);
         let jobs = self.clone.spec.restore_jobs;
-        after_data(&self.clone, catalog, false, jobs, self.clock)
+        after_data(&self.clone, catalog, jobs, self.clock)
     }
 
     /// Look at what is to be copied, and what of it is. The snapshot is the caller's to release, once it is read.
@@ -204,7 +204,6 @@ impl Ready<'_> {
         let mut clock = self.clock.clone();
         data::finish(&self.clone, &self.section)?;
         clock.lap("data");
-        let has_copied = self.section.has_work();
-        after_data(&self.clone, &self.catalog, has_copied, restore_jobs, clock)
+        after_data(&self.clone, &self.catalog, restore_jobs, clock)
     }
 }
