@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::again::again;
 use super::phases::{Phase, Phases};
 use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, meeting, occupied, step};
+use super::{Clone, meeting, occupied, step, unlogged};
 use crate::catalog::{Catalog, Target, target};
 use crate::copy::{self, CopyContext, CopyPlan, CopySpec, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -149,6 +149,9 @@ pub fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, section: &Section) -
     let (workdir, phases) = (clone.workdir, clone.spec.phases);
     let started = section.started;
     workdir.sync_done_files()?;
+    if phases.has(Phase::TableData) && !workdir.is_step_done(step::TABLES)? {
+        unlogged::tell_lost(clone, catalog)?;
+    }
     let failed = workdir.failures()?;
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
     if phases.has(Phase::TableData) && is_free_of("table") {

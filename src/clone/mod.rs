@@ -23,6 +23,7 @@ mod schema;
 mod spec;
 mod stages;
 mod summary;
+mod unlogged;
 
 pub use meeting::left_post_data;
 pub use noted::names as noted_options;
@@ -234,6 +235,16 @@ fn after_data(
         again("properties of the database", clone.shutdown, || {
             properties::copy(clone, catalog)
         })?;
+        if phases.has(Phase::Sequences)
+            && unlogged::has_sequences(catalog)
+            && clone.workdir.is_step_done(step::SEQUENCES)?
+        {
+            // A crash of the target since they were set, in this run or before it, would have taken them back.
+            clone.workdir.undo_step(step::SEQUENCES)?;
+            again("sequences", clone.shutdown, || {
+                data::sequences(clone, catalog)
+            })?;
+        }
     }
     finish::finish(clone, catalog, clock)
 }

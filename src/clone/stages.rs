@@ -6,7 +6,7 @@ use super::again::again;
 use super::begin::{self, Run};
 use super::phases::Phase;
 use super::summary::Clock;
-use super::{Clone, CloneSpec, after_data, before_data, data, reach};
+use super::{Clone, CloneSpec, after_data, before_data, data, reach, unlogged};
 use crate::catalog::Catalog;
 use crate::check;
 use crate::copy::{CopyContext, End, Jobs};
@@ -46,6 +46,7 @@ impl Job {
         if begin::is_all_done(&clone)? {
             return Ok(None);
         }
+        unlogged::forget_lost(&clone)?;
         if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
             // A slot that nobody will read must not be made.
             again("the checks", shutdown, || {
