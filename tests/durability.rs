@@ -248,6 +248,54 @@ fn unlogged_tables_that_a_crash_has_emptied_are_copied_again() {
     }
 }
 
+/// The note of triggers that were switched off goes when they are on again for good.
+#[test]
+fn triggers_are_on_again_after_a_crash_of_the_target() {
+    let (source, target) = (shared_source(), forgetful_target());
+    let (db, copy) = (source.new_db("triggers"), target.new_db("triggers"));
+    source.psql(
+        &db,
+        "create table t as select generate_series(1, 20) a;
+         create function f() returns trigger language plpgsql as 'begin return new; end';
+         create trigger always before insert on t for each row execute function f();
+         alter table t enable always trigger always",
+    );
+    let scene = Scene::new();
+    let (from, to) = (source.uri(&db), target.uri(&copy));
+    scene
+        .clone_db(&from, &to, &[])
+        .env("PGCOPYDB_FAILPOINT", "copy.started=error")
+        .run()
+        .assert_last_error(4, &["1 objects could not be copied"]);
+    let dir = scene.work_dir();
+    let despite = ["restore", "post-data", "--resume", "--despite-failures"];
+    let common = ["--target", &to, "--dir", dir.to_str().unwrap()];
+    scene
+        .command(despite.iter().chain(&common))
+        .run()
+        .assert_last_error(4, &["was not copied"]);
+    let mut run = scene
+        .clone_db(&from, &to, &["--resume", "--not-consistent"])
+        .env(
+            "PGCOPYDB_FAILPOINT",
+            "file.after_remove/run/triggers.json=sleep:3000",
+        )
+        .spawn();
+    let note = dir.join("run/triggers.json");
+    for is_there in [true, false] {
+        wait_until(Duration::from_secs(60), "the note of triggers", || {
+            assert!(run.is_running(), "{}", run.stderr());
+            note.exists() == is_there
+        });
+    }
+    target.restart_immediate();
+    let outcome = run.wait_deadline(Duration::from_secs(60));
+    outcome.assert_success(&["trying again", "connecting again"]);
+    let state = "select tgenabled from pg_trigger where tgname = 'always'";
+    assert_eq!(target.value(&copy, state), "A");
+    assert_same(source, &db, &target, &copy);
+}
+
 /// In the same snapshot, where parts count.
 #[test]
 fn parts_of_an_unlogged_table_are_not_believed_after_a_crash() {
