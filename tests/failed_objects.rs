@@ -452,6 +452,21 @@ fn what_post_data_could_not_make_is_made_by_a_resume() {
     story.resume_and_compare(&["--resume"]);
 }
 
+/// However many processes restore: what was there before is not taken for what one of them has made.
+#[test]
+fn an_object_of_somebody_else_is_not_taken_for_ours() {
+    let story = Story::new(
+        "create table t (id int primary key);
+         create table child (id int references t);
+         create publication news for table t, child",
+    );
+    story.target.psql(&story.copy, "create publication news");
+    let outcome = story.run(&["--restore-jobs", "4"]);
+    outcome.assert_last_error(4, &["1 objects could not be copied", "news", "42710"]);
+    story.target.psql(&story.copy, "drop publication news");
+    story.resume_and_compare(&["--resume"]);
+}
+
 #[test]
 fn a_table_that_cannot_be_analyzed_is_named() {
     let story = Story::new(

@@ -1,6 +1,7 @@
 //! One restore of a list of objects: runs pg_restore and finds out what became of each object. Runs in the parent. What the
 //! target refuses is tried once more on a connection of ours, which tells its SQLSTATE.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use postgres::error::SqlState;
@@ -53,8 +54,12 @@ pub fn restore(
     log::info!("restoring {name} with {}", programs.pg_restore.display());
     let mut outcome = run_pg_restore(clone, &list, jobs, drop_if_exists, ends_at_once)?;
     let mut tolerated = tolerated;
+    let mut refused_before = HashSet::new();
     if jobs > 1 && !ends_at_once && is_unclear(&outcome) {
         log::info!("restoring {name} again, one object at a time: not all could be restored");
+        if tolerated.is_empty() {
+            refused_before = dump_ids(&outcome);
+        }
         outcome = run_pg_restore(clone, &list, 1, drop_if_exists, false)?;
         tolerated = ALREADY_THERE;
     }
@@ -68,6 +73,11 @@ pub fn restore(
     if !outcome.failures.is_empty() {
         let mut target = clone.open_target("clone")?;
         for failure in &outcome.failures {
+            let tolerated = match failure.dump_id {
+                // It was not made just before: what is there is somebody else's.
+                Some(id) if refused_before.contains(&id) => &[],
+                _ => tolerated,
+            };
             if !retry(clone, archive, &mut target, failure, tolerated)? {
                 // A failure that belongs to no entry cannot be tried again: it is of the restore as a whole.
                 refused.push(failure.dump_id.unwrap_or(NO_ENTRY));
@@ -87,6 +97,12 @@ fn is_unclear(outcome: &ProgramOutcome) -> bool {
         && (outcome.failures.iter().any(is_about_object)
             || !outcome.other_errors.is_empty()
             || outcome.has_unseen_failures())
+}
+
+/// Objects of which is known that they were not made: each is one statement, or several in one transaction.
+fn dump_ids(outcome: &ProgramOutcome) -> HashSet<i32> {
+    let failures = outcome.failures.iter();
+    failures.filter_map(|failure| failure.dump_id).collect()
 }
 
 /// A pg_restore newer than the target begins each connection with settings that the target does not know.
