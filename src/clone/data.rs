@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::again::again;
 use super::phases::{Phase, Phases};
-use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
+use super::progress::{Cut, cut, empty_unproven_tables, read_progress, wait_for_old_backends};
 use super::{Clone, meeting, occupied, step, unlogged};
 use crate::catalog::{Catalog, Target, target};
 use crate::copy::{self, CopyContext, CopyPlan, CopySpec, Wanted};
@@ -36,13 +36,17 @@ pub fn prepare(
     mut snapshot: Option<&mut Snapshot>,
 ) -> Result<Section> {
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
+    let may_have_rows =
+        clone.is_resumed && phases.has(Phase::TableData) && workdir.is_step_begun(step::TABLES);
     let found = again("a look at the target", clone.shutdown, || {
         let mut target = clone.open_target("clone")?;
+        if may_have_rows {
+            wait_for_old_backends(clone, &mut target)?;
+        }
         let found = target::fetch(&mut target)?;
         occupied::check(clone, catalog, &found, &mut target)?;
         Ok(found)
     })?;
-    let may_have_rows = workdir.is_step_begun(step::TABLES);
     for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
         phase
             .step()
@@ -53,7 +57,7 @@ pub fn prepare(
         None => Cut::default(),
     };
     let mut progress = read_progress(clone, catalog, &cut)?;
-    if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
+    if may_have_rows {
         again("emptying tables", clone.shutdown, || {
             let mut target = clone.open_target("clone")?;
             empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
@@ -114,7 +118,9 @@ pub fn finish(clone: &Clone<'_>, section: &Section) -> Result<()> {
             workdir.finish_step(step, section.started.elapsed())?;
         }
     }
-    finish_vacuum(clone)
+    again("the end of the vacuum", clone.shutdown, || {
+        finish_vacuum(clone)
+    })
 }
 
 /// The phases of the data section that have a step of their own.

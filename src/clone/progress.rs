@@ -192,7 +192,6 @@ pub fn empty_unproven_tables(
     progress: &mut CopyProgress,
     target: &mut Connection,
 ) -> Result<()> {
-    wait_for_old_backends(clone, target)?;
     let mut counted: HashMap<Oid, u64> = HashMap::new();
     let mut on_disk: HashMap<Oid, Vec<u32>> = HashMap::new();
     for done in
@@ -271,8 +270,8 @@ fn empty(table: &Table, there: &TargetTable, target: &mut Connection) -> Result<
         .with_context(|| format!("could not empty target table {name}, which is copied again"))
 }
 
-/// A backend of the dead run could still commit a COPY while we count.
-fn wait_for_old_backends(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+/// A backend of the dead run could still commit a COPY after we have looked which tables have rows, or while we count them.
+pub fn wait_for_old_backends(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let deadline = Instant::now() + BACKENDS_GONE;
     loop {
         let left: u64 = target.query_one(&clone.run.others_sql())?.parse(0)?;

@@ -209,11 +209,13 @@ impl<'a> Worker<'a> {
         if !self.pool.tally.is_given_up(database) && !self.is_server_there(error.side())? {
             return Err(error);
         }
-        if self.pool.tally.give_up(database) {
+        // The parent asks for the reason as soon as it is given up. Two workers may say theirs.
+        if !self.pool.tally.is_given_up(database) {
             error.log("");
             let name = self.context.quoted_name();
             let failure = Failure::new("database", &name, &error);
             self.context.workdir.record_failure(&failure)?;
+            self.pool.tally.give_up(database);
         }
         // Only now: what was not announced must not look as if it were over.
         self.ledger.forget();
