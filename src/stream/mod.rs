@@ -5,7 +5,7 @@
 //! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
 
 pub mod apply;
-mod attempt;
+pub mod attempt;
 pub mod catchup;
 pub mod cleanup;
 pub mod decode;
