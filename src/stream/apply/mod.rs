@@ -471,14 +471,19 @@ impl Applier {
 
     /// Now and then, and outside of a transaction: let the target flush, so that files can go.
     fn flush_if_due(&mut self) -> Result<()> {
-        if self.is_flushed || self.is_open || self.last_flush.elapsed() < FLUSH_INTERVAL {
+        if self.is_open || self.last_flush.elapsed() < FLUSH_INTERVAL {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    /// Let the target flush what it has committed, if it has not yet. Only outside of a transaction.
+    fn flush(&mut self) -> Result<()> {
+        if self.is_flushed {
             return Ok(());
         }
         self.last_flush = Instant::now();
-        let flushed = self.session.flush()?;
-        failpoint("apply.after_flush")?;
-        self.note_flushed(flushed);
-        Ok(())
+        self.finish()
     }
 
     /// Positions that no transaction has are durable when all before them are.

@@ -155,8 +155,12 @@ impl Applier {
                 }
                 self.passed_over.clear();
             }
-            // Nobody knows yet whether it will stay: what is complete must not share its fate.
-            Action::BeginAlone => self.send_complete()?,
+            // Nobody knows yet whether it will stay: what is complete must not share its fate. Nor must its flush: apply may
+            // be told to stand still before the end of this one, until somebody who waits for that flush lets it go on.
+            Action::BeginAlone => {
+                self.send_complete()?;
+                self.flush()?;
+            }
             Action::Complete(commit) => {
                 self.last = Some(commit);
                 self.transactions += 1;
