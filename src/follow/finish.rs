@@ -2,6 +2,7 @@
 //! anything that makes this no success. Runs in the follow parent.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::Follow;
 use super::remote::Remote;
@@ -13,7 +14,7 @@ use crate::pg::wire::Connection;
 use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
 use crate::stream::setup::publication_of;
-use crate::stream::{publication, triggers};
+use crate::stream::{missed, publication, triggers};
 use crate::sys::failpoint::failpoint;
 
 pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
@@ -51,7 +52,7 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     if let Some(failure) = failures.first() {
         return Err(failure.error.clone());
     }
-    check_missed(positions)?;
+    check_missed(&follow.dir)?;
     log::info!("the end position is reached: everything up to it is on the target");
     Ok(())
 }
@@ -73,16 +74,20 @@ fn leave_out_missing(target: &mut Connection, sequences: &mut Vec<Sequence>) -> 
     Ok(())
 }
 
-/// Changes that met no row: the target is not what the source was.
-pub fn check_missed(positions: &Positions) -> Result<()> {
-    let missed = positions.missed();
+/// Changes that met no row, in this run or in an earlier one: the target is not what the source was.
+pub fn check_missed(dir: &Path) -> Result<()> {
+    let missed = missed::count(dir)?;
     if missed > 0 {
         return Err(Error::new(
             ErrorKind::Target,
             format!("{missed} updates or deletes met no row on the target: it differs from the source"),
         )
         .with_side(Side::Target)
-        .with_hint("The log names them. Somebody else has written to the target, or rows were missing from the start."));
+        .with_hint(
+            "Somebody else has written to the target, or rows were missing from the start. The log names them, and \"pgcopydb \
+             compare data --rows\" what differs now. Each run of this follow ends like this, until \"pgcopydb stream cleanup\" \
+             or a new clone with --restart ends the follow.",
+        ));
     }
     Ok(())
 }

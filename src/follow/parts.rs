@@ -60,7 +60,9 @@ fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<
     let event = trio.run(mode, &mut remote)?;
     remote.exchange_now(&positions)?;
     match (mode, event) {
-        (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => missed(&positions),
+        (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => {
+            super::finish::check_missed(&follow.dir)
+        }
         _ if remote.holds_apply() => Err(Error::state(
             "cannot apply more: the clone has to make foreign keys and what else needs all tables together first",
         )
@@ -134,7 +136,7 @@ pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Resu
                 positions.replayed()
             ),
         )),
-        _ => missed(&positions),
+        _ => super::finish::check_missed(&follow.dir),
     }
 }
 
@@ -148,10 +150,6 @@ fn open(spec: &FollowSpec) -> Result<WorkDir> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
     workdir.remove_noted_queues(QueuesOf::Follow)?;
     Ok(workdir)
-}
-
-fn missed(positions: &Positions) -> Result<()> {
-    super::finish::check_missed(positions)
 }
 
 impl Follow<'_> {

@@ -28,6 +28,7 @@ const FILES: &[&str] = &[
     super::meeting::MEETING,
     super::meeting::TABLES,
     super::meeting::MET,
+    super::missed::MISSED,
     super::setup::APPLY_ENABLED,
     "triggers.json",
     "lsn.json",

@@ -16,6 +16,7 @@ mod last_line;
 pub mod left_out;
 pub mod meeting;
 pub mod message;
+pub mod missed;
 pub mod origin;
 pub mod ownership;
 pub mod pause;

@@ -191,7 +191,7 @@ impl Positions {
         self.add(Slot::Batched, batched);
     }
 
-    /// Updates and deletes that met no row on the target. Written by apply.
+    /// Updates and deletes that met no row on the target in this run. Written by apply; see `missed` for all of them.
     pub fn missed(&self) -> u64 {
         self.get(Slot::Missed)
     }

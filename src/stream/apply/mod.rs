@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 
 use super::left_out::{self, LeftOutTables};
+use super::missed;
 use super::pause;
 use super::positions::Positions;
 use super::script::{CommitIs, StatementId};
@@ -423,6 +424,11 @@ impl Applier {
         let Some(last) = self.last.take() else {
             return Ok(());
         };
+        // Once it is committed nobody looks at these changes again.
+        if self.missed.count > 0 {
+            let progress = self.state.progress();
+            missed::note(&self.dir, self.missed.count, last.commit_lsn, progress)?;
+        }
         // A transaction whose changes all concern nobody moves the position too.
         self.session.commit(&last, !self.is_open)?;
         self.is_open = false;
