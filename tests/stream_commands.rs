@@ -56,6 +56,22 @@ fn replay_until_the_end_position() {
     following.assert_same();
 }
 
+/// The pipe of live replay begins where the files end: what an earlier command has collected in them goes first.
+#[test]
+fn replay_applies_what_is_in_files_first() {
+    let following = set_up("pgoutput");
+    following.source.psql(&following.db, CHANGES);
+    let lsn = following.current_lsn();
+    runs(&following, &["prefetch"], &["--endpos", &lsn]);
+    following
+        .source
+        .psql(&following.db, "insert into t values (2000, 'later')");
+    let lsn = following.current_lsn();
+    runs(&following, &["replay"], &["--endpos", &lsn]);
+    following.clean_up();
+    following.assert_same();
+}
+
 /// Receive, then transform and apply by file names.
 #[test]
 fn one_file_at_a_time() {

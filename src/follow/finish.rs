@@ -9,6 +9,7 @@ use super::remote::Remote;
 use crate::catalog::{FetchOptions, Persistence, Sequence, fetch_large_objects, fetch_sequences};
 use crate::copy::copy_sequences;
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::lsn::Lsn;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::stream::decode::Plugin;
@@ -17,9 +18,12 @@ use crate::stream::setup::publication_of;
 use crate::stream::{missed, publication, triggers};
 use crate::sys::failpoint::failpoint;
 
-pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
+/// Whether this was the end: the end position may have been moved on since it was reached.
+pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<bool> {
     failpoint("follow.before_finish")?;
-    remote.exchange_now(positions)?;
+    if is_moved_on(positions, remote)? {
+        return Ok(false);
+    }
     let mut source = follow.open_source()?;
     let mut target = follow.open_target()?;
     if follow.set_up.plugin == Plugin::Pgoutput {
@@ -52,9 +56,25 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     if let Some(failure) = failures.first() {
         return Err(failure.error.clone());
     }
+    // The last word with the sentinel: whoever moves the end position from here on finds nobody who follows.
+    if is_moved_on(positions, remote)? {
+        return Ok(false);
+    }
     check_missed(&follow.dir)?;
     log::info!("the end position is reached: everything up to it is on the target");
-    Ok(())
+    Ok(true)
+}
+
+fn is_moved_on(positions: &Positions, remote: &mut Remote) -> Result<bool> {
+    remote.exchange_for_end(positions)?;
+    let reached = positions.reached().unwrap_or(Lsn::INVALID);
+    let is_moved_on = positions.is_end_after(reached);
+    if is_moved_on {
+        log::info!(
+            "everything up to {reached} is on the target, and the end was moved on: following further"
+        );
+    }
+    Ok(is_moved_on)
 }
 
 /// What the filters left out of the copy, a sequence may be because of its table, is not there to be set.

@@ -166,8 +166,20 @@ impl Follow<'_> {
             Ok(remote)
         })?;
         let trio = self.trio(positions, workdir);
+        loop {
+            self.follow_to_end(&trio, &mut remote)?;
+            remote.reached_end(&positions)?;
+            if patiently(self.shutdown, || {
+                finish::finish(self, &positions, &mut remote)
+            })? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn follow_to_end(&self, trio: &Trio<'_>, remote: &mut Remote) -> Result<()> {
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
-        let mut mode = match trio.applies(&mut remote)? {
+        let mut mode = match trio.applies(remote)? {
             true => StreamMode::Drain,
             false => StreamMode::Prefetch,
         };
@@ -179,16 +191,13 @@ impl Follow<'_> {
                 patiently(self.shutdown, || self.disable_triggers())?;
                 are_triggers_off = true;
             }
-            let event = trio.run(mode, &mut remote)?;
+            let event = trio.run(mode, remote)?;
             log::debug!("{mode:?}: {event:?}");
             mode = mode.next(event);
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end(&positions)?;
-        patiently(self.shutdown, || {
-            finish::finish(self, &positions, &mut remote)
-        })
+        Ok(())
     }
 
     fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {

@@ -206,6 +206,11 @@ impl Positions {
         Some(Lsn(self.get(Slot::Reached))).filter(|lsn| *lsn != Lsn::INVALID)
     }
 
+    /// Whether the end position is another one than was reached at `position`: later, or gone.
+    pub fn is_end_after(&self, position: Lsn) -> bool {
+        self.endpos().is_none_or(|endpos| endpos > position)
+    }
+
     /// Before a mode begins. By the parent.
     pub fn clear_ends(&self) {
         self.slot(Slot::ReceiveEnd).store(0, Ordering::Release);

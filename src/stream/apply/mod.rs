@@ -225,11 +225,11 @@ impl Applier {
                 Next::Nothing => continue,
                 Next::End => break,
             };
-            let is_end = self
+            let end = self
                 .take(line)
                 .with_context(|| format!("file \"{}\"", path.display()))?;
-            if is_end {
-                return self.reached();
+            if let Some(endpos) = end {
+                return self.reached(endpos);
             }
             self.shutdown.check()?;
         }
@@ -263,8 +263,8 @@ impl Applier {
                 }
                 Next::End => break,
             };
-            if self.take(line)? {
-                return self.reached();
+            if let Some(endpos) = self.take(line)? {
+                return self.reached(endpos);
             }
             let is_small = self.chunk.len() < BUSY_CHANGES;
             if is_small && !self.state.is_inside() && !lines.is_ready(&shutdown)? {
@@ -288,26 +288,21 @@ impl Applier {
 
     /// Whether the end position lies behind us, such as one that was set after it had passed.
     pub fn end_if_reached(&mut self) -> Result<Option<Applied>> {
-        match self.is_at_end() {
-            true => self.reached().map(Some),
-            false => Ok(None),
+        let endpos = self.positions.endpos();
+        match endpos.filter(|endpos| self.positions.replayed() >= *endpos) {
+            Some(endpos) => self.reached(endpos).map(Some),
+            None => Ok(None),
         }
     }
 
-    fn is_at_end(&self) -> bool {
-        let endpos = self.positions.endpos();
-        endpos.is_some_and(|endpos| self.positions.replayed() >= endpos)
-    }
-
-    /// Everything up to the end position was taken, in order: make it durable, and only then say so.
-    fn reached(&mut self) -> Result<Applied> {
+    /// Everything up to this end position was taken, in order: make it durable, and only then say so. By now there may be
+    /// another one, of which nothing is known.
+    fn reached(&mut self, endpos: Lsn) -> Result<Applied> {
         self.send_complete()?;
         self.discard()?;
         self.finish()?;
-        if let Some(endpos) = self.positions.endpos() {
-            log::info!("applied everything up to the end position {endpos}");
-            self.positions.set_reached(endpos);
-        }
+        log::info!("applied everything up to the end position {endpos}");
+        self.positions.set_reached(endpos);
         Ok(Applied::EndPos)
     }
 
