@@ -37,7 +37,7 @@ use crate::stream::positions::Positions;
 use crate::stream::receive::ReceiveSpec;
 use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
 use crate::stream::transform_process::TransformSpec;
-use crate::stream::{segment, triggers};
+use crate::stream::{after_crash, segment, slot, triggers};
 use crate::sys::signal::Shutdown;
 use crate::watch::{self, WatchSpec};
 use crate::workdir::{QueuesOf, Service, WorkDir, cdc_location, location};
@@ -158,6 +158,7 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
 
 impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
+        patiently(self.shutdown, || self.mend_files())?;
         let positions = Positions::create()?;
         let mut remote = patiently(self.shutdown, || {
             let mut remote = self.remote(&positions)?;
@@ -236,6 +237,15 @@ impl Follow<'_> {
             must_apply: false,
             shutdown: self.shutdown,
         }
+    }
+
+    /// To be called with the lock of a follow, before anybody reads the files of changes.
+    fn mend_files(&self) -> Result<()> {
+        after_crash::mend(&self.dir, self.set_up.startpos, || {
+            let mut source = self.open_source()?;
+            let slot = slot::find(&mut source, &self.set_up.slot_name)?;
+            Ok(slot.and_then(|slot| slot.confirmed_flush))
+        })
     }
 
     fn open_source(&self) -> Result<Connection> {

@@ -23,6 +23,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn prefetch(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
     let follow = begin_on_source(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
@@ -55,6 +56,7 @@ fn apply_up_to(spec: &FollowSpec, last: StreamMode, shutdown: &Shutdown) -> Resu
     let workdir = open(spec)?;
     let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     let follow = begin(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
@@ -100,6 +102,7 @@ fn apply_up_to(spec: &FollowSpec, last: StreamMode, shutdown: &Shutdown) -> Resu
 pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
     let follow = begin_on_source(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;

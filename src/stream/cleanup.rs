@@ -29,6 +29,7 @@ const FILES: &[&str] = &[
     super::meeting::TABLES,
     super::meeting::MET,
     super::missed::MISSED,
+    super::after_crash::BOOT,
     super::setup::APPLY_ENABLED,
     "triggers.json",
     "lsn.json",

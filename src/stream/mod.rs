@@ -4,6 +4,7 @@
 //!
 //! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
 
+pub mod after_crash;
 pub mod apply;
 mod attempt;
 pub mod catchup;
