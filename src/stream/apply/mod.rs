@@ -211,6 +211,12 @@ impl Applier {
         self.state.pass(self.positions.replayed_flushed());
     }
 
+    /// The same for what an earlier connection of this run has applied, of which the origin, which stands at a commit, may
+    /// not tell.
+    pub fn pass_what_was_applied(&mut self) {
+        self.state.pass(self.positions.replayed());
+    }
+
     /// Apply a finished script file.
     pub fn run_file(&mut self, path: &Path) -> Result<Applied> {
         let what = || format!("could not read file \"{}\"", path.display());

@@ -90,6 +90,17 @@ impl ApplyState {
         self.inside != Inside::No
     }
 
+    /// Where we stand, if the first script begins after that: the target has what was before it, unless somebody has left
+    /// files out.
+    pub fn begins_later(&self, line: &ScriptLine<'_>) -> Option<(Lsn, Lsn)> {
+        match line {
+            ScriptLine::After { lsn } if !self.has_read && *lsn > self.seen() => {
+                Some((self.seen(), *lsn))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether changes are to be applied now, and of which transaction.
     pub fn takes_changes(&self) -> Option<u32> {
         match self.inside {

@@ -6,10 +6,11 @@ use super::in_copy::InCopy;
 use super::kept::{self, Kept};
 use super::state::Action;
 use super::{Applier, CHUNK_BYTES, CHUNK_CHANGES};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::stream::script::{CommitIs, ScriptLine, statement_of};
+use crate::stream::segment;
 use crate::sys::pipe::{LineReader, Next};
 
 impl Applier {
@@ -136,6 +137,9 @@ impl Applier {
             }
             _ => {}
         }
+        if let Some((from, to)) = self.state.begins_later(line) {
+            self.check_nothing_between(from, to)?;
+        }
         if let Some(end) = self.state.adds(line) {
             self.pause_before(end)?;
         }
@@ -144,6 +148,19 @@ impl Applier {
         let action = self.state.step(line, endpos)?;
         let is_end = self.act(action)?;
         Ok(endpos.filter(|_| is_end))
+    }
+
+    /// Between the two nothing was committed, or the files that had it were removed, as the target has it. What is still
+    /// there was not applied: files that were given in another order, or a pipe that begins behind them.
+    fn check_nothing_between(&self, from: Lsn, to: Lsn) -> Result<()> {
+        match segment::commit_between(&self.dir, from, to)? {
+            None => Ok(()),
+            Some(lsn) => Err(Error::state(format!(
+                "cannot apply changes after {to}: those between {from} and {to} are in files and are not applied yet, \
+                 the first up to {lsn}"
+            ))
+            .with_hint("Apply them first, such as with \"pgcopydb stream catchup\".")),
+        }
     }
 
     /// What a line calls for; whether the end position is reached.
