@@ -246,6 +246,27 @@ fn an_end_that_is_moved_on_at_the_last_moment() {
     following.assert_same();
 }
 
+/// The file with the position that reaches it was passed and removed; what is left of a killed receive is the next one, with
+/// nothing but its first line and a transaction that does not end.
+#[test]
+fn an_end_behind_the_files() {
+    let following = new("pgoutput");
+    stop_after_copy(&following);
+    following
+        .source
+        .psql(&following.db, "checkpoint; select pg_switch_wal()");
+    let lsn = following.current_lsn();
+    for file in [following.cdc_files("json"), following.cdc_files("sql")].concat() {
+        std::fs::remove_file(file).unwrap();
+    }
+    let name = following.on_source(&format!("select pg_walfile_name('{lsn}')"));
+    let torn = format!("{{\"action\":\"S\",\"lsn\":\"{lsn}\"}}\n{{\"action\":\"B\",\"xid\":7}}\n");
+    let cdc = following.scene.work_dir().join("cdc");
+    std::fs::write(cdc.join(format!("{name}.json")), torn).unwrap();
+    let run = follow(&following, &["--endpos", &lsn]);
+    following.ends_well(run, &[]);
+}
+
 /// Traps 2, 9: our own writes must not make us write again. No other session is on this server.
 #[test]
 fn an_idle_source_sees_no_wal_of_ours() {

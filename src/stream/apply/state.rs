@@ -161,13 +161,7 @@ impl ApplyState {
                 if self.is_inside() {
                     return Err(out_of_order("KEEPALIVE inside a transaction"));
                 }
-                self.seen = self.seen.max(*lsn);
-                self.read = self.read.max(*lsn);
-                // At the end position is enough: a commit there comes before the keepalive.
-                Ok(match endpos.is_some_and(|endpos| *lsn >= endpos) {
-                    true => Action::PassedPositionAndEnd(*lsn),
-                    false => Action::PassedPosition(*lsn),
-                })
+                Ok(self.pass_position(*lsn, endpos))
             }
             ScriptLine::After { lsn } => {
                 // Less is possible: a file that has grown is read again from its beginning.
@@ -177,10 +171,11 @@ impl ApplyState {
                         self.seen()
                     )));
                 }
+                if self.is_inside() {
+                    return Err(out_of_order("AFTER inside a transaction"));
+                }
                 self.has_read = true;
-                self.seen = self.seen.max(*lsn);
-                self.read = self.read.max(*lsn);
-                Ok(Action::None)
+                Ok(self.pass_position(*lsn, endpos))
             }
             ScriptLine::Switch { lsn, .. } => {
                 self.seen = self.seen.max(*lsn);
@@ -189,6 +184,18 @@ impl ApplyState {
             ScriptLine::Prepare { .. }
             | ScriptLine::Execute { .. }
             | ScriptLine::Truncate { .. } => Ok(Action::None),
+        }
+    }
+
+    /// Everything that was committed at or before this position has come, here or in an earlier script: the beginning of a
+    /// file says so as well as a keepalive, whose own file may be gone.
+    fn pass_position(&mut self, lsn: Lsn, endpos: Option<Lsn>) -> Action {
+        self.seen = self.seen.max(lsn);
+        self.read = self.read.max(lsn);
+        // At the end position is enough: a commit there comes before the keepalive.
+        match endpos.is_some_and(|endpos| lsn >= endpos) {
+            true => Action::PassedPositionAndEnd(lsn),
+            false => Action::PassedPosition(lsn),
         }
     }
 
@@ -306,6 +313,20 @@ mod tests {
         state
             .step(&ScriptLine::After { lsn: Lsn(10) }, None)
             .unwrap();
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_passes_its_position() {
+        let after = ScriptLine::After { lsn: Lsn(9) };
+        for (endpos, expected) in [
+            (None, Action::PassedPosition(Lsn(9))),
+            (Some(Lsn(10)), Action::PassedPosition(Lsn(9))),
+            (Some(Lsn(9)), Action::PassedPositionAndEnd(Lsn(9))),
+        ] {
+            let mut state = ApplyState::new(Lsn(5));
+            assert_eq!(state.step(&after, endpos).unwrap(), expected);
+            assert_eq!((state.progress(), state.seen()), (Lsn(5), Lsn(9)));
+        }
     }
 
     #[test]
