@@ -161,20 +161,29 @@ impl Sentinel {
         }
     }
 
-    /// Say which follow it belongs to: one database may be followed under several slots.
+    /// Say which follow it belongs to: one database may be followed under several slots. No attempt to set up is known by it
+    /// any more.
     pub fn mark(&mut self, slot_name: &str) -> Result<()> {
         let Sentinel::Table(connection) = self else {
             // The file is in the directory of its follow.
             return Ok(());
         };
-        if Sentinel::marked_slot(connection)?.as_deref() == Some(slot_name) {
-            return Ok(());
-        }
         let mark = Mark {
             slot_name: slot_name.to_owned(),
             token: None,
         };
-        set_mark(connection, &mark)
+        match Sentinel::mark_of(connection)?.as_ref() == Some(&mark) {
+            true => Ok(()),
+            false => set_mark(connection, &mark),
+        }
+    }
+
+    /// It is nobody's: what a user has made stays, what was made for a setup goes with the next one.
+    pub fn unmark(connection: &mut Connection) -> Result<()> {
+        connection
+            .execute(&format!("COMMENT ON TABLE {SCHEMA}.sentinel IS NULL"))
+            .context("could not mark table \"pgcopydb\".\"sentinel\" on the source")?;
+        failpoint("sentinel.after_mark")
     }
 
     /// The slot that the table on the source is marked with.
@@ -190,6 +199,14 @@ impl Sentinel {
         Ok(comment.opt_text(0)?.and_then(Mark::parse))
     }
 
+    /// Whether it is in a table.
+    pub fn has_table(connection: &mut Connection) -> Result<bool> {
+        connection
+            .query_one(&format!("SELECT {TABLE} IS NOT NULL"))
+            .context("could not look for the sentinel on the source")?
+            .bool(0)
+    }
+
     /// Remove it, wherever it is; whether it was there.
     pub fn drop(connection: &mut Connection, dir: &Path) -> Result<bool> {
         let path = file_in(dir);
@@ -198,7 +215,7 @@ impl Sentinel {
             std::fs::remove_file(&path)
                 .with_context(|| format!("could not remove file \"{}\"", path.display()))?;
         }
-        let had_table = has_table(connection)?;
+        let had_table = Sentinel::has_table(connection)?;
         if had_table {
             connection
                 .execute(&format!("DROP TABLE IF EXISTS {SCHEMA}.sentinel"))
@@ -279,11 +296,18 @@ impl Sentinel {
             flush_lsn,
             replay_lsn,
         } = *reached;
-        let sql = format!(
-            "write_lsn = '{write_lsn}', flush_lsn = '{flush_lsn}', replay_lsn = '{replay_lsn}'"
-        );
+        // Before apply has asked the target, what was said last is still so.
+        let is_replay_known = replay_lsn != Lsn::INVALID;
+        let replay_sql = match is_replay_known {
+            true => format!(", replay_lsn = '{replay_lsn}'"),
+            false => String::new(),
+        };
+        let sql = format!("write_lsn = '{write_lsn}', flush_lsn = '{flush_lsn}'{replay_sql}");
         self.change(&sql, |row| {
-            (row.write_lsn, row.flush_lsn, row.replay_lsn) = (write_lsn, flush_lsn, replay_lsn);
+            (row.write_lsn, row.flush_lsn) = (write_lsn, flush_lsn);
+            if is_replay_known {
+                row.replay_lsn = replay_lsn;
+            }
         })?;
         failpoint("sentinel.after_reached")
     }
@@ -388,14 +412,7 @@ fn find(connection: &mut Connection, dir: &Path) -> Result<Option<Found>> {
     if path.exists() {
         return Ok(Some(Found::File(path)));
     }
-    Ok(has_table(connection)?.then_some(Found::Table))
-}
-
-fn has_table(connection: &mut Connection) -> Result<bool> {
-    connection
-        .query_one(&format!("SELECT {TABLE} IS NOT NULL"))
-        .context("could not look for the sentinel on the source")?
-        .bool(0)
+    Ok(Sentinel::has_table(connection)?.then_some(Found::Table))
 }
 
 fn create_table(connection: &mut Connection, startpos: Lsn) -> Result<()> {

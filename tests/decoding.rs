@@ -88,6 +88,7 @@ fn fetch_relations(cluster: &Cluster, db: &str) -> Relations {
         &mut open().unwrap(),
         None,
         LeftOutTables::new(),
+        None,
         Box::new(open),
     )
     .unwrap()

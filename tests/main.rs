@@ -19,6 +19,7 @@ mod clone_split;
 mod compare;
 mod connections;
 mod decoding;
+mod dropped_tables;
 mod durability;
 mod encodings;
 mod examples;

@@ -270,7 +270,7 @@ cdc_insert() {
 
 # 10 ms on each round trip to the target, half of them each way.
 cdc_latency() {
-    local out=$ROOT/result.json socket=.s.PGSQL.$TARGET_PORT near far proxy status=0
+    local out=$ROOT/result.json socket=.s.PGSQL.$TARGET_PORT near far proxy status=0 tries
     echo
     echo "latency: the backlog with 10 ms added to each round trip to the target"
     if ! wants A; then
@@ -287,7 +287,10 @@ cdc_latency() {
     mv "$SOCKETS/$socket" "$ROOT/slow/$socket"
     python3 "$here/scripts/lib/slow-proxy.py" 0.005 "$SOCKETS/$socket" "$ROOT/slow/$socket" &
     proxy=$!
-    until [[ -S $SOCKETS/$socket ]] || ! kill -0 "$proxy" 2>/dev/null; do sleep 0.02; done
+    for ((tries = 0; tries < 500; tries++)); do
+        [[ ! -S $SOCKETS/$socket ]] && kill -0 "$proxy" 2>/dev/null || break
+        sleep 0.02
+    done
     follow_ours "$out" backlog pgoutput || status=$?
     kill "$proxy" 2>/dev/null || true
     mv -f "$ROOT/slow/$socket" "$SOCKETS/$socket"

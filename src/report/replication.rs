@@ -57,8 +57,8 @@ pub fn fetch_replication(
         return Ok(None);
     };
     let mut replication = Replication {
-        slot_name: set_up.slot_name,
-        origin: set_up.origin,
+        slot_name: set_up.slot_name.clone(),
+        origin: set_up.origin.clone(),
         pid,
         sentinel: None,
         source: None,
@@ -70,9 +70,13 @@ pub fn fetch_replication(
     // It may be dropped already.
     if let Ok(mut sentinel) = Sentinel::open(source, cdc_dir) {
         let row = sentinel.get()?;
-        // What the source knows of the replay comes with the next status message only.
+        // What the source knows of the replay comes with the next status message only, and is nothing before apply runs: all
+        // that was received since the slot began is in files then.
         let replayed = found.replayed_lsn.unwrap_or_default();
-        let waiting = waiting(cdc_dir, replayed.max(row.replay_lsn), &Shutdown::handle())?;
+        let replayed = replayed.max(row.replay_lsn).max(set_up.startpos);
+        found.replayed_lsn = Some(replayed);
+        found.lag_bytes = Some(found.current_lsn.0.saturating_sub(replayed.0));
+        let waiting = waiting(cdc_dir, replayed, &Shutdown::handle())?;
         found.lag_seconds = match oldest(waiting, sending) {
             Oldest::At(committed) => Some(fetch_age(sentinel.connection(), &committed)?),
             Oldest::NothingWaits => Some(0.0),
@@ -127,9 +131,8 @@ fn fetch_age(source: &mut Connection, committed: &str) -> Result<f64> {
 fn fetch_positions(source: &mut Connection, slot_name: &str) -> Result<(SourcePositions, Sending)> {
     let row = source
         .query_one(&format!(
-            "SELECT w.lsn, coalesce(s.active, false), r.write_lsn, r.flush_lsn, \
-                 coalesce(r.replay_lsn, s.confirmed_flush_lsn), \
-                 greatest(w.lsn - coalesce(r.replay_lsn, s.confirmed_flush_lsn), 0), \
+            "SELECT w.lsn, coalesce(s.active, false), r.write_lsn, r.flush_lsn, r.replay_lsn, \
+                 greatest(w.lsn - r.replay_lsn, 0), \
                  CASE WHEN r.replay_lsn >= r.sent_lsn THEN 0 ELSE extract(epoch FROM r.replay_lag) END, \
                  greatest(w.lsn - s.restart_lsn, 0), r.state \
              FROM (SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \

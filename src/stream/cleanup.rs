@@ -20,6 +20,8 @@ use crate::sys::signal::Shutdown;
 const FILES: &[&str] = &[
     "slot",
     super::attempt::ATTEMPT,
+    crate::workdir::SETUP_LOCK,
+    super::relations::NOTE,
     "sentinel.json",
     "sentinel.lock",
     super::pause::WISH,

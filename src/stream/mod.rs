@@ -6,7 +6,7 @@
 
 pub mod after_crash;
 pub mod apply;
-mod attempt;
+pub mod attempt;
 pub mod catchup;
 pub mod cleanup;
 pub mod decode;

@@ -2,16 +2,26 @@
 //! Fetched by one query for all tables; asked for each change, so what was asked last is found without a search. Runs in
 //! the receive process, which fetches again when something comes that it does not know.
 //!
-//! The catalog tells of now, a change of the moment when it was made. Where the two differ, what the plugin sent counts.
+//! The catalog tells of now, a change of the moment when it was made. Where the two differ, what the plugin sent counts; and
+//! what was once known of a table is noted in the directory of the follow, for changes that come when it is gone.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::left_out::LeftOutTables;
 use super::message::{Column, Equality, Relation, RelationId};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::filter::Filters;
 use crate::ident::{Oid, QualifiedName};
 use crate::pg::wire::{Connection, Row};
+use crate::sys::durable::{Sync, write_atomic_with};
+
+/// The name of the note: a line of JSON for each table.
+pub const NOTE: &str = "relations.json";
 
 /// What is known of a table by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +31,32 @@ pub enum Known {
     Skipped,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
 struct Table {
     relation: Relation,
     is_skipped: bool,
     generated: Vec<String>,
     /// Given on first use; 0 before.
+    #[serde(skip)]
     id: RelationId,
+}
+
+impl Table {
+    fn knows(&self, columns: &[&str]) -> bool {
+        columns.iter().enumerate().all(|(index, name)| {
+            let is_it = |column: &Column| column.name == *name;
+            // Plugins send columns in the order of the table.
+            self.relation.columns.get(index).is_some_and(is_it)
+                || self.relation.columns.iter().any(is_it)
+                || self.generated.iter().any(|generated| generated == name)
+        })
+    }
+
+    /// The same, whatever its number.
+    fn is_like(&self, other: &Table) -> bool {
+        (&self.relation, self.is_skipped, &self.generated)
+            == (&other.relation, other.is_skipped, &other.generated)
+    }
 }
 
 /// Where the tables are fetched again.
@@ -35,6 +65,8 @@ pub type Reload = Box<dyn FnMut() -> Result<Connection>>;
 pub struct Relations {
     tables: Vec<Table>,
     by_name: HashMap<String, HashMap<String, usize>>,
+    /// What tables were before they were altered.
+    former: Vec<Table>,
     /// By number, from 1.
     relations: Vec<Relation>,
     /// The numbers of relations with another key (none: full) than the catalog's.
@@ -45,28 +77,85 @@ pub struct Relations {
     left_out: String,
     /// What was not copied because of something else that the filters leave out.
     fallen: LeftOutTables,
+    /// Where all of it is noted, and whether there is more to note.
+    note: Option<PathBuf>,
+    is_changed: bool,
+}
+
+/// Note what there is now, before a slot is made: a table may be dropped before receive runs.
+pub fn note(connection: &mut Connection, dir: &Path, filters: Option<&Filters>) -> Result<()> {
+    let nobody = Box::new(|| Err(Error::internal("the tables are fetched once")));
+    Relations::fetch(connection, filters, LeftOutTables::new(), Some(dir), nobody).map(|_| ())
 }
 
 impl Relations {
-    /// One query for all tables. `reload` opens a connection for when they have to be fetched again.
+    /// One query for all tables, after what is noted in `dir`. `reload` opens a connection for when they have to be fetched
+    /// again.
     pub fn fetch(
         connection: &mut Connection,
         filters: Option<&Filters>,
         fallen: LeftOutTables,
+        dir: Option<&Path>,
         reload: Reload,
     ) -> Result<Relations> {
         let mut relations = Relations {
             tables: Vec::new(),
             by_name: HashMap::new(),
+            former: Vec::new(),
             relations: Vec::new(),
             variants: HashMap::new(),
             last: 0,
             reload: Some(reload),
             left_out: filters.map_or_else(|| "false".to_owned(), Filters::changes_left_out),
             fallen,
+            note: dir.map(|dir| dir.join(NOTE)),
+            is_changed: false,
         };
+        relations.read_note()?;
+        relations.is_changed = false;
         relations.read(connection)?;
         Ok(relations)
+    }
+
+    /// A line that is not ours is passed over: all that it can cost is a name.
+    fn read_note(&mut self) -> Result<()> {
+        let Some(path) = self.note.clone() else {
+            return Ok(());
+        };
+        let what = || format!("could not read file \"{}\"", path.display());
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.with_context(what)?,
+        };
+        for line in BufReader::new(file).split(b'\n') {
+            match serde_json::from_slice(&line.with_context(what)?) {
+                Ok(table) => self.put(table),
+                Err(error) => log::warn!("{}: {error}", what()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tables that are there, and those that once were.
+    fn write_note(&mut self) -> Result<()> {
+        let (Some(path), true) = (&self.note, self.is_changed) else {
+            return Ok(());
+        };
+        let what = || format!("could not write file \"{}\"", path.display());
+        write_atomic_with(path, Sync::Now, &mut |file| {
+            let mut file = BufWriter::new(file);
+            let mut put_all = || -> std::io::Result<()> {
+                // What is read last holds.
+                for table in self.former.iter().chain(&self.tables) {
+                    serde_json::to_writer(&mut file, table)?;
+                    file.write_all(b"\n")?;
+                }
+                file.flush()
+            };
+            put_all().with_context(what)
+        })?;
+        self.is_changed = false;
+        Ok(())
     }
 
     #[cfg(any(test, feature = "failpoint"))]
@@ -74,12 +163,15 @@ impl Relations {
         let mut relations = Relations {
             tables: Vec::new(),
             by_name: HashMap::new(),
+            former: Vec::new(),
             relations: Vec::new(),
             variants: HashMap::new(),
             last: 0,
             reload: None,
             left_out: String::new(),
             fallen: LeftOutTables::new(),
+            note: None,
+            is_changed: false,
         };
         for relation in tables {
             relations.put(Table {
@@ -117,7 +209,7 @@ impl Relations {
             }
             self.put(table);
         }
-        Ok(())
+        self.write_note()
     }
 
     /// Put what was fetched in the place of what was known; a relation that has changed gets a new number.
@@ -142,9 +234,15 @@ impl Relations {
                     true => known.id,
                     false => 0,
                 };
-                *known = Table { id, ..table };
+                let was = std::mem::replace(known, Table { id, ..table });
+                if !was.is_like(known) {
+                    self.is_changed = true;
+                    self.former.retain(|former| !former.is_like(&was));
+                    self.former.push(was);
+                }
             }
             None => {
+                self.is_changed = true;
                 schema.insert(table.relation.table.clone(), self.tables.len());
                 self.tables.push(table);
             }
@@ -161,14 +259,7 @@ impl Relations {
     }
 
     fn knows(&self, place: usize, columns: &[&str]) -> bool {
-        let table = &self.tables[place];
-        columns.iter().enumerate().all(|(index, name)| {
-            let is_it = |column: &Column| column.name == *name;
-            // Plugins send columns in the order of the table.
-            table.relation.columns.get(index).is_some_and(is_it)
-                || table.relation.columns.iter().any(is_it)
-                || table.generated.iter().any(|generated| generated == name)
-        })
+        self.tables[place].knows(columns)
     }
 
     /// Find a table by its name and the columns that were sent. What is not known is looked for on the source once more;
@@ -181,8 +272,11 @@ impl Relations {
             if place.is_none() && is_transient(table) {
                 return Ok(Known::Skipped);
             }
-            if !place.is_some_and(|place| self.knows(place, columns)) {
+            let is_known = place.is_some_and(|place| self.knows(place, columns));
+            if !is_known && !self.put_back(schema, table, columns) {
                 self.put_as_sent(schema, table, columns);
+            }
+            if !is_known {
                 place = self.place(schema, table);
             }
         }
@@ -208,6 +302,21 @@ impl Relations {
         let result = reload().and_then(|mut connection| self.read(&mut connection));
         self.reload = Some(reload);
         result
+    }
+
+    /// A table that was altered since the change was made: what it was before; whether that is known.
+    fn put_back(&mut self, schema: &str, table: &str, columns: &[&str]) -> bool {
+        let was = |former: &Table| {
+            former.relation.table == table
+                && former.relation.schema == schema
+                && former.knows(columns)
+        };
+        let Some(at) = self.former.iter().rposition(was) else {
+            return false;
+        };
+        let former = self.former.remove(at);
+        self.put(former);
+        true
     }
 
     /// A table that is gone from the source, or has lost columns, since the change was made.
@@ -431,7 +540,8 @@ FROM pg_class c
 WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence = 'p'
     AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
 ORDER BY c.oid, a.attnum",
-        primary = position("i.indisprimary AND i.indisvalid"),
+        // One that is deferrable is no identity (RelationGetIndexList in relcache.c), and two rows may have it for a while.
+        primary = position("i.indisprimary AND i.indisvalid AND i.indimmediate"),
         index = position("i.indisreplident"),
         unique = position(
             "i.indexrelid = (SELECT min(u.indexrelid::oid) FROM pg_index u

@@ -12,7 +12,7 @@ use super::decode::{Plugin, wal2json};
 use super::ownership::{Beginning, Found, Names};
 use super::preconditions::{self, Wanted};
 use super::slot::{self, NewSlot, Slot};
-use super::{attempt, cleanup, origin, ownership, publication, segment};
+use super::{attempt, cleanup, origin, ownership, publication, relations, segment};
 use crate::error::{Error, Result, Side};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
@@ -126,6 +126,11 @@ pub fn noted_for(spec: &SetupSpec) -> Result<Option<SetUp>> {
 /// made is removed again: a slot that nobody reads would fill the source's disk.
 pub fn run(spec: &SetupSpec, shutdown: &Shutdown) -> Result<(SetUp, Option<NewSlot>)> {
     segment::make_directory(&spec.dir)?;
+    // What is complete may be looked at by several at once: the clone and the follow of one run.
+    let _lock = match noted(&spec.dir)?.is_none() {
+        true => Some(attempt::lock(&spec.dir)?),
+        false => None,
+    };
     let mut servers = Servers {
         source: open_source(&spec.source, &spec.application_name, shutdown)?,
         target: open_target_of(spec, shutdown)?,
@@ -242,11 +247,9 @@ fn look(spec: &SetupSpec, is_noted: bool, servers: &mut Servers) -> Result<Found
 
 fn make(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> Result<NewSlot> {
     let source = &mut servers.source;
-    // What an interrupted setup left, or a follow whose slot is gone.
-    if Sentinel::marked_slot(source)?.is_some() {
-        Sentinel::drop(source, &spec.dir)?;
-    }
     attempt::begin(source, &spec.dir, &spec.slot_name)?;
+    // Before the slot: a table may be gone when its changes come.
+    relations::note(source, &spec.dir, spec.filters.as_ref())?;
     let new = NewSlotSpec {
         source: &spec.source,
         application_name: &spec.application_name,
@@ -324,13 +327,20 @@ fn complete(
         filters: spec.filter_words(),
     };
     let mut sentinel = Sentinel::create(servers.source, &spec.dir, startpos)?;
-    sentinel.mark(&spec.slot_name)?;
-    if beginning == Beginning::New && sentinel.get()?.startpos != startpos {
-        // Made before, by "stream sentinel setup".
+    let noted = sentinel.get()?.startpos;
+    if noted != startpos && (beginning == Beginning::New || noted == Lsn::INVALID) {
+        // Made before the slot.
         sentinel.set_startpos(startpos)?;
     }
-    // Last: who finds it finds everything.
+    if beginning == Beginning::Again {
+        // Ours from here on, whoever has made it.
+        sentinel.mark(&spec.slot_name)?;
+    }
+    // Who finds it finds everything.
     done::write(&file_in(&spec.dir), &set_up, Sync::Now)?;
+    // Only now: until then the token has to tell whose the slot is.
+    sentinel.mark(&spec.slot_name)?;
+    attempt::end(&spec.dir)?;
     Ok(set_up)
 }
 
@@ -349,17 +359,18 @@ fn undo_killed(spec: &SetupSpec, servers: &mut Servers, shutdown: &Shutdown) -> 
     let Some(slot) = killed_slot(spec, &mut servers.source)? else {
         return Ok(());
     };
+    if let Some(keeper) = origin::find(&mut servers.target, &spec.origin)? {
+        let at = origin::progress(&mut servers.target, &spec.origin, keeper)?;
+        // Of that attempt only if it stands where the slot began, or was not put there yet.
+        if at != Lsn::INVALID && Some(at) != slot.confirmed_flush {
+            return Ok(());
+        }
+        origin::drop(&mut servers.target, &spec.origin)?;
+    }
     log::info!(
         "replication slot \"{}\" is of an earlier attempt here, which did not get further: it is made once more",
         spec.slot_name
     );
-    // Of that attempt only if it stands where the slot began, or was not put there yet.
-    if let Some(keeper) = origin::find(&mut servers.target, &spec.origin)? {
-        let at = origin::progress(&mut servers.target, &spec.origin, keeper)?;
-        if at == Lsn::INVALID || Some(at) == slot.confirmed_flush {
-            origin::drop(&mut servers.target, &spec.origin)?;
-        }
-    }
     slot::drop(&mut servers.source, &spec.slot_name, shutdown).map(|_| ())
 }
 
@@ -377,7 +388,10 @@ fn undo(spec: &SetupSpec) {
         slot::drop(&mut source, &spec.slot_name, &deaf)?;
         publication::drop(&mut source, spec.publication())?;
         if Sentinel::marked_slot(&mut source)?.is_some_and(|slot| slot == spec.slot_name) {
-            Sentinel::drop(&mut source, &spec.dir)?;
+            match attempt::had_sentinel(&spec.dir)? {
+                true => Sentinel::unmark(&mut source)?,
+                false => Sentinel::drop(&mut source, &spec.dir).map(|_| ())?,
+            }
         }
         cleanup::drop_schema_if_empty(&mut source).map(|_| ())
     };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::preconditions::{self, Wanted};
 use super::setup::{NewSlotSpec, make_slot, publication_of};
-use super::{publication, slot};
+use super::{attempt, publication, slot};
 use crate::error::{Error, Result, Side};
 use crate::pg::session::open_source;
 use crate::snapshot::{Snapshot, hold_until_signal};
@@ -43,6 +43,7 @@ pub fn hold_slot_snapshot(
         filters: new.filters,
     };
     preconditions::check(&mut source, None, wanted)?;
+    attempt::supersede(&mut source, slot_name)?;
     let new = make_slot(&mut source, &new, shutdown)?;
     let lsn = new.consistent_point;
     let noted = Snapshot::of_slot(info, &new.snapshot, lsn, Some(new.exporter), NAME, shutdown)

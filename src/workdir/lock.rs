@@ -24,7 +24,12 @@ pub enum Service {
     Compare,
     /// The parent of the clones of all databases.
     Instance,
+    /// Whoever makes slot, origin and sentinel; in the directory of the changes.
+    Setup,
 }
+
+/// The one lock that is not at the top of a work directory.
+pub const SETUP_LOCK: &str = "setup.pid";
 
 impl Service {
     fn pid_file(self) -> &'static str {
@@ -36,6 +41,7 @@ impl Service {
             Service::Online => "pgcopydb.aux.pid",
             Service::Compare => "pgcopydb.compare.pid",
             Service::Instance => "pgcopydb.instance.pid",
+            Service::Setup => SETUP_LOCK,
         }
     }
 }
@@ -61,7 +67,7 @@ pub fn holder(dir: &Path, service: Service) -> Option<u32> {
 
 /// After kill -9 of the parent its workers hold the lock until they have noticed and cleaned up, which takes seconds: a
 /// resume waits for them, so that the two never work on one table at once.
-pub(super) fn take(dir: &Path, service: Service) -> Result<LockFile> {
+pub fn take(dir: &Path, service: Service) -> Result<LockFile> {
     let deadline = Instant::now() + ORPHANS_END;
     let mut is_told = false;
     loop {

@@ -22,7 +22,7 @@ use crate::sys::durable::{
     LockFile, Sync, remove_file, remove_unfinished, sync_file_system, write_atomic,
 };
 use done::{StepDone, now_ms};
-pub use lock::{Service, holder};
+pub use lock::{SETUP_LOCK, Service, holder, take as take_lock};
 use paths::Paths;
 pub use queues::QueuesOf;
 

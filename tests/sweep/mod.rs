@@ -1,6 +1,6 @@
 //! Killed at each durable step, resumed, and compared with the source. What there is to kill at is found out by running
 //! each story once with its fault points written down; a point in the source that no story passes fails the test, so that
-//! a new one cannot be forgotten. All of it takes longer than half an hour: `PGCOPYDB_SWEEP=all` asks for that, otherwise a sample is
+//! a new one cannot be forgotten. All of it takes about half an hour: `PGCOPYDB_SWEEP=all` asks for that, otherwise a sample is
 //! drawn by a seed that the test prints, and that `PGCOPYDB_SWEEP=SEED` gives again; `PGCOPYDB_SWEEP=FAULT` is one fault.
 
 mod copying;

@@ -13,7 +13,7 @@ use crate::pg::session::{TargetSettings, open_source, open_target};
 use crate::report::instance::databases;
 use crate::stream::preconditions::{self, Wanted};
 use crate::stream::setup::{self, NewSlotSpec, SetupSpec};
-use crate::stream::{origin, publication, slot};
+use crate::stream::{attempt, origin, publication, slot};
 use crate::sys::signal::Shutdown;
 use crate::workdir::paths::Paths;
 use crate::workdir::{Service, WorkDir, cdc_location, location};
@@ -178,6 +178,7 @@ pub fn create(args: CreateArgs) -> Result<()> {
                 plugin,
                 filters: None,
             };
+            attempt::supersede(&mut connection, name)?;
             setup::make_slot(&mut connection, &new, &shutdown).map(|_| ())
         }
         CreateWhat::Origin(args) => {

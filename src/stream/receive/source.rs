@@ -107,6 +107,7 @@ impl Source<'_> {
                 connection,
                 self.spec.filters.as_ref(),
                 fallen,
+                Some(&self.spec.dir),
                 Box::new(open),
             )
         })
