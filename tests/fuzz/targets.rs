@@ -144,8 +144,14 @@ fn conninfo(input: &[u8]) {
     }
     // What children get must lead to the same server.
     if let Ok(child) = info.child() {
-        let _ = ConnInfo::parse_with(Side::Source, &child.dbname_argument, &environment(&[]))
+        let set: Vec<(&str, &str)> = child
+            .env_set
+            .iter()
+            .filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)))
+            .collect();
+        let theirs = ConnInfo::parse_with(Side::Source, &child.dbname_argument, &environment(&set))
             .expect("a child understands what it is given");
+        assert_eq!(theirs.identity(), info.identity());
     }
 }
 
