@@ -103,7 +103,7 @@ fn post_data_that_a_crash_took_is_restored_again() {
     let trace = scene.path("trace");
     let mut running = pair
         .clone(&scene, &SPLIT)
-        .env("PGCOPYDB_FAILPOINT", "clone.before_post_flush=sleep:3000")
+        .env("PGCOPYDB_FAILPOINT", "clone.before_post_flush=sleep:5000")
         .env("PGCOPYDB_FAILPOINT_TRACE", &trace)
         .spawn();
     wait_until(Duration::from_secs(60), "post-data to be restored", || {
@@ -226,8 +226,8 @@ fn unlogged_tables_that_a_crash_has_emptied_are_copied_again() {
         } else {
             // In the middle of one, before post-data or after it.
             let (name, sleep) = match moment {
-                "" => ("tables.done", "clone.before_sequences=sleep:3000"),
-                _ => ("restore-post.done", "clone.after_restore_post=sleep:3000"),
+                "" => ("tables.done", "clone.before_sequences=sleep:5000"),
+                _ => ("restore-post.done", "clone.after_restore_post=sleep:5000"),
             };
             let mut run = run.env("PGCOPYDB_FAILPOINT", sleep).spawn();
             wait_until(Duration::from_secs(60), name, || {
