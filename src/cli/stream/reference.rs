@@ -12,7 +12,8 @@ nobody else writes. A transaction belongs before endpos when the end of its comm
 THE DIRECTORY: DIR/cdc with --dir, else $XDG_DATA_HOME/pgcopydb, else ~/.local/share/pgcopydb. TTTTTTTTXXXXXXXXYYYYYYYY.json: \
 whole transactions in commit order, in the file named after the WAL segment of the position before its first one. The same \
 name with .sql: the script made from it, made again when it is missing. slot: what was set up. triggers.json: triggers and \
-rules of the target that are disabled meanwhile.
+rules of the target that are disabled meanwhile. missed.json: that changes met no row on the target, for as long as the follow \
+lasts. boot.json: since which start of this machine the files are known to be whole.
 
 THE JSON LINES: an object each, \"action\" says which. R describes a relation before its first use in a file: relation (a \
 number), schema, table, only, columns (name, type, equality), key (places of columns), full. B begins a transaction: xid. I, U, \
