@@ -134,6 +134,35 @@ fn a_target_that_loses_changes_before_live_replay_gets_them_again() {
     following.cut_over(run, TOLD);
 }
 
+/// A standby that was behind has been promoted: what it lacks is not in files any more, and the source would not send it again.
+#[test]
+fn a_target_that_loses_what_it_had_flushed_is_refused() {
+    let following = loaded(shared(Version::Debian15), "test_decoding");
+    let mut run = following.clone_and_apply(&[]);
+    following.wait_for_mark(&mut run);
+    let origin = format!("pg_replication_origin_progress('{}', true)", following.name);
+    let before = following.on_target(&format!("select {origin}"));
+    let note = following.scene.work_dir().join("cdc/removed.json");
+    wait_until(SOON, "a file to be removed", || {
+        following
+            .source
+            .psql(&following.db, "select pg_switch_wal()");
+        following.wait_for_mark(&mut run);
+        note.exists()
+    });
+    run.term();
+    run.wait_deadline(SOON);
+    let advance = format!(
+        "select pg_replication_origin_advance('{}', '{before}')",
+        following.name
+    );
+    following.target.psql(&following.copy, &advance);
+    let outcome = following.resume(&[]).wait_deadline(SOON);
+    outcome.assert_last_error(7, &["the target has lost transactions that it had flushed"]);
+    following.scene.assert_nothing_left(&outcome);
+    following.clean_up();
+}
+
 /// Trap 46: a stop by a signal is no end position, and the run dies by that signal.
 #[test]
 fn a_stop_is_resumed() {

@@ -10,7 +10,7 @@ use crate::stream::apply::ApplySpec;
 use crate::stream::positions::{ApplyEnd, Positions, ReceiveEnd};
 use crate::stream::receive::{self, ReceiveSpec, TransformWork};
 use crate::stream::transform_process::{self, TransformSpec};
-use crate::stream::{catchup, replay, segment};
+use crate::stream::{catchup, removed, replay};
 use crate::sys::failpoint::failpoint_at;
 use crate::sys::msgq::{MessageQueue, QueueNote};
 use crate::sys::pipe::Pipes;
@@ -260,7 +260,10 @@ impl Trio<'_> {
         self.carry_pause(remote)?;
         if remote.exchange(&self.positions)? && !self.keeps_files {
             // What the target has flushed is needed no more.
-            segment::remove_applied(&self.transform.dir, self.positions.replayed_flushed())?;
+            // In this order: what is passed is not more than what is noted as committed.
+            let passed = self.positions.replayed_flushed();
+            let committed = self.positions.committed_flushed();
+            removed::remove_applied(&self.transform.dir, passed, committed)?;
         }
         let ended = workers.reap();
         match ended.iter().position(|ended| !ended.reason.is_success()) {

@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "slot",
     super::attempt::ATTEMPT,
     crate::workdir::SETUP_LOCK,
+    super::removed::REMOVED,
     super::relations::NOTE,
     "sentinel.json",
     "sentinel.lock",

@@ -27,6 +27,7 @@ pub mod prune;
 pub mod publication;
 pub mod receive;
 pub mod relations;
+pub mod removed;
 pub mod replay;
 pub mod script;
 pub mod segment;

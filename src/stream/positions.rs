@@ -17,6 +17,7 @@ enum Slot {
     Committed,
     Replayed,
     ReplayedFlushed,
+    CommittedFlushed,
     Activity,
     Transactions,
     Changes,
@@ -156,6 +157,15 @@ impl Positions {
 
     pub fn advance_replayed_flushed(&self, lsn: Lsn) {
         self.advance(Slot::ReplayedFlushed, lsn);
+    }
+
+    /// The last transaction that was committed on the target and that it has flushed. Written by apply, before the above.
+    pub fn committed_flushed(&self) -> Lsn {
+        Lsn(self.get(Slot::CommittedFlushed))
+    }
+
+    pub fn advance_committed_flushed(&self, lsn: Lsn) {
+        self.advance(Slot::CommittedFlushed, lsn);
     }
 
     /// The target lost what it had not flushed: the positions start over from what its origin says. By apply.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::setup::noted;
-use super::{origin, segment};
+use super::{origin, removed, segment};
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
 use crate::pg::conninfo::ConnInfo;
@@ -45,7 +45,7 @@ pub fn prune(target: &ConnInfo, dir: &Path, shutdown: &Shutdown) -> Result<Prune
     let applied = origin::progress(&mut target, &set_up.origin, set_up.keeper())?;
     // After the position was read: what was committed until then cannot be lost any more.
     flush_commits(&mut target)?;
-    let removed = segment::remove_applied(dir, applied)?;
+    let removed = removed::remove_applied(dir, applied, applied)?;
     let left = segment::json_files(dir)?.len();
     log::info!(
         "the target has everything up to {applied}: removed {removed} segments of changes, {left} left"

@@ -15,7 +15,6 @@ use super::last_line::last_line;
 use super::message::LogicalMessage;
 use crate::error::{Context, Error, Result};
 use crate::lsn::{Lsn, WalSegments};
-use crate::sys::durable::remove_file;
 use crate::sys::pipe::{LineReader, Next};
 use crate::sys::signal::Shutdown;
 
@@ -144,25 +143,6 @@ pub fn waiting_bytes(dir: &Path) -> Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-/// Remove the files, and the scripts beside them, that hold nothing after `applied`; never the newest, which may still
-/// be written. Returns how many.
-pub fn remove_applied(dir: &Path, applied: Lsn) -> Result<usize> {
-    let mut files = json_files(dir)?;
-    files.pop();
-    let mut removed = 0;
-    for json in files {
-        if last_position(&json)?.is_none_or(|last| last > applied) {
-            break;
-        }
-        // The script first: without its JSON it would never be removed.
-        for path in [json.with_extension("sql"), json] {
-            remove_file(&path)?;
-        }
-        removed += 1;
-    }
-    Ok(removed)
 }
 
 /// Where the complete part of a file ends.
@@ -479,9 +459,6 @@ mod tests {
             ["000000010000000000000001", "000000010000000000000002"]
         );
         assert_eq!(last_position(&files[0]).unwrap(), Some(Lsn(0x200_0010)));
-        assert_eq!(remove_applied(dir.path(), Lsn(0x200_000f)).unwrap(), 0);
-        assert_eq!(remove_applied(dir.path(), Lsn(0x200_0010)).unwrap(), 1);
-        assert_eq!(remove_applied(dir.path(), Lsn(u64::MAX)).unwrap(), 0);
     }
 
     /// Torn at every byte: what is complete stays, what is not is cut off.

@@ -27,6 +27,7 @@ use super::left_out::{self, LeftOutTables};
 use super::missed;
 use super::pause;
 use super::positions::Positions;
+use super::removed;
 use super::script::{CommitIs, StatementId};
 use crate::error::{Context, Error, Result};
 use crate::lsn::Lsn;
@@ -164,6 +165,7 @@ impl Applier {
         shutdown: &Shutdown,
     ) -> Result<Applier> {
         let (mut session, progress) = Session::open(spec, shutdown)?;
+        removed::check(&spec.dir, progress)?;
         let executor = Executor::new(&mut session, spec.mode == ApplyMode::Rows)?;
         if progress < positions.committed() {
             log::warn!(
@@ -500,6 +502,8 @@ impl Applier {
             true => self.positions.replayed(),
             false => flushed,
         };
+        let committed = flushed.min(self.state.progress());
+        self.positions.advance_committed_flushed(committed);
         self.positions.advance_replayed_flushed(position);
     }
 }
