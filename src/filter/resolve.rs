@@ -134,6 +134,7 @@ pub fn resolve(source: &mut Connection, filters: &Filters) -> Result<Selection> 
     let mut gather = || -> Result<()> {
         schemas(source, filters, &mut selection)?;
         relations(source, filters, &mut selection)?;
+        extension_rows(source, filters, &mut selection)?;
         sequences(source, filters, &mut selection)?;
         indexes(source, filters, &mut selection)?;
         extensions(source, filters, &mut selection)?;
@@ -221,6 +222,23 @@ WHERE left_out OR rows_out ORDER BY c.oid",
             is_by_rule: true,
             holder: None,
         });
+    }
+    Ok(())
+}
+
+/// The user's rows in tables that extensions make.
+fn extension_rows(
+    source: &mut Connection,
+    filters: &Filters,
+    selection: &mut Selection,
+) -> Result<()> {
+    let rows = source.query(&format!(
+        "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid IN (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind IN ('r', 'p') AND {IN_USER_SCHEMA} AND {}",
+        filters.extension_rows_left_out()
+    ))?;
+    for row in &rows {
+        selection.without_rows.insert(row.parse(0)?);
     }
     Ok(())
 }
