@@ -313,6 +313,47 @@ fn tables(outcome: &Outcome) -> Vec<String> {
     found
 }
 
+/// The README's own recipe: tables that become partitioned on the way, or plain. Their partitions are none of their own.
+#[test]
+fn a_partitioned_table_is_compared_with_a_plain_one() {
+    let migration = Migration::shared(
+        "create table plain (id int primary key, v text); insert into plain select i, 'v' || i from generate_series(0, 19) i;
+         create table split (id int primary key, v text) partition by range (id);
+         create table split_low partition of split for values from (0) to (10) partition by range (id);
+         create table split_0 partition of split_low for values from (0) to (10);
+         create table split_10 partition of split for values from (10) to (20);
+         insert into split select i, 'v' || i from generate_series(0, 19) i; create table other (id int primary key)",
+    );
+    migration.clone_with(&[], &[]);
+    migration.target.psql(
+        &migration.copy,
+        "create table whole as select * from split; drop table split; alter table whole rename to split;
+         alter table plain rename to old; create table plain (id int primary key, v text) partition by range (id);
+         create table plain_0 partition of plain for values from (0) to (10);
+         create table plain_10 partition of plain for values from (10) to (20);
+         insert into plain select * from old; drop table old",
+    );
+    let outcome = compare(&migration, "data", &["--json"]);
+    outcome.assert_success(&[]);
+    let file = migration.scene.path("filters.ini");
+    std::fs::write(&file, "[exclude-table-data]\npublic.plain\n").unwrap();
+    let filters = ["--filters", file.to_str().unwrap()];
+    compare(&migration, "data", &filters).assert_success(&[]);
+    migration.target.psql(
+        &migration.copy,
+        "delete from split where id = 3; update plain set v = 'w' where id = 12; create table more (id int)",
+    );
+    let outcome = compare(&migration, "data", &["--json", "--rows"]);
+    let expected = [
+        "more: only-on-target",
+        "plain: differs",
+        r#"1 from ["12"] to ["12"]"#,
+        r#"different ["12"]"#,
+        "split: differs",
+    ];
+    assert_eq!(tables(&outcome)[..5], expected);
+}
+
 #[test]
 fn each_row_that_differs_is_named() {
     let migration = Migration::shared(TABLES);
