@@ -2,6 +2,7 @@
 
 use pgcopydb::lsn::Lsn;
 use pgcopydb::stream::apply::{Applied, ApplyMode};
+use pgcopydb::stream::script::ScriptLine;
 
 use crate::support::applying::{Place, id, insert_u, some, target};
 use crate::support::cluster::Cluster;
@@ -437,4 +438,33 @@ fn identity_columns_take_the_sources_values() {
         let sql = "select count(*) from i where seq = 8 and v = 'new' and g = id * 2";
         assert_eq!(place.cluster.value(&place.db, sql), count.to_string());
     }
+}
+
+/// A script that begins after where the target stands is fine, as long as nothing was committed between: what is still in
+/// files has to be applied first.
+#[test]
+fn a_script_that_leaves_out_a_file_is_refused() {
+    let place = Place::new(target());
+    let script_after = |lsn: Lsn| {
+        let mut lines = Vec::new();
+        ScriptLine::Header.write(&mut lines);
+        ScriptLine::After { lsn }.write(&mut lines);
+        let path = place.dir.path().join("script.sql");
+        std::fs::write(&path, lines).unwrap();
+        path
+    };
+    let json = place.dir.path().join("000000010000000000000001.json");
+    let commit = |lsn: Lsn| {
+        let start = "{\"action\":\"S\",\"lsn\":\"0/1\"}\n{\"action\":\"B\",\"xid\":7}\n";
+        let end = "\"timestamp\":\"2026-11-21 07:36:18+00\"}\n";
+        let lines = format!("{start}{{\"action\":\"C\",\"xid\":7,\"lsn\":\"{lsn}\",{end}");
+        std::fs::write(&json, lines).unwrap();
+    };
+    commit(lsn_of(3));
+    let mut applier = place.applier();
+    let error = applier.run_file(&script_after(lsn_of(3))).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("are not applied yet"), "{error}");
+    commit(lsn_of(4));
+    applier.run_file(&script_after(lsn_of(3))).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Changes that a resumed copy has already, on scripts made by hand: which of them are skipped, in every mode.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use pgcopydb::ident::QualifiedName;
 use pgcopydb::lsn::Lsn;
@@ -10,6 +11,7 @@ use pgcopydb::sys::signal::Shutdown;
 
 use crate::support::applying::{Place, id, insert_u, some, target};
 use crate::support::script::{Script, lsn_of};
+use crate::support::wait_until;
 
 fn as_of(table: &str, lsn: Lsn) -> TableAsOf {
     (QualifiedName::new("public", table), lsn)
@@ -180,4 +182,36 @@ fn a_large_transaction_that_is_applied_already_is_skipped() {
         );
         assert_eq!(place.progress(), lsn_of(1));
     }
+}
+
+/// Whoever waits for the tables to meet waits for a flush, and apply for him: before the end of a transaction that is too
+/// large to be sent at once, it stands still with everything before it flushed.
+#[test]
+fn before_the_end_of_a_large_transaction_everything_is_flushed() {
+    let place = Place::new(target());
+    let at = Lsn(lsn_of(1).0 + 8);
+    place.positions.set_pause(Some((7, at)));
+    let mut script = Script::new();
+    insert_u(&mut script, 1..2);
+    script.keepalive(at);
+    script.ends_unknown = true;
+    insert_u(&mut script, 2..45_000);
+    let path = place.save(script, "large.sql");
+    std::thread::scope(|threads| {
+        let applying = threads.spawn(|| {
+            let mut applier = place.applier();
+            applier.run_file(&path).unwrap();
+            applier.finish().unwrap();
+        });
+        wait_until(Duration::from_secs(30), "apply to stand still", || {
+            place.positions.paused() == Some(7)
+        });
+        // It has nothing more to do until it may go on.
+        let flushed = place.positions.replayed_flushed();
+        let visible = place.cluster.value(&place.db, "select count(*) from u");
+        place.positions.set_pause(None);
+        assert_eq!((flushed, &*visible), (at, "1"));
+        applying.join().unwrap();
+    });
+    assert_eq!(place.progress(), lsn_of(2));
 }

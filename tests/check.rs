@@ -298,6 +298,37 @@ fn a_schema_public_of_old_is_left_to_the_target() {
     assert_eq!(target.value(&copy, owner), "pg_database_owner");
 }
 
+/// As a provider makes it: the right to create on the database, and none on the schema that is there.
+#[test]
+fn a_schema_that_is_closed_is_told_before_the_copy() {
+    let (source, target, role) = (shared_source(), shared_target(), unique("closed"));
+    let db = source.new_db("closed");
+    source.psql(
+        &db,
+        "create table t (id int primary key); insert into t values (1)",
+    );
+    let copy = target.new_db("closed");
+    target.psql(
+        &copy,
+        &format!("create role {role} login; grant create on database {copy} to {role}"),
+    );
+    let (from, to) = (source.uri(&db), as_role(&target.uri(&copy), &role));
+    let scene = Scene::new();
+    let (outcome, _, bad) = check(&scene, (&from, &to), Version::Debian15, &["--no-owner"]);
+    assert!(!outcome.status.success(), "{}", outcome.stdout);
+    assert_eq!(bad["schema-right target"]["objects"][0], "public");
+    assert_fix(
+        &bad,
+        "schema-right target",
+        "GRANT CREATE ON SCHEMA \"public\" TO",
+    );
+    target.psql(&copy, &format!("grant create on schema public to {role}"));
+    let (outcome, _, bad) = check(&scene, (&from, &to), Version::Debian15, &["--no-owner"]);
+    assert!(outcome.status.success(), "{:?}", verdicts(&bad));
+    let outcome = scene.clone_db(&from, &to, &["--no-owner"]).run();
+    outcome.assert_success(&[]);
+}
+
 /// One source and one target with everything wrong that can be: all of it is told at once.
 #[test]
 fn all_that_is_wrong_is_told_at_once() {
@@ -375,13 +406,14 @@ fn all_that_is_wrong_is_told_at_once() {
             "fail read-right source",
             "fail roles target",
             "fail row-security source",
+            "fail schema-right target",
             "warn superuser-objects target",
             "fail tablespace-right target",
             "fail target-empty target",
             "warn user-mappings source",
         ]
     );
-    outcome.assert_last_error(7, &["10 of the checks failed"]);
+    outcome.assert_last_error(7, &["11 of the checks failed"]);
     assert_eq!(report["exit_code"], 7);
     let objects = |id: &str| bad[id]["objects"].to_string();
     assert_eq!(objects("read-right source"), r#"["\"public\".\"closed\""]"#);
@@ -554,6 +586,7 @@ fn what_following_needs_is_checked() {
         "fail replication-origin target",
         "fail replication-role target",
         "fail replication-slots source",
+        "fail schema-right target",
         "fail wal-level source",
         "warn wal-senders source",
     ];

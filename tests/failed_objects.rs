@@ -207,6 +207,89 @@ fn a_row_that_the_target_refuses_costs_its_table_only() {
     story.resume_and_compare(&AGAIN);
 }
 
+/// What is made of the rows of all tables is not made before they are there, and what fires for rows not before either.
+#[test]
+fn post_data_waits_for_a_table_that_failed() {
+    let story = Story::new(
+        "create table seen (what text);
+         create table bad as select generate_series(1, 40) a;
+         create table small as select generate_series(1, 3) a;
+         create materialized view summed as select sum(a) from bad;
+         create materialized view twice as select 2 * sum from summed;
+         create unique index on twice (\"?column?\");
+         create function note() returns trigger language plpgsql as
+           $$ begin insert into public.seen values (tg_name); return new; end $$;
+         create trigger noted after insert on bad for each row execute function note()",
+    );
+    story.run_until("clone.after_restore_pre", &[]);
+    let constraint = "alter table bad add constraint below check (a < 40)";
+    story.target.psql(&story.copy, constraint);
+    for _ in 0..2 {
+        let outcome = story.run(&AGAIN);
+        outcome.assert_last_error(4, &["1 objects could not be copied", "\"below\""]);
+        let made = "select (select count(*) from pg_trigger) + \
+                    (select count(*) from pg_class where relkind = 'm' and relispopulated)";
+        assert_eq!(story.target.value(&story.copy, made), "0");
+    }
+    // For who has to do without the table.
+    let dir = story.scene.work_dir();
+    let to = story.target.uri(&story.copy);
+    let despite = ["restore", "post-data", "--resume", "--despite-failures"];
+    let common = ["--target", &to, "--dir", dir.to_str().unwrap()];
+    let outcome = story.scene.command(despite.iter().chain(&common)).run();
+    outcome.assert_last_error(4, &["\"public\".\"bad\"", "was not copied"]);
+    story
+        .target
+        .psql(&story.copy, "alter table bad drop constraint below");
+    // Its foreign keys and views were made of what was there; the resume makes them of all.
+    story.resume_and_compare(&AGAIN);
+}
+
+/// Rows of different moments, as the user has allowed: what does not fit together is said, not marked as valid.
+#[test]
+fn a_foreign_key_of_a_table_that_came_later_is_checked() {
+    let story = Story::new(
+        "create table parent (id int primary key); insert into parent values (1);
+         create table child (id int primary key references parent); insert into child values (1)",
+    );
+    story.run_until("clone.after_restore_pre", &[]);
+    let constraint = "alter table child add constraint below check (id < 1)";
+    story.target.psql(&story.copy, constraint);
+    let outcome = story.run(&AGAIN);
+    outcome.assert_last_error(4, &["1 objects could not be copied", "\"below\""]);
+    story
+        .target
+        .psql(&story.copy, "alter table child drop constraint below");
+    story.source.psql(
+        &story.db,
+        "insert into parent values (2); insert into child values (2)",
+    );
+    let outcome = story.run(&AGAIN);
+    outcome.assert_last_error(4, &["child_id_fkey", "(target, SQLSTATE 23503)"]);
+    story
+        .target
+        .psql(&story.copy, "insert into parent values (2)");
+    story.resume_and_compare(&["--resume"]);
+}
+
+/// Whoever copies rows of a later moment forgets that the sequences were set before, also when he is killed.
+#[test]
+fn sequences_are_set_again_after_rows_of_a_later_moment() {
+    let story = Story::new("create table t (id serial, v int); insert into t (v) values (1)");
+    story.run_until("clone.after_restore_pre", &[]);
+    let constraint = "alter table t add constraint below check (v < 1)";
+    story.target.psql(&story.copy, constraint);
+    story.run(&AGAIN).assert_last_error(4, &["\"below\""]);
+    story
+        .target
+        .psql(&story.copy, "alter table t drop constraint below");
+    story
+        .source
+        .psql(&story.db, "insert into t (v) select generate_series(1, 50)");
+    story.run_until("clone.before_sequences", &AGAIN);
+    story.resume_and_compare(&["--resume"]);
+}
+
 #[test]
 fn with_fail_fast_the_first_failure_ends_everything() {
     let story = Story::new(
@@ -366,6 +449,24 @@ fn what_post_data_could_not_make_is_made_by_a_resume() {
     story
         .target
         .psql("postgres", &format!("create role \"{role}\""));
+    story.resume_and_compare(&["--resume"]);
+}
+
+/// However many processes restore: what was there before is not taken for what one of them has made.
+#[test]
+fn an_object_of_somebody_else_is_not_taken_for_ours() {
+    let story = Story::new(
+        "create table t (id int primary key);
+         create table child (id int references t);
+         create publication news for table t, child",
+    );
+    story.target.psql(&story.copy, "create publication news");
+    // Nor by any resume for what an earlier run has made.
+    for more in [&[][..], &["--resume"], &["--resume"]] {
+        let outcome = story.run(&[&["--restore-jobs", "4"], more].concat());
+        outcome.assert_last_error(4, &["1 objects could not be copied", "news", "42710"]);
+    }
+    story.target.psql(&story.copy, "drop publication news");
     story.resume_and_compare(&["--resume"]);
 }
 

@@ -90,6 +90,50 @@ fn the_parent_is_killed() {
     resumes_after_kill_of("parent", "test_decoding");
 }
 
+/// A target that fails over to a replica between two modes has lost what was applied in the first: the pipe of live replay
+/// begins after that, so that the files are read again.
+#[test]
+fn a_target_that_loses_changes_before_live_replay_gets_them_again() {
+    let following = loaded(shared(Version::Debian15), "pgoutput");
+    let mut run = following.clone_and_apply(&[]);
+    following.wait_for_mark(&mut run);
+    following.sentinel_command(&["set", "prefetch"]);
+    run.term();
+    run.wait_deadline(SOON);
+    let origin = format!("pg_replication_origin_progress('{}', true)", following.name);
+    let before = following.on_target(&format!("select {origin}"));
+    let run = following.resume(&[]);
+    following
+        .source
+        .psql(&following.db, "insert into marks values (-1), (-2)");
+    following.wait_for_slot(&following.current_lsn());
+    run.term();
+    run.wait_deadline(SOON);
+    following.sentinel_command(&["set", "apply"]);
+    let mut run = following
+        .command(&["clone", "--follow", "--resume"], &[])
+        .env("PGCOPYDB_FAILPOINT", "follow.before_mode/Live=sleep:3000")
+        .spawn();
+    following.wait_on_target(&mut run, "select count(*) from marks where mark < 0", "2");
+    wait_until(SOON, "apply to have ended", || {
+        following.process(&run, "apply").is_none()
+    });
+    following.target.psql(
+        &following.copy,
+        &format!(
+            "delete from marks where mark < 0; select pg_replication_origin_advance('{}', '{before}')",
+            following.name
+        ),
+    );
+    following.wait_for_mark(&mut run);
+    let log = run.stderr();
+    assert!(
+        log.contains("the target has lost what it had not flushed"),
+        "{log}"
+    );
+    following.cut_over(run, TOLD);
+}
+
 /// Trap 46: a stop by a signal is no end position, and the run dies by that signal.
 #[test]
 fn a_stop_is_resumed() {

@@ -194,6 +194,79 @@ fn an_end_that_has_passed() {
     following.assert_same();
 }
 
+/// Somebody moves the end position on just when it is reached, or after that: either the new one is reached too, or the run
+/// does not end well.
+#[test]
+fn an_end_that_is_moved_on_at_the_last_moment() {
+    let following = new("pgoutput");
+    stop_after_copy(&following);
+    let mut id = 1;
+    for point in [
+        "apply.before_flush",
+        "follow.before_finish",
+        "follow.before_done",
+    ] {
+        insert(&following, id..id + 3);
+        following.set_endpos_current();
+        let first = following.sentinel().endpos;
+        let mut run = following
+            .command(&["follow", "--resume"], &[])
+            .env("PGCOPYDB_FAILPOINT", format!("{point}=sleep:2500"))
+            .spawn();
+        following.wait_on_target(
+            &mut run,
+            "select count(*) || ' to ' || max(id) from t",
+            &format!("{0} to {0}", id + 2),
+        );
+        let (step, before) = match point {
+            "apply.before_flush" => ("", true),
+            "follow.before_finish" => ("applied everything up to the end position", false),
+            _ => ("set 0 sequences", false),
+        };
+        wait_until(SOON, step, || run.stderr().contains(step));
+        insert(&following, id + 3..id + 6);
+        following.set_endpos_current();
+        assert_ne!(following.sentinel().endpos, first);
+        let outcome = run.wait_deadline(SOON);
+        outcome.assert_success(&[]);
+        let words = "the end was moved on: following further";
+        assert!(
+            outcome.stderr.contains(words),
+            "{point}: {}",
+            outcome.stderr
+        );
+        if before {
+            let claim = format!("applied everything up to the end position {first}");
+            assert!(outcome.stderr.contains(&claim), "{}", outcome.stderr);
+        }
+        id += 6;
+        assert_eq!(count(&following), format!("{0} to {0}", id - 1));
+    }
+    following.clean_up();
+    following.assert_same();
+}
+
+/// The file with the position that reaches it was passed and removed; what is left of a killed receive is the next one, with
+/// nothing but its first line and a transaction that does not end.
+#[test]
+fn an_end_behind_the_files() {
+    let following = new("pgoutput");
+    stop_after_copy(&following);
+    following
+        .source
+        .psql(&following.db, "checkpoint; select pg_switch_wal()");
+    let lsn = following.current_lsn();
+    for file in [following.cdc_files("json"), following.cdc_files("sql")].concat() {
+        std::fs::remove_file(file).unwrap();
+    }
+    let name = following.on_source(&format!("select pg_walfile_name('{lsn}')"));
+    let torn = format!("{{\"action\":\"S\",\"lsn\":\"{lsn}\"}}\n{{\"action\":\"B\",\"xid\":7}}\n");
+    let cdc = following.scene.work_dir().join("cdc");
+    std::fs::write(cdc.join(format!("{name}.json")), torn).unwrap();
+    let run = follow(&following, &["--endpos", &lsn]);
+    following.ends_well(run, &[]);
+}
+
 /// Traps 2, 9: our own writes must not make us write again. No other session is on this server.
 #[test]
 fn an_idle_source_sees_no_wal_of_ours() {

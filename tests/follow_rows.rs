@@ -183,7 +183,7 @@ fn changes_that_meet_no_row_are_told_with_their_key() {
             "7"
         );
         following.set_endpos_current();
-        let outcome = fails(&following, run, &[]);
+        let outcome = fails(&following, run, &["3 updates or deletes met no row"]);
         for key in ["4", "5"] {
             let names_it = |line: &str| {
                 line.contains(" WARN ") && line.contains("\"t\"") && line.contains(key)
@@ -194,6 +194,46 @@ fn changes_that_meet_no_row_are_told_with_their_key() {
                 outcome.stderr
             );
         }
+        // Whoever resumes is told again, though nothing is left to be applied.
+        let again = following.resume(&[]).wait_deadline(SOON);
+        again.assert_last_error(7, &["3 updates or deletes met no row"]);
+        following.clean_up();
+    }
+}
+
+/// A kill does not make them forgotten, whether it comes before the commit that passes them or after it.
+#[test]
+fn changes_that_met_no_row_are_remembered() {
+    for point in ["apply.before_commit=kill:2", "apply.after_commit=kill:2"] {
+        let following = of(
+            "pgoutput",
+            "create table t (id int primary key, v text); insert into t select generate_series(1, 9)",
+        );
+        let mut run = following.clone_and_apply(&[]);
+        following.wait_for_mark(&mut run);
+        run.term();
+        run.wait_deadline(SOON);
+        following
+            .target
+            .psql(&following.copy, "delete from t where id = 4");
+        let mut run = following
+            .command(&["clone", "--follow", "--resume"], &[])
+            .env("PGCOPYDB_FAILPOINT", point)
+            .spawn();
+        following.wait_for_mark(&mut run);
+        following
+            .source
+            .psql(&following.db, "update t set v = 'new' where id = 4");
+        let outcome = run.wait_deadline(SOON);
+        outcome.assert_failure(12, &["apply", "was terminated by SIGKILL"]);
+        let mut run = following.resume(&[]);
+        following.wait_for_mark(&mut run);
+        following.set_endpos_current();
+        let outcome = run.wait_deadline(SOON);
+        outcome.assert_failure(
+            7,
+            &["1 updates or deletes met no row", "compare data --rows"],
+        );
         following.clean_up();
     }
 }

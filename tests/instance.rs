@@ -237,6 +237,63 @@ fn each_database_is_followed_by_itself() {
     }
 }
 
+/// A table that failed is copied by the resume as of a later position: what it holds by then is not applied again.
+#[test]
+fn a_table_that_is_copied_later_gets_each_change_once() {
+    let (source, target) = start(&[("max_replication_slots", "5"), ("max_wal_senders", "8")]);
+    source.psql("postgres", "create database one");
+    source.psql(
+        "one",
+        "create table large (v text); insert into large select repeat('x', 900) from generate_series(1, 100);
+         create table small (id int primary key)",
+    );
+    let scene = Scene::new();
+    let mut command = arguments(&scene, &source, &target);
+    command.extend(["--follow", "--table-jobs", "1"].map(str::to_owned));
+    let mut run = scene
+        .command(&command)
+        .env("PGCOPYDB_FAILPOINT", "copy.started@copy worker 1=error")
+        .spawn();
+    wait_until(SOON, "the failure of the largest table", || {
+        assert!(run.is_running(), "{}", run.stderr());
+        run.stderr().contains("objects could not be copied")
+    });
+    run.term();
+    run.wait_deadline(SOON);
+    assert_eq!(target.value("one", "select count(*) from large"), "0");
+
+    source.psql(
+        "one",
+        "insert into large select 'later' from generate_series(1, 50)",
+    );
+    command.push("--resume".to_owned());
+    let mut run = scene.command(&command).spawn();
+    source.psql("one", "insert into small values (1)");
+    wait_until(SOON, "what came last", || {
+        assert!(run.is_running(), "{}", run.stderr());
+        target.value("one", "select count(*) from small") == "1"
+    });
+    let dir = scene.work_dir();
+    let uri = source.uri("postgres");
+    let end = [
+        "stream",
+        "sentinel",
+        "set",
+        "endpos",
+        "--current",
+        "--all-databases",
+    ];
+    let common = ["--source", &uri, "--dir", dir.to_str().unwrap()];
+    scene
+        .command(end.iter().chain(&common))
+        .run()
+        .assert_success(&[]);
+    let outcome = run.wait_deadline(SOON);
+    outcome.assert_success(&[]);
+    assert_eq!(target.value("one", "select count(*) from large"), "150");
+    scene.assert_nothing_left(&outcome);
+}
+
 #[test]
 fn too_few_slots_are_said_before_anything_is_made() {
     let (source, target) = start(&[("max_replication_slots", "1")]);

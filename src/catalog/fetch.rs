@@ -13,7 +13,8 @@ use crate::ident::{Oid, quote_ident};
 use crate::pg::wire::{Connection, Row, TransactionStatus};
 
 use super::objects::{
-    Catalog, Database, DatabaseSetting, Extension, LargeObjects, Persistence, Sequence, Table,
+    Catalog, Database, DatabaseSetting, Extension, LargeObjects, Persistence, RoleInUse, Sequence,
+    Table,
 };
 use super::queries;
 use super::split::KeyBounds;
@@ -36,7 +37,7 @@ pub fn fetch(source: &mut Connection, options: &FetchOptions) -> Result<Catalog>
     catalog.sequences = fetch_sequences(source, options)?;
     catalog.extensions = fetch_extensions(source)?;
     catalog.large_objects = fetch_large_objects(source)?;
-    catalog.roles = fetch_names(source, queries::ROLES, "roles")?;
+    catalog.roles = fetch_roles(source)?;
     catalog.tablespaces = fetch_names(source, queries::TABLESPACES, "tablespaces")?;
     catalog.indexes = indexes::fetch(source, version, &catalog)
         .context("could not list the indexes of the source")?;
@@ -209,6 +210,22 @@ pub fn fetch_large_objects(source: &mut Connection) -> Result<LargeObjects> {
 }
 
 /// A single column of names.
+fn fetch_roles(source: &mut Connection) -> Result<Vec<RoleInUse>> {
+    let mut roles = Vec::new();
+    source
+        .query_each(queries::ROLES, &mut |row| {
+            roles.push(RoleInUse {
+                name: boxed(row, 0)?,
+                owns: row.bool(1)?,
+                is_granted: row.bool(2)?,
+                is_named: row.bool(3)?,
+            });
+            Ok(())
+        })
+        .context("could not list the roles of the source")?;
+    Ok(roles)
+}
+
 pub(super) fn fetch_names(
     connection: &mut Connection,
     sql: &str,

@@ -20,7 +20,7 @@ pub use fetch::{
 };
 pub use objects::{
     Catalog, Column, Constraint, ConstraintKind, Database, DatabaseSetting, Extension, Index,
-    LargeObjects, Persistence, Sequence, SplitKey, Table, TableKind,
+    LargeObjects, Persistence, RoleInUse, Sequence, SplitKey, Table, TableKind,
 };
 pub use settings::is_name_not_found;
 pub use split::{KeyBounds, Part, PartRange, SplitOptions, WorkItem};

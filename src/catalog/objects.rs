@@ -24,13 +24,42 @@ pub struct Catalog {
     pub sequences: Vec<Sequence>,
     pub extensions: Vec<Extension>,
     pub large_objects: LargeObjects,
-    /// Names of roles that own something or were granted something in this database, ordered.
-    pub roles: Vec<Box<str>>,
+    /// Roles that something in this database needs, by name.
+    pub roles: Vec<RoleInUse>,
     /// Names of tablespaces that something in this database was put into, ordered.
     pub tablespaces: Vec<Box<str>>,
     /// Positions in `indexes`, ordered by index oid.
     #[serde(skip)]
     pub(super) index_positions: Vec<u32>,
+}
+
+/// What a role is needed for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleInUse {
+    pub name: Box<str>,
+    /// It owns something.
+    pub owns: bool,
+    /// It was granted something, or has default privileges.
+    pub is_granted: bool,
+    /// By a policy or a user mapping.
+    pub is_named: bool,
+}
+
+impl RoleInUse {
+    #[cfg(test)]
+    pub fn owner(name: &str) -> RoleInUse {
+        RoleInUse {
+            name: name.into(),
+            owns: true,
+            is_granted: false,
+            is_named: false,
+        }
+    }
+
+    /// Whether it must be on the target, with what is left out there.
+    pub fn is_needed(&self, no_owner: bool, no_acl: bool) -> bool {
+        self.owns && !no_owner || self.is_granted && !no_acl || self.is_named
+    }
 }
 
 impl Catalog {

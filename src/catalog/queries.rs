@@ -212,7 +212,8 @@ WHERE d.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_datab
     AND (d.setrole = 0 OR r.rolname IS NOT NULL)
 ORDER BY d.setrole <> 0, r.rolname, s.position";
 
-/// Owners, grantees and roles of policies. The role that made the cluster (oid 10) is pinned and has no rows in
+/// Owners, grantees, and roles that are named whatever is left out: of policies and user mappings. Default privileges are
+/// owned by whom they are of, which goes with the privileges. The role that made the cluster (oid 10) is pinned and has no rows in
 /// pg_shdepend, so whether it owns something is asked separately. What belongs to an extension is made by CREATE
 /// EXTENSION and needs no owner of that name.
 pub(super) const ROLES: &str = "WITH member AS (
@@ -224,15 +225,19 @@ pub(super) const ROLES: &str = "WITH member AS (
     UNION ALL SELECT 'pg_namespace'::regclass, oid FROM pg_namespace WHERE nspowner = 10
     UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type WHERE typowner = 10
 )
-SELECT r.rolname FROM pg_roles r WHERE r.oid IN (
-    SELECT s.refobjid FROM pg_shdepend s
+SELECT r.rolname, bool_or(u.owns), bool_or(u.is_granted), bool_or(u.is_named) FROM pg_roles r JOIN (
+    SELECT s.refobjid AS oid,
+        s.deptype = 'o' AND s.classid NOT IN ('pg_default_acl'::regclass, 'pg_user_mapping'::regclass) AS owns,
+        s.deptype = 'a' OR s.classid = 'pg_default_acl'::regclass AS is_granted,
+        s.deptype = 'r' OR s.deptype = 'o' AND s.classid = 'pg_user_mapping'::regclass AS is_named
+    FROM pg_shdepend s
     WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND s.refclassid = 'pg_authid'::regclass AND s.deptype IN ('o', 'a', 'r')
       AND (s.deptype <> 'o' OR (s.classid, s.objid) NOT IN (SELECT classid, objid FROM member))
     UNION ALL
-    SELECT 10 WHERE EXISTS (SELECT FROM owned o WHERE o.objid >= 16384
-      AND (o.classid, o.objid) NOT IN (SELECT classid, objid FROM member)))
-ORDER BY r.rolname";
+    SELECT 10, true, false, false WHERE EXISTS (SELECT FROM owned o WHERE o.objid >= 16384
+      AND (o.classid, o.objid) NOT IN (SELECT classid, objid FROM member))) u ON u.oid = r.oid
+GROUP BY r.rolname ORDER BY r.rolname";
 
 pub(super) const TABLESPACES: &str = "SELECT DISTINCT ts.spcname
 FROM pg_class c JOIN pg_tablespace ts ON ts.oid = c.reltablespace

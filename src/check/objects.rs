@@ -20,8 +20,8 @@ pub fn decide(
     scope: Scope,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if !scope.no_owner && !scope.no_acl && !scope.copies_roles {
-        findings.push(roles(catalog, there));
+    if !scope.copies_roles {
+        findings.push(roles(catalog, there, scope));
     }
     if !scope.no_tablespaces {
         findings.push(tablespaces(catalog, there));
@@ -52,11 +52,13 @@ fn missing(
     }
 }
 
-fn roles(catalog: &Catalog, there: &TargetObjects) -> Finding {
+fn roles(catalog: &Catalog, there: &TargetObjects, scope: Scope) -> Finding {
     let names = catalog
         .roles
         .iter()
-        .filter(|role| !there.found.roles.contains(*role));
+        .filter(|role| role.is_needed(scope.no_owner, scope.no_acl))
+        .map(|role| &role.name)
+        .filter(|name| !there.found.roles.contains(*name));
     missing(
         "roles",
         names.map(ToString::to_string).collect(),
@@ -306,6 +308,7 @@ fn collations(objects: &SourceObjects) -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::RoleInUse;
     use crate::catalog::objects::tests::{catalog, table};
     use crate::catalog::target::TargetExtension;
     use crate::catalog::{Extension, LargeObjects};
@@ -330,7 +333,7 @@ mod tests {
     fn what_is_missing_on_the_target_is_named() {
         let source = server(Side::Source);
         let mut has = catalog(Vec::new(), Vec::new());
-        has.roles = vec!["app".into()];
+        has.roles = vec![RoleInUse::owner("app")];
         has.tablespaces = vec!["fast".into()];
         has.extensions = vec![Extension {
             oid: 1,
@@ -358,6 +361,23 @@ mod tests {
             ..Scope::default()
         };
         assert!(bad(&source, &objects, &has, &there, scope).is_empty());
+        // Each use of a role has an option that leaves it out, but for policies.
+        let uses = |owns, is_granted, is_named| RoleInUse {
+            owns,
+            is_granted,
+            is_named,
+            ..RoleInUse::owner("app")
+        };
+        for (role, needed) in [
+            (uses(true, false, false), [true, false, true, false]),
+            (uses(false, true, false), [true, true, false, false]),
+            (uses(true, true, false), [true, true, true, false]),
+            (uses(false, false, true), [true, true, true, true]),
+        ] {
+            let left_out = [(false, false), (true, false), (false, true), (true, true)];
+            let found = left_out.map(|(no_owner, no_acl)| role.is_needed(no_owner, no_acl));
+            assert_eq!(found, needed, "{role:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::server::Server;
 use super::source_objects::{Closed, FOREIGN_GRANT, Obstacle, SourceObjects, SuperuserOnly};
 use super::spec::Scope;
 use super::target_objects::TargetObjects;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, RoleInUse};
 use crate::error::Side;
 use crate::ident::{Oid, quote_ident, shorten};
 
@@ -213,6 +213,7 @@ pub fn to_make(
     scope: Scope,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
+    findings.extend(schemas(target, catalog, there));
     if !scope.no_owner {
         findings.push(owners(target, source, catalog, there));
     }
@@ -224,6 +225,34 @@ pub fn to_make(
     }
     findings.extend(superuser_only(target, &source.superuser_only, scope));
     findings
+}
+
+/// Since 15 "public" is open to nobody but the owner of the database; others are the user's own.
+fn schemas(target: &Server, catalog: &Catalog, there: &TargetObjects) -> Option<Finding> {
+    let user = quote_ident(&target.user);
+    let of_tables = catalog.tables.iter().map(|table| &*table.schema);
+    let needed: BTreeSet<&str> = of_tables
+        .chain(catalog.sequences.iter().map(|sequence| &*sequence.schema))
+        .collect();
+    let closed: Vec<String> = needed
+        .into_iter()
+        .filter(|schema| there.closed_schemas.contains(*schema))
+        .map(str::to_owned)
+        .collect();
+    let grants: Vec<String> = closed
+        .iter()
+        .map(|schema| format!("GRANT CREATE ON SCHEMA {} TO {user};", quote_ident(schema)))
+        .collect();
+    (!closed.is_empty()).then(|| {
+        Finding::fail(
+            GROUP,
+            "schema-right",
+            Side::Target,
+            format!("role {user} may not create anything in schemas that are there on the target"),
+        )
+        .with_objects(closed)
+        .with_fix(format!("Run on the target: {}", grants.join(" ")))
+    })
 }
 
 /// Those that do not exist on the target are another finding.
@@ -243,7 +272,10 @@ fn owners(
     let owners: BTreeSet<&String> = source.owners.iter().chain(of_schemas).collect();
     let closed: Vec<String> = owners
         .into_iter()
-        .filter(|owner| catalog.roles.iter().any(|role| **role == **owner))
+        .filter(|owner| {
+            let is_it = |role: &RoleInUse| *role.name == ***owner && role.owns;
+            catalog.roles.iter().any(is_it)
+        })
         .filter(|owner| there.found.roles.contains(owner.as_str()))
         .filter(|owner| !there.roles_to_give_to.contains(*owner))
         .cloned()
@@ -465,7 +497,7 @@ mod tests {
     fn a_role_without_all_rights_is_told_what_it_cannot_make() {
         let mut target = server(Side::Target);
         let mut source_has = catalog(Vec::new(), Vec::new());
-        source_has.roles = ["app", "owner", "dba", "boss"].map(Into::into).into();
+        source_has.roles = ["app", "owner", "dba", "boss"].map(RoleInUse::owner).into();
         source_has.tablespaces = vec!["fast".into()];
         source_has.extensions = vec![crate::catalog::Extension {
             oid: 1,

@@ -23,6 +23,8 @@ pub struct TargetObjects {
     pub found: Target,
     /// Schemas that belong to another role: ours may not change them, and need not.
     pub schemas_of_others: HashSet<String>,
+    /// Schemas that our role may not create anything in.
+    pub closed_schemas: HashSet<String>,
     /// Roles that objects may be given to.
     pub roles_to_give_to: HashSet<String>,
     pub tablespaces_to_use: HashSet<String>,
@@ -43,6 +45,9 @@ impl TargetObjects {
     }
 }
 
+const CLOSED_SCHEMAS: &str = "SELECT nspname FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND NOT has_schema_privilege(oid, 'CREATE')";
+
 pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects> {
     let found = catalog::target::fetch(target)?;
     let filled_config_tables =
@@ -50,6 +55,7 @@ pub fn fetch(target: &mut Connection, catalog: &Catalog) -> Result<TargetObjects
     let version = target.server_version();
     Ok(TargetObjects {
         schemas_of_others: schemas_of_others(target)?,
+        closed_schemas: names(target, CLOSED_SCHEMAS)?.into_iter().collect(),
         roles_to_give_to: names(target, roles_sql(version))?.into_iter().collect(),
         tablespaces_to_use: names(target, TABLESPACES)?.into_iter().collect(),
         offers: fetch_offers(target)?,

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::again::again;
 use super::phases::{Phase, Phases};
-use super::progress::{Cut, cut, empty_unproven_tables, read_progress};
-use super::{Clone, meeting, occupied, step};
+use super::progress::{Cut, cut, empty_unproven_tables, read_progress, wait_for_old_backends};
+use super::{Clone, meeting, occupied, step, unlogged};
 use crate::catalog::{Catalog, Target, target};
 use crate::copy::{self, CopyContext, CopyPlan, CopySpec, Wanted};
 use crate::error::{Context, Error, ErrorKind, Result};
@@ -36,13 +36,17 @@ pub fn prepare(
     mut snapshot: Option<&mut Snapshot>,
 ) -> Result<Section> {
     let (workdir, phases, started) = (clone.workdir, clone.spec.phases, Instant::now());
+    let may_have_rows =
+        clone.is_resumed && phases.has(Phase::TableData) && workdir.is_step_begun(step::TABLES);
     let found = again("a look at the target", clone.shutdown, || {
         let mut target = clone.open_target("clone")?;
+        if may_have_rows {
+            wait_for_old_backends(clone, &mut target)?;
+        }
         let found = target::fetch(&mut target)?;
         occupied::check(clone, catalog, &found, &mut target)?;
         Ok(found)
     })?;
-    let may_have_rows = workdir.is_step_begun(step::TABLES);
     for phase in phases.iter().filter(|phase| STEPS.has(*phase)) {
         phase
             .step()
@@ -53,7 +57,7 @@ pub fn prepare(
         None => Cut::default(),
     };
     let mut progress = read_progress(clone, catalog, &cut)?;
-    if clone.is_resumed && may_have_rows && phases.has(Phase::TableData) {
+    if may_have_rows {
         again("emptying tables", clone.shutdown, || {
             let mut target = clone.open_target("clone")?;
             empty_unproven_tables(clone, catalog, &found, &cut, &mut progress, &mut target)?;
@@ -66,6 +70,10 @@ pub fn prepare(
         })?;
     }
     let plan = copy::plan(catalog, cut.items, cut.batches, progress, wanted(clone));
+    // Rows of a later moment may have used more of them: forgotten before the first such row is there.
+    if plan.reads_source() && (phases.has(Phase::Sequences) || clone.spec.not_consistent) {
+        workdir.undo_step(step::SEQUENCES)?;
+    }
     Ok(Section {
         found,
         plan,
@@ -93,11 +101,6 @@ impl Section {
             plan: &self.plan,
         }
     }
-
-    /// Whether there was anything to read from the source.
-    pub fn has_work(&self) -> bool {
-        self.plan.reads_source()
-    }
 }
 
 /// The workers have done what they could: note which steps that completes.
@@ -115,7 +118,9 @@ pub fn finish(clone: &Clone<'_>, section: &Section) -> Result<()> {
             workdir.finish_step(step, section.started.elapsed())?;
         }
     }
-    finish_vacuum(clone)
+    again("the end of the vacuum", clone.shutdown, || {
+        finish_vacuum(clone)
+    })
 }
 
 /// The phases of the data section that have a step of their own.
@@ -150,6 +155,9 @@ pub fn finish_reading(clone: &Clone<'_>, catalog: &Catalog, section: &Section) -
     let (workdir, phases) = (clone.workdir, clone.spec.phases);
     let started = section.started;
     workdir.sync_done_files()?;
+    if phases.has(Phase::TableData) && !workdir.is_step_done(step::TABLES)? {
+        unlogged::tell_lost(clone, catalog)?;
+    }
     let failed = workdir.failures()?;
     let is_free_of = |kind: &str| !failed.iter().any(|failure| failure.kind == kind);
     if phases.has(Phase::TableData) && is_free_of("table") {
@@ -245,9 +253,9 @@ fn missing(kind: &str, name: &str) -> Error {
 }
 
 /// Sequences, again whenever rows were copied.
-pub fn sequences(clone: &Clone<'_>, catalog: &Catalog, has_copied: bool) -> Result<()> {
+pub fn sequences(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     let started = Instant::now();
-    if !has_copied && clone.workdir.is_step_done(step::SEQUENCES)? {
+    if clone.workdir.is_step_done(step::SEQUENCES)? {
         log::info!("the sequences are set already");
         return Ok(());
     }

@@ -2,9 +2,9 @@
 
 use super::again::again;
 use super::begin::progress;
-use super::phases::{Phases, Progress};
+use super::phases::{Phase, Phases, Progress};
 use super::summary::{self, Clock};
-use super::{Clone, data, schema, step};
+use super::{Clone, data, schema, step, unlogged};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::session::flush_commits;
@@ -14,6 +14,10 @@ use crate::workdir::done::Failure;
 /// Everything was tried: say what was done, and whether that was everything.
 pub fn finish(clone: &Clone<'_>, catalog: &Catalog, clock: Clock) -> Result<()> {
     let (phases, workdir) = (clone.spec.phases, clone.workdir);
+    // Without that step it was looked at already.
+    if phases.has(Phase::TableData) && workdir.is_step_done(step::TABLES)? {
+        unlogged::tell_lost(clone, catalog)?;
+    }
     let failures = workdir.failures()?;
     let is_complete = failures.is_empty();
     if is_complete {

@@ -23,6 +23,7 @@ mod schema;
 mod spec;
 mod stages;
 mod summary;
+mod unlogged;
 
 pub use meeting::left_post_data;
 pub use noted::names as noted_options;
@@ -207,15 +208,21 @@ fn before_data(
 fn after_data(
     clone: &Clone<'_>,
     catalog: &Catalog,
-    has_copied: bool,
     restore_jobs: u32,
     mut clock: Clock,
 ) -> Result<()> {
     let phases = clone.spec.phases;
     if phases.has(Phase::Sequences) {
         again("sequences", clone.shutdown, || {
-            data::sequences(clone, catalog, has_copied)
+            data::sequences(clone, catalog)
         })?;
+    }
+    if phases.has(Phase::PostData) && lacks_tables(clone)? {
+        log::warn!(
+            "post-data waits until all tables are copied: triggers must not see their rows, foreign keys and materialized \
+             views need them"
+        );
+        return finish::finish(clone, catalog, clock);
     }
     if phases.has(Phase::PostData) && meeting::must_wait(clone)? {
         return finish::wait(clone, catalog, clock);
@@ -228,8 +235,24 @@ fn after_data(
         again("properties of the database", clone.shutdown, || {
             properties::copy(clone, catalog)
         })?;
+        if phases.has(Phase::Sequences)
+            && unlogged::has_sequences(catalog)
+            && clone.workdir.is_step_done(step::SEQUENCES)?
+        {
+            // A crash of the target since they were set, in this run or before it, would have taken them back.
+            clone.workdir.undo_step(step::SEQUENCES)?;
+            again("sequences", clone.shutdown, || {
+                data::sequences(clone, catalog)
+            })?;
+        }
     }
     finish::finish(clone, catalog, clock)
+}
+
+/// Whether this command copies tables, and not all of them are there: a resume copies the others into what it finds. For a
+/// command that copies none, `Phases::check_predecessors` asks.
+fn lacks_tables(clone: &Clone<'_>) -> Result<bool> {
+    Ok(clone.spec.phases.has(Phase::TableData) && !clone.workdir.is_step_done(step::TABLES)?)
 }
 
 /// What the workers do.

@@ -56,16 +56,14 @@ fn check_roles(
     script: &Script,
     target: &mut Connection,
 ) -> Result<()> {
-    if clone.spec.no_owner || clone.spec.no_acl {
-        return Ok(());
-    }
     let there = names(target, "SELECT rolname FROM pg_catalog.pg_roles")
         .context("could not list the roles of the target")?;
     let coming: HashSet<&str> = script.role_names().collect();
     let missing: Vec<String> = catalog
         .roles
         .iter()
-        .map(ToString::to_string)
+        .filter(|role| role.is_needed(clone.spec.no_owner, clone.spec.no_acl))
+        .map(|role| role.name.to_string())
         .filter(|role| !there.contains(role) && !coming.contains(role.as_str()))
         .collect();
     if missing.is_empty() {

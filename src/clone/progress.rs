@@ -192,7 +192,6 @@ pub fn empty_unproven_tables(
     progress: &mut CopyProgress,
     target: &mut Connection,
 ) -> Result<()> {
-    wait_for_old_backends(clone, target)?;
     let mut counted: HashMap<Oid, u64> = HashMap::new();
     let mut on_disk: HashMap<Oid, Vec<u32>> = HashMap::new();
     for done in
@@ -217,11 +216,12 @@ pub fn empty_unproven_tables(
         let Some(there) = found.table(&table.schema, &table.name) else {
             continue;
         };
-        if !seen.insert(table.oid) || !there.may_have_rows || empties_itself(table, there, is_split)
-        {
+        let expected = counted.get(&table.oid).copied().unwrap_or(0);
+        // An unlogged table is empty after a crash of the target, and its parts are lost.
+        let may_differ = there.may_have_rows || expected > 0;
+        if !seen.insert(table.oid) || !may_differ || empties_itself(table, there, is_split) {
             continue;
         }
-        let expected = counted.get(&table.oid).copied().unwrap_or(0);
         if is_split && expected > 0 && row_count(table, target)? == expected {
             continue;
         }
@@ -243,7 +243,7 @@ fn empties_itself(table: &Table, there: &TargetTable, is_split: bool) -> bool {
         || (!is_split && there.kind == TargetKind::Ordinary && there.can_truncate)
 }
 
-fn row_count(table: &Table, target: &mut Connection) -> Result<u64> {
+pub fn row_count(table: &Table, target: &mut Connection) -> Result<u64> {
     let name = table.qualified_name();
     target
         .query_one(&format!("SELECT count(*) FROM ONLY {name}"))
@@ -270,8 +270,8 @@ fn empty(table: &Table, there: &TargetTable, target: &mut Connection) -> Result<
         .with_context(|| format!("could not empty target table {name}, which is copied again"))
 }
 
-/// A backend of the dead run could still commit a COPY while we count.
-fn wait_for_old_backends(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
+/// A backend of the dead run could still commit a COPY after we have looked which tables have rows, or while we count them.
+pub fn wait_for_old_backends(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
     let deadline = Instant::now() + BACKENDS_GONE;
     loop {
         let left: u64 = target.query_one(&clone.run.others_sql())?.parse(0)?;

@@ -1,6 +1,7 @@
 //! One restore of a list of objects: runs pg_restore and finds out what became of each object. Runs in the parent. What the
 //! target refuses is tried once more on a connection of ours, which tells its SQLSTATE.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use postgres::error::SqlState;
@@ -31,6 +32,48 @@ pub const ALREADY_THERE: &[SqlState] = &[
     SqlState::INVALID_TABLE_DEFINITION,
 ];
 
+/// What of a failed statement is well all the same.
+#[derive(Debug, Clone, Default)]
+pub struct Tolerance {
+    states: &'static [SqlState],
+    /// Dump ids of objects that the restore before this one was refused: what is there is not ours.
+    except: HashSet<i32>,
+}
+
+impl Tolerance {
+    pub fn of(states: &'static [SqlState]) -> Tolerance {
+        Tolerance {
+            states,
+            except: HashSet::new(),
+        }
+    }
+
+    pub fn except(self, ids: impl IntoIterator<Item = i32>) -> Tolerance {
+        Tolerance {
+            except: ids.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// Of a second pass over all: what the first was refused, it has not made, and everything else may be its own.
+    fn after(self, refused: &HashSet<i32>) -> Tolerance {
+        let except = match self.is_nothing() {
+            true => refused.clone(),
+            false => &self.except & refused,
+        };
+        Tolerance::of(ALREADY_THERE).except(except)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    fn has(&self, failure: &RestoreFailure, error: &Error) -> bool {
+        let is_excepted = failure.dump_id.is_some_and(|id| self.except.contains(&id));
+        error.is_any_of(self.states) && !is_excepted
+    }
+}
+
 /// One run of pg_restore; the dump ids of the objects that failed for good, which are recorded.
 pub fn restore(
     clone: &Clone<'_>,
@@ -39,7 +82,7 @@ pub fn restore(
     choices: &[Choice<'_>],
     jobs: u32,
     drop_if_exists: bool,
-    tolerated: &[SqlState],
+    mut tolerance: Tolerance,
 ) -> Result<Vec<i32>> {
     if choices.iter().all(|choice| choice.skipped.is_some()) {
         return Ok(Vec::new());
@@ -49,14 +92,13 @@ pub fn restore(
     // Not where errors are expected: from what is there already, or from settings that only a newer pg_restore knows.
     let (programs, target_version) = (clone.programs()?, clone.target()?.version);
     let is_same_version = programs.version.major == target_version / 10_000;
-    let ends_at_once = clone.spec.fail_fast && tolerated.is_empty() && is_same_version;
+    let ends_at_once = clone.spec.fail_fast && tolerance.is_nothing() && is_same_version;
     log::info!("restoring {name} with {}", programs.pg_restore.display());
     let mut outcome = run_pg_restore(clone, &list, jobs, drop_if_exists, ends_at_once)?;
-    let mut tolerated = tolerated;
     if jobs > 1 && !ends_at_once && is_unclear(&outcome) {
         log::info!("restoring {name} again, one object at a time: not all could be restored");
+        tolerance = tolerance.after(&dump_ids(&outcome));
         outcome = run_pg_restore(clone, &list, 1, drop_if_exists, false)?;
-        tolerated = ALREADY_THERE;
     }
     let checked = check(&outcome, &programs.pg_restore, Side::Target)
         .context("could not restore the schema on the target");
@@ -68,7 +110,7 @@ pub fn restore(
     if !outcome.failures.is_empty() {
         let mut target = clone.open_target("clone")?;
         for failure in &outcome.failures {
-            if !retry(clone, archive, &mut target, failure, tolerated)? {
+            if !retry(clone, archive, &mut target, failure, &tolerance)? {
                 // A failure that belongs to no entry cannot be tried again: it is of the restore as a whole.
                 refused.push(failure.dump_id.unwrap_or(NO_ENTRY));
             }
@@ -87,6 +129,12 @@ fn is_unclear(outcome: &ProgramOutcome) -> bool {
         && (outcome.failures.iter().any(is_about_object)
             || !outcome.other_errors.is_empty()
             || outcome.has_unseen_failures())
+}
+
+/// Objects of which is known that they were not made: each is one statement, or several in one transaction.
+fn dump_ids(outcome: &ProgramOutcome) -> HashSet<i32> {
+    let failures = outcome.failures.iter();
+    failures.filter_map(|failure| failure.dump_id).collect()
 }
 
 /// A pg_restore newer than the target begins each connection with settings that the target does not know.
@@ -158,7 +206,7 @@ fn retry(
     archive: &Archive,
     target: &mut Connection,
     failure: &RestoreFailure,
-    tolerated: &[SqlState],
+    tolerance: &Tolerance,
 ) -> Result<bool> {
     let sql = statement(archive, failure);
     let mut result = target.execute(&sql);
@@ -181,7 +229,7 @@ fn retry(
         Err(error) => error,
     };
     target.recover();
-    if error.is_any_of(tolerated) {
+    if tolerance.has(failure, &error) {
         log::debug!("{}: {error}; it was made by an earlier run", failure.object);
         return Ok(true);
     }
@@ -212,5 +260,38 @@ fn statement(archive: &Archive, failure: &RestoreFailure) -> String {
     match entry.map(|entry| entry.defn.lossy()) {
         Some(defn) if defn.starts_with(beginning) => defn.into_owned(),
         _ => failure.command.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use postgres::error::SqlState;
+
+    use super::{ALREADY_THERE, Tolerance};
+    use crate::dump::outcome::RestoreFailure;
+    use crate::error::{Error, ServerError, Side};
+
+    #[test]
+    fn what_is_there_is_ours_unless_it_was_refused_before() {
+        let there = |tolerance: &Tolerance, id| {
+            let failure = RestoreFailure {
+                dump_id: Some(id),
+                ..RestoreFailure::default()
+            };
+            let server = ServerError::of("ERROR", SqlState::DUPLICATE_OBJECT.code());
+            tolerance.has(&failure, &Error::server(Side::Target, server))
+        };
+        let first = HashSet::from([1, 3]);
+        let fresh = Tolerance::default();
+        assert!(!there(&fresh, 2));
+        let again = fresh.after(&first);
+        assert!(there(&again, 2) && !there(&again, 1));
+        // 1 and 2 were refused to the run before; the first pass of this one has made 2, as its cause is gone.
+        let resumed = Tolerance::of(ALREADY_THERE).except([1, 2]);
+        assert!(there(&resumed, 3) && !there(&resumed, 2));
+        let again = resumed.after(&first);
+        assert!(there(&again, 3) && there(&again, 2) && !there(&again, 1));
     }
 }

@@ -11,7 +11,7 @@ use postgres::error::SqlState;
 
 use super::again::again;
 use super::replaced::include_partitions;
-use super::restore::{ALREADY_THERE, NO_ENTRY, restore};
+use super::restore::{ALREADY_THERE, NO_ENTRY, Tolerance, restore};
 use super::{Clone, data, drops, filters, prerequisites, step};
 use crate::catalog::Catalog;
 use crate::dump::archive::{Archive, CatalogId, Section};
@@ -26,7 +26,7 @@ use crate::pg::incarnation::Incarnation;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::snapshot::Snapshot;
-use crate::sys::durable::{Sync, write_atomic_with};
+use crate::sys::durable::{Sync, remove_file_now, write_atomic_with};
 use crate::sys::failpoint::failpoint;
 use crate::workdir::done;
 
@@ -115,14 +115,20 @@ pub fn restore_pre(clone: &Clone<'_>, catalog: &Catalog) -> Result<()> {
     } else {
         &[SqlState::DUPLICATE_SCHEMA]
     };
-    let passes: [(&str, &[Choice<'_>], bool, &[SqlState]); 2] = [
+    let passes: [(&str, &[Choice<'_>], bool, &'static [SqlState]); 2] = [
         ("pre-containers", &containers, false, tolerate),
         ("pre", &rest, drops, &[]),
     ];
     let mut refused = Vec::new();
     for (name, choices, drops, tolerated) in passes {
         refused.extend(restore(
-            clone, &archive, name, choices, 1, drops, tolerated,
+            clone,
+            &archive,
+            name,
+            choices,
+            1,
+            drops,
+            Tolerance::of(tolerated),
         )?);
         if name == "pre-containers" {
             prerequisites::create_extensions(clone, catalog, target)?;
@@ -163,7 +169,7 @@ fn restore_refused(clone: &Clone<'_>, target: &mut Connection) -> Result<()> {
         &choices,
         1,
         false,
-        ALREADY_THERE,
+        Tolerance::of(ALREADY_THERE),
     )?;
     flush_commits(target)?;
     note_refused(clone, &again)
@@ -215,7 +221,10 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
     let omitted = filters::omitted(clone)?;
     let choices = select(&archive, &rules(clone, Section::PostData, &built, &omitted));
     // What an interrupted restore made is there, whole: each entry is one statement.
-    let mut tolerate = if is_half_made { ALREADY_THERE } else { &[] };
+    let mut tolerance = match is_half_made {
+        true => Tolerance::of(ALREADY_THERE).except(take_refused_post(clone)?),
+        false => Tolerance::default(),
+    };
     // An event trigger must not see what we restore; pg_restore would refresh materialized views after them.
     let (event_triggers, rest): (Vec<Choice<'_>>, Vec<Choice<'_>>) =
         choices.into_iter().partition(is_about_event_trigger);
@@ -224,7 +233,13 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
         let mut refused = Vec::new();
         for (name, choices) in [("post", &rest), ("post-event-triggers", &event_triggers)] {
             refused.extend(restore(
-                clone, &archive, name, choices, jobs, false, tolerate,
+                clone,
+                &archive,
+                name,
+                choices,
+                jobs,
+                false,
+                tolerance.clone(),
             )?);
         }
         failpoint("clone.before_post_flush")?;
@@ -241,15 +256,23 @@ pub fn restore_post(clone: &Clone<'_>, catalog: &Catalog, jobs: u32) -> Result<(
             "the target was started anew while post-data was restored: restoring what it may have lost"
         );
         before = now;
-        tolerate = ALREADY_THERE;
+        tolerance = Tolerance::of(ALREADY_THERE).except(refused);
     };
     let is_data_complete = !clone.spec.despite_failures || data::tell_missing(clone, catalog)?;
     if !refused.is_empty() || !is_data_complete {
         // Not done: the resume runs the whole section again, and passes over what is there.
-        return Ok(());
+        return done::write(&workdir.paths.refused_post(), &refused, Sync::Now);
     }
     workdir.finish_step(step::RESTORE_POST, started.elapsed())?;
     failpoint("clone.after_restore_post")
+}
+
+/// What the post-data of the run before was refused. Forgotten at once: whoever is interrupted from here on may have made it.
+fn take_refused_post(clone: &Clone<'_>) -> Result<Vec<i32>> {
+    let path = clone.workdir.paths.refused_post();
+    let noted = done::read(&path)?;
+    remove_file_now(&path)?;
+    Ok(noted.unwrap_or_default())
 }
 
 /// The indexes and constraints that our workers see to; if they did not, in this command or in an earlier one of the run,

@@ -6,7 +6,7 @@ use super::again::again;
 use super::begin::{self, Run};
 use super::phases::Phase;
 use super::summary::Clock;
-use super::{Clone, CloneSpec, after_data, before_data, data, reach};
+use super::{Clone, CloneSpec, after_data, before_data, data, reach, unlogged};
 use crate::catalog::Catalog;
 use crate::check;
 use crate::copy::{CopyContext, End, Jobs};
@@ -46,6 +46,7 @@ impl Job {
         if begin::is_all_done(&clone)? {
             return Ok(None);
         }
+        unlogged::forget_lost(&clone)?;
         if let (Some(begun), true) = (&clone.checked, spec.follow.is_some() && !run.is_resumed) {
             // A slot that nobody will read must not be made.
             again("the checks", shutdown, || {
@@ -131,7 +132,7 @@ impl<'a> Started<'a> {
         // It goes when the last of the source is read, which is now.
         drop(self.snapshot);
         let jobs = self.clone.spec.restore_jobs;
-        after_data(&self.clone, catalog, false, jobs, self.clock)
+        after_data(&self.clone, catalog, jobs, self.clock)
     }
 
     /// Look at what is to be copied, and what of it is. The snapshot is the caller's to release, once it is read.
@@ -204,7 +205,6 @@ impl Ready<'_> {
         let mut clock = self.clock.clone();
         data::finish(&self.clone, &self.section)?;
         clock.lap("data");
-        let has_copied = self.section.has_work();
-        after_data(&self.clone, &self.catalog, has_copied, restore_jobs, clock)
+        after_data(&self.clone, &self.catalog, restore_jobs, clock)
     }
 }

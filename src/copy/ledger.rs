@@ -5,6 +5,7 @@
 //! When the connection breaks before that flush, another one serves as well, as long as the server is still the one that
 //! has committed. One that has started anew may have lost it, and what waits is done once more.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
@@ -33,7 +34,9 @@ pub enum Made {
 #[derive(Default)]
 pub struct Ledger<'a> {
     waiting: Vec<(Made, Announcement<'a>)>,
-    /// What comes after them, whatever becomes of them.
+    /// What a target that has started anew may have lost, and nobody has begun to do again.
+    lost: VecDeque<Made>,
+    /// What comes after all of them, whatever becomes of them.
     after: Vec<Box<dyn FnOnce() + 'a>>,
     since: Option<Instant>,
 }
@@ -49,26 +52,30 @@ impl<'a> Ledger<'a> {
         self.waiting.push((made, Box::new(announce)));
     }
 
-    /// `next` is done once everything before it is announced, or given up: at once if nothing waits.
+    /// `next` is done once everything before it is announced, or given up: at once if there is nothing.
     pub fn then(&mut self, next: impl FnOnce() + 'a) {
-        match self.waiting.is_empty() && self.after.is_empty() {
-            true => next(),
-            false => self.after.push(Box::new(next)),
-        }
+        self.after.push(Box::new(next));
+        self.go_on();
     }
 
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// What waits may be lost: it is the caller's to do again. What comes after it still does.
-    pub fn take(&mut self) -> Vec<Made> {
-        self.waiting.drain(..).map(|(made, _)| made).collect()
+    /// What waits may be lost: it has to be done again. What comes after it still does.
+    pub fn lose(&mut self) {
+        self.lost
+            .extend(self.waiting.drain(..).map(|(made, _)| made));
     }
 
-    /// Nothing waits any more: what comes after it is due.
+    /// What the caller has to do again next.
+    pub fn next_lost(&mut self) -> Option<Made> {
+        self.lost.pop_front()
+    }
+
+    /// If nothing waits any more, and nothing is to be done again: what comes after it is due.
     pub fn go_on(&mut self) {
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.lost.is_empty() {
             self.since = None;
             self.after.drain(..).for_each(|next| next());
         }
@@ -87,16 +94,84 @@ impl<'a> Ledger<'a> {
         failpoint("copy.before_flush")?;
         flush_commits(target)?;
         failpoint("copy.before_done_file")?;
-        for (_, announce) in self.waiting.drain(..) {
-            announce()?;
-        }
-        self.go_on();
+        self.announce()?;
         failpoint("copy.after_done_file")
+    }
+
+    fn announce(&mut self) -> Result<()> {
+        self.waiting
+            .drain(..)
+            .try_for_each(|(_, announce)| announce())
     }
 
     /// Give up what waits: it will be done again by the next run.
     pub fn forget(&mut self) {
         self.waiting.clear();
+        self.lost.clear();
         self.go_on();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::{Ledger, Made};
+
+    #[test]
+    fn what_is_lost_is_not_over_before_it_is_done_again() {
+        let told = RefCell::new(Vec::new());
+        let tell = |what: &'static str| told.borrow_mut().push(what);
+        let mut ledger = Ledger::new();
+        ledger.then(|| tell("nothing before it"));
+        ledger.committed(Made::Rows(1), || {
+            tell("1");
+            Ok(())
+        });
+        ledger.then(|| tell("1 is over"));
+        ledger.lose();
+        ledger.then(|| tell("2 has failed"));
+        ledger.committed(Made::Rows(3), || {
+            tell("3");
+            Ok(())
+        });
+        ledger.then(|| tell("3 is over"));
+        ledger.announce().unwrap();
+        ledger.go_on();
+        assert_eq!(*told.borrow(), ["nothing before it", "3"]);
+
+        assert_eq!(ledger.next_lost(), Some(Made::Rows(1)));
+        ledger.committed(Made::Rows(1), || {
+            tell("1 again");
+            Ok(())
+        });
+        assert_eq!(ledger.next_lost(), None);
+        ledger.announce().unwrap();
+        ledger.go_on();
+        let all = [
+            "nothing before it",
+            "3",
+            "1 again",
+            "1 is over",
+            "2 has failed",
+            "3 is over",
+        ];
+        assert_eq!(*told.borrow(), all);
+        assert!(!ledger.is_due());
+    }
+
+    #[test]
+    fn what_is_given_up_is_over() {
+        let is_over = RefCell::new(false);
+        let mut ledger = Ledger::new();
+        for number in [1, 2] {
+            ledger.committed(Made::Rows(number), || panic!("nobody flushed it"));
+            ledger.lose();
+        }
+        ledger.then(|| *is_over.borrow_mut() = true);
+        ledger.next_lost();
+        assert!(!*is_over.borrow());
+        ledger.forget();
+        assert!(*is_over.borrow());
     }
 }

@@ -140,19 +140,28 @@ fn find_out(
         return Err(error);
     }
     worker.keep_what_works();
-    match worker.fate(xid)? {
-        Fate::Committed => {
+    let asked = worker.fate(xid);
+    match asked {
+        Ok(Fate::Committed) => {
             log::warn!("{error}; the rows were committed all the same");
             Ok(())
         }
-        Fate::RolledBack => Err(error),
-        Fate::Unknown if is_repeatable(worker.context, table, part) => Err(error),
-        Fate::Unknown => Err(Error::on(
-            Side::Target,
-            format!("it is not known whether the rows were committed: {error}"),
-        )
-        .with_hint(RESUME_LOOKS)),
+        Ok(Fate::RolledBack) => Err(error),
+        Ok(Fate::Unknown) if is_repeatable(worker.context, table, part) => Err(error),
+        Ok(Fate::Unknown) => Err(fate_unknown(&error)),
+        Err(asked) if asked.is_interrupted() => Err(asked),
+        Err(asked) if is_repeatable(worker.context, table, part) => Err(asked),
+        // Not the lost connection that it is: the caller would connect once more and copy the rows a second time.
+        Err(asked) => Err(fate_unknown(&error).with_detail(asked.to_string())),
     }
+}
+
+fn fate_unknown(error: &Error) -> Error {
+    Error::on(
+        Side::Target,
+        format!("it is not known whether the rows were committed: {error}"),
+    )
+    .with_hint(RESUME_LOOKS)
 }
 
 fn copied(

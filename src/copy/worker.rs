@@ -51,8 +51,7 @@ pub struct Worker<'a> {
     /// The server that what waits in the ledger was committed on.
     incarnation: Option<Incarnation>,
     pub ledger: Ledger<'a>,
-    /// What a target that has started anew may have lost, and who does it again.
-    lost: Vec<Made>,
+    /// Who does again what a target that has started anew may have lost.
     redo: Redo<'a>,
     pub seat: Seat<'a>,
 }
@@ -79,7 +78,6 @@ impl<'a> Worker<'a> {
             target: None,
             incarnation: None,
             ledger: Ledger::new(),
-            lost: Vec::new(),
             redo: |_, made| Err(Error::internal(format!("nobody does {made:?} again"))),
             seat,
         })
@@ -170,23 +168,22 @@ impl<'a> Worker<'a> {
     /// done again. The error is the caller's to judge.
     pub fn flush(&mut self) -> Result<()> {
         loop {
-            if self.ledger.has_waiting() {
-                self.retry("the flush of what was committed", |worker| {
-                    worker.target()?;
-                    match &mut worker.target {
-                        Some(target) => worker.ledger.settle(target),
-                        None => Err(Error::internal("a connection vanished")),
-                    }
-                })?;
+            // Before the flush: one serves all that is done again.
+            if let Some(made) = self.ledger.next_lost() {
+                (self.redo)(self, made)?;
+                continue;
             }
-            let lost = std::mem::take(&mut self.lost);
-            if lost.is_empty() {
+            if !self.ledger.has_waiting() {
                 self.ledger.go_on();
                 return Ok(());
             }
-            for made in lost {
-                (self.redo)(self, made)?;
-            }
+            self.retry("the flush of what was committed", |worker| {
+                worker.target()?;
+                match &mut worker.target {
+                    Some(target) => worker.ledger.settle(target),
+                    None => Err(Error::internal("a connection vanished")),
+                }
+            })?;
         }
     }
 
@@ -212,14 +209,15 @@ impl<'a> Worker<'a> {
         if !self.pool.tally.is_given_up(database) && !self.is_server_there(error.side())? {
             return Err(error);
         }
-        if self.pool.tally.give_up(database) {
+        // The parent asks for the reason as soon as it is given up. Two workers may say theirs.
+        if !self.pool.tally.is_given_up(database) {
             error.log("");
             let name = self.context.quoted_name();
             let failure = Failure::new("database", &name, &error);
             self.context.workdir.record_failure(&failure)?;
+            self.pool.tally.give_up(database);
         }
         // Only now: what was not announced must not look as if it were over.
-        self.lost.clear();
         self.ledger.forget();
         Ok(())
     }

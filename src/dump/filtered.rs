@@ -109,7 +109,7 @@ pub fn apply(
             entry.owner == role || is_about_roles && entry.defn.lossy().contains(role)
         })
     };
-    catalog.roles.retain(|role| mentions(role));
+    catalog.roles.retain(|role| mentions(&role.name));
     let mut tablespaces = std::mem::take(&mut catalog.tablespaces);
     tablespaces.retain(|name| {
         kept.iter().any(|entry| entry.tablespace == **name)

@@ -2,23 +2,28 @@
 //! anything that makes this no success. Runs in the follow parent.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use super::Follow;
 use super::remote::Remote;
 use crate::catalog::{FetchOptions, Persistence, Sequence, fetch_large_objects, fetch_sequences};
 use crate::copy::copy_sequences;
 use crate::error::{Error, ErrorKind, Result, Side};
+use crate::lsn::Lsn;
 use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::stream::decode::Plugin;
 use crate::stream::positions::Positions;
 use crate::stream::setup::publication_of;
-use crate::stream::{publication, triggers};
+use crate::stream::{missed, publication, triggers};
 use crate::sys::failpoint::failpoint;
 
-pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<()> {
+/// Whether this was the end: the end position may have been moved on since it was reached.
+pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -> Result<bool> {
     failpoint("follow.before_finish")?;
-    remote.exchange_now(positions)?;
+    if is_moved_on(positions, remote)? {
+        return Ok(false);
+    }
     let mut source = follow.open_source()?;
     let mut target = follow.open_target()?;
     if follow.set_up.plugin == Plugin::Pgoutput {
@@ -51,9 +56,25 @@ pub fn finish(follow: &Follow<'_>, positions: &Positions, remote: &mut Remote) -
     if let Some(failure) = failures.first() {
         return Err(failure.error.clone());
     }
-    check_missed(positions)?;
+    // The last word with the sentinel: whoever moves the end position from here on finds nobody who follows.
+    if is_moved_on(positions, remote)? {
+        return Ok(false);
+    }
+    check_missed(&follow.dir)?;
     log::info!("the end position is reached: everything up to it is on the target");
-    Ok(())
+    Ok(true)
+}
+
+fn is_moved_on(positions: &Positions, remote: &mut Remote) -> Result<bool> {
+    remote.exchange_for_end(positions)?;
+    let reached = positions.reached().unwrap_or(Lsn::INVALID);
+    let is_moved_on = positions.is_end_after(reached);
+    if is_moved_on {
+        log::info!(
+            "everything up to {reached} is on the target, and the end was moved on: following further"
+        );
+    }
+    Ok(is_moved_on)
 }
 
 /// What the filters left out of the copy, a sequence may be because of its table, is not there to be set.
@@ -73,16 +94,20 @@ fn leave_out_missing(target: &mut Connection, sequences: &mut Vec<Sequence>) -> 
     Ok(())
 }
 
-/// Changes that met no row: the target is not what the source was.
-pub fn check_missed(positions: &Positions) -> Result<()> {
-    let missed = positions.missed();
+/// Changes that met no row, in this run or in an earlier one: the target is not what the source was.
+pub fn check_missed(dir: &Path) -> Result<()> {
+    let missed = missed::count(dir)?;
     if missed > 0 {
         return Err(Error::new(
             ErrorKind::Target,
             format!("{missed} updates or deletes met no row on the target: it differs from the source"),
         )
         .with_side(Side::Target)
-        .with_hint("The log names them. Somebody else has written to the target, or rows were missing from the start."));
+        .with_hint(
+            "Somebody else has written to the target, or rows were missing from the start. The log names them, and \"pgcopydb \
+             compare data --rows\" what differs now. Each run of this follow ends like this, until \"pgcopydb stream cleanup\" \
+             or a new clone with --restart ends the follow.",
+        ));
     }
     Ok(())
 }

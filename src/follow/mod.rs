@@ -37,7 +37,7 @@ use crate::stream::positions::Positions;
 use crate::stream::receive::ReceiveSpec;
 use crate::stream::setup::{self, SetUp, SetupSpec, publication_of};
 use crate::stream::transform_process::TransformSpec;
-use crate::stream::{segment, triggers};
+use crate::stream::{after_crash, segment, slot, triggers};
 use crate::sys::signal::Shutdown;
 use crate::watch::{self, WatchSpec};
 use crate::workdir::{QueuesOf, Service, WorkDir, cdc_location, location};
@@ -158,6 +158,7 @@ fn check_beginning(spec: &FollowSpec, dir: &std::path::Path) -> Result<()> {
 
 impl Follow<'_> {
     fn run(&self, workdir: &WorkDir) -> Result<()> {
+        patiently(self.shutdown, || self.mend_files())?;
         let positions = Positions::create()?;
         let mut remote = patiently(self.shutdown, || {
             let mut remote = self.remote(&positions)?;
@@ -166,8 +167,20 @@ impl Follow<'_> {
             Ok(remote)
         })?;
         let trio = self.trio(positions, workdir);
+        loop {
+            self.follow_to_end(&trio, &mut remote)?;
+            remote.reached_end(&positions)?;
+            if patiently(self.shutdown, || {
+                finish::finish(self, &positions, &mut remote)
+            })? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn follow_to_end(&self, trio: &Trio<'_>, remote: &mut Remote) -> Result<()> {
         // What is on disk is applied first; receiving begins with what comes next, in live replay.
-        let mut mode = match trio.applies(&mut remote)? {
+        let mut mode = match trio.applies(remote)? {
             true => StreamMode::Drain,
             false => StreamMode::Prefetch,
         };
@@ -179,16 +192,13 @@ impl Follow<'_> {
                 patiently(self.shutdown, || self.disable_triggers())?;
                 are_triggers_off = true;
             }
-            let event = trio.run(mode, &mut remote)?;
+            let event = trio.run(mode, remote)?;
             log::debug!("{mode:?}: {event:?}");
             mode = mode.next(event);
             // While nothing is applied the clone may make some.
             are_triggers_off &= mode != StreamMode::Prefetch;
         }
-        remote.reached_end(&positions)?;
-        patiently(self.shutdown, || {
-            finish::finish(self, &positions, &mut remote)
-        })
+        Ok(())
     }
 
     fn trio<'t>(&'t self, positions: Positions, workdir: &'t WorkDir) -> Trio<'t> {
@@ -227,6 +237,15 @@ impl Follow<'_> {
             must_apply: false,
             shutdown: self.shutdown,
         }
+    }
+
+    /// To be called with the lock of a follow, before anybody reads the files of changes.
+    fn mend_files(&self) -> Result<()> {
+        after_crash::mend(&self.dir, self.set_up.startpos, || {
+            let mut source = self.open_source()?;
+            let slot = slot::find(&mut source, &self.set_up.slot_name)?;
+            Ok(slot.and_then(|slot| slot.confirmed_flush))
+        })
     }
 
     fn open_source(&self) -> Result<Connection> {

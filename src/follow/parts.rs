@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::modes::{Event, StreamMode};
+use super::patience::patiently;
 use super::{Follow, FollowSpec, begin, begin_on_source};
 use crate::error::{Error, ErrorKind, Result};
 use crate::stream::apply::{Applied, Applier};
-use crate::stream::positions::Positions;
+use crate::stream::positions::{Positions, ReceiveEnd};
 use crate::stream::receive;
 use crate::sys::signal::Shutdown;
 use crate::sys::supervisor::WorkerSet;
@@ -22,6 +23,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub fn prefetch(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
     let follow = begin_on_source(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
@@ -31,36 +33,59 @@ pub fn prefetch(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
         log::info!("{}", StreamMode::Prefetch.words());
         // An end position that moved on begins it again.
         if trio.run(StreamMode::Prefetch, &mut remote)? == Event::EndPos {
-            return remote.exchange_now(&positions);
+            patiently(shutdown, || remote.exchange_for_end(&positions))?;
+            if !positions.is_end_after(positions.written()) {
+                return Ok(());
+            }
         }
     }
 }
 
 /// `stream catchup`: make the scripts that are missing and apply them, until none is left or the end position is reached.
 pub fn catchup(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
-    one_mode(spec, StreamMode::Drain, shutdown)
+    apply_up_to(spec, StreamMode::Drain, shutdown)
 }
 
 /// `stream replay`: receive, transform and apply, joined by pipes, until the end position.
 pub fn replay(spec: &FollowSpec, shutdown: &Shutdown) -> Result<()> {
-    one_mode(spec, StreamMode::Live, shutdown)
+    apply_up_to(spec, StreamMode::Live, shutdown)
 }
 
-fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<()> {
+/// Apply what is in files; then go on in the last mode, if that is another one.
+fn apply_up_to(spec: &FollowSpec, last: StreamMode, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
     let _applies = WorkDir::open(&location(spec.dir.as_deref()), Service::Apply)?;
     let follow = begin(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
     follow.disable_triggers()?;
     let mut trio = follow.trio(positions, &workdir);
     trio.must_apply = true;
-    log::info!("{}", mode.words());
-    let event = trio.run(mode, &mut remote)?;
-    remote.exchange_now(&positions)?;
+    // The pipe begins where the files end: what is in them has to be applied before.
+    let mut mode = StreamMode::Drain;
+    let event = loop {
+        log::info!("{}", mode.words());
+        match trio.run(mode, &mut remote)? {
+            Event::EndPos => {
+                patiently(shutdown, || remote.exchange_for_end(&positions))?;
+                match positions.reached() {
+                    Some(reached) if positions.is_end_after(reached) => mode = StreamMode::Drain,
+                    _ => break Event::EndPos,
+                }
+            }
+            Event::NoScriptLeft if mode != last => mode = last,
+            event => {
+                remote.exchange_now(&positions)?;
+                break event;
+            }
+        }
+    };
     match (mode, event) {
-        (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => missed(&positions),
+        (_, Event::EndPos) | (StreamMode::Drain, Event::NoScriptLeft) => {
+            super::finish::check_missed(&follow.dir)
+        }
         _ if remote.holds_apply() => Err(Error::state(
             "cannot apply more: the clone has to make foreign keys and what else needs all tables together first",
         )
@@ -77,6 +102,7 @@ fn one_mode(spec: &FollowSpec, mode: StreamMode, shutdown: &Shutdown) -> Result<
 pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) -> Result<()> {
     let workdir = open(spec)?;
     let follow = begin_on_source(spec, shutdown)?;
+    follow.mend_files()?;
     let positions = Positions::create()?;
     let mut remote = follow.remote(&positions)?;
     follow.set_endpos(&mut remote, &positions)?;
@@ -95,8 +121,17 @@ pub fn receive(spec: &FollowSpec, stdout: Option<OwnedFd>, shutdown: &Shutdown) 
                 return Err(ended.error());
             }
             return match positions.receive_end() {
-                Some(crate::stream::positions::ReceiveEnd::EndPos) => {
-                    remote.exchange_now(&positions)
+                Some(ReceiveEnd::EndPos) => {
+                    patiently(shutdown, || remote.exchange_for_end(&positions))?;
+                    match positions.is_end_after(positions.written()) {
+                        false => Ok(()),
+                        // Whoever reads the messages has been told that they end here.
+                        true => Err(Error::state(format!(
+                            "received up to {} only: the end position was moved on meanwhile",
+                            positions.written()
+                        ))
+                        .with_hint("Run the same command again, with --resume.")),
+                    }
                 }
                 _ => Err(Error::new(
                     ErrorKind::Child,
@@ -134,7 +169,7 @@ pub fn apply(spec: &FollowSpec, script: Script<'_>, shutdown: &Shutdown) -> Resu
                 positions.replayed()
             ),
         )),
-        _ => missed(&positions),
+        _ => super::finish::check_missed(&follow.dir),
     }
 }
 
@@ -148,10 +183,6 @@ fn open(spec: &FollowSpec) -> Result<WorkDir> {
     let workdir = WorkDir::open(&location(spec.dir.as_deref()), Service::Follow)?;
     workdir.remove_noted_queues(QueuesOf::Follow)?;
     Ok(workdir)
-}
-
-fn missed(positions: &Positions) -> Result<()> {
-    super::finish::check_missed(positions)
 }
 
 impl Follow<'_> {

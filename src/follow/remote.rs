@@ -11,7 +11,7 @@ use postgres::error::SqlState;
 use super::meet::Meet;
 use super::retention::Retention;
 use super::spool::Spool;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Side};
 use crate::filter::Filters;
 use crate::lsn::Lsn;
 use crate::pg::connect::connect_once;
@@ -182,16 +182,37 @@ impl Remote {
                 self.next = Instant::now() + PAUSE;
                 Ok(())
             }
-            other => other,
+            other => other.map(|_| ()),
         }
     }
 
-    fn try_exchange(&mut self, positions: &Positions) -> Result<()> {
+    /// Exchange before saying that the end is reached: an answer is needed. An error that may pass is for the caller to try
+    /// again.
+    pub fn exchange_for_end(&mut self, positions: &Positions) -> Result<()> {
+        let silent = || {
+            let what = "the source does not say whether the end position has changed";
+            Err(Error::connection_lost(Side::Source, what))
+        };
+        match self.try_exchange(positions) {
+            Ok(true) => Ok(()),
+            Ok(false) => silent(),
+            Err(error) => {
+                self.sentinel = None;
+                match error.is_any_of(&[SqlState::QUERY_CANCELED]) {
+                    true => silent(),
+                    false => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Whether there was an answer.
+    fn try_exchange(&mut self, positions: &Positions) -> Result<bool> {
         if self.sentinel.is_none() {
             self.sentinel = self.reconnect()?;
         }
         let Some(sentinel) = &mut self.sentinel else {
-            return Ok(());
+            return Ok(false);
         };
         let Wishes { endpos, apply, .. } = sentinel.get()?.wishes();
         if self.wished_endpos != endpos {
@@ -223,7 +244,7 @@ impl Remote {
             sentinel.set_reached(&now)?;
             self.written = now;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// `None` while the source does not answer.

@@ -115,8 +115,7 @@ impl Trio<'_> {
                 }
             }
             // The end position was moved on after receive had reached it.
-            let endpos = self.positions.endpos();
-            let is_behind = endpos.is_none_or(|endpos| endpos > self.positions.written());
+            let is_behind = self.positions.is_end_after(self.positions.written());
             if self.positions.receive_end() == Some(ReceiveEnd::EndPos) {
                 match (is_behind, self.may_apply) {
                     (true, _) => return Ok(Event::Received),

@@ -152,6 +152,8 @@ impl<'i> Crew<'i> {
                 return Ok(());
             };
             let Some((_, ready)) = readies.iter().find(|(site, _)| *site == at) else {
+                // Its copy was complete when the run began: all that it waited for was that its tables meet.
+                self.finished(at)?;
                 continue;
             };
             let sharing = (self.count(Stage::Finishing) + self.to_finish.len() + 1).min(lanes);
@@ -207,7 +209,9 @@ impl<'i> Crew<'i> {
     /// The child that finishes the copy has ended, or found that there was nothing left of it.
     pub fn finished(&mut self, at: usize) -> Result<()> {
         let site = &self.sites[at];
-        let waits = site.follow.is_some() && clone::left_post_data(&site.dir)?;
+        // Also when post-data was made by an earlier run, in which tables failed: what they hold by now is skipped.
+        let waits = site.follow.is_some()
+            && (clone::left_post_data(&site.dir)? || !meeting::is_over(&site.cdc_dir())?);
         self.stages[at] = match waits {
             true => Stage::Meeting,
             false => Stage::Copied,

@@ -204,11 +204,19 @@ fn goes_on_without_tls(info: &ConnInfo) -> bool {
     info.tls().mode == SslMode::Prefer
 }
 
-/// Refused, no socket file, backlog full: what a server that is being restarted looks like.
+/// Refused, no socket file, backlog full: what a server that is being restarted looks like. No way there, or reset by what
+/// stands before it: what a fail-over or a network that is mended looks like.
 fn is_not_listening(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
-        IoErrorKind::ConnectionRefused | IoErrorKind::NotFound | IoErrorKind::WouldBlock
+        IoErrorKind::ConnectionRefused
+            | IoErrorKind::NotFound
+            | IoErrorKind::WouldBlock
+            | IoErrorKind::ConnectionReset
+            | IoErrorKind::HostUnreachable
+            | IoErrorKind::NetworkUnreachable
+            | IoErrorKind::NetworkDown
+            | IoErrorKind::TimedOut
     )
 }
 
@@ -225,5 +233,29 @@ fn check_peer(info: &ConnInfo, socket: &Socket) -> Result<()> {
                 user.unwrap_or_default()
             ),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_not_listening;
+
+    #[test]
+    fn what_may_pass_is_waited_for() {
+        for (code, may_pass) in [
+            (libc::ECONNREFUSED, true),
+            (libc::ENOENT, true),
+            (libc::EAGAIN, true),
+            (libc::ECONNRESET, true),
+            (libc::EHOSTUNREACH, true),
+            (libc::ENETUNREACH, true),
+            (libc::ENETDOWN, true),
+            (libc::ETIMEDOUT, true),
+            (libc::EACCES, false),
+            (libc::EINVAL, false),
+        ] {
+            let error = std::io::Error::from_raw_os_error(code);
+            assert_eq!(is_not_listening(&error), may_pass, "{error}");
+        }
     }
 }

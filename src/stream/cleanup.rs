@@ -30,6 +30,8 @@ const FILES: &[&str] = &[
     super::meeting::MEETING,
     super::meeting::TABLES,
     super::meeting::MET,
+    super::missed::MISSED,
+    super::after_crash::BOOT,
     super::setup::APPLY_ENABLED,
     "triggers.json",
     "lsn.json",

@@ -4,6 +4,7 @@
 //!
 //! A position counts as applied by one rule: commit LSN (the end of the commit record) <= the origin's progress.
 
+pub mod after_crash;
 pub mod apply;
 pub mod attempt;
 pub mod catchup;
@@ -16,6 +17,7 @@ mod last_line;
 pub mod left_out;
 pub mod meeting;
 pub mod message;
+pub mod missed;
 pub mod origin;
 pub mod ownership;
 pub mod pause;

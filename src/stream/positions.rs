@@ -191,7 +191,7 @@ impl Positions {
         self.add(Slot::Batched, batched);
     }
 
-    /// Updates and deletes that met no row on the target. Written by apply.
+    /// Updates and deletes that met no row on the target in this run. Written by apply; see `missed` for all of them.
     pub fn missed(&self) -> u64 {
         self.get(Slot::Missed)
     }
@@ -204,6 +204,11 @@ impl Positions {
     /// with its result read. Written by apply, at its end.
     pub fn reached(&self) -> Option<Lsn> {
         Some(Lsn(self.get(Slot::Reached))).filter(|lsn| *lsn != Lsn::INVALID)
+    }
+
+    /// Whether the end position is another one than was reached at `position`: later, or gone.
+    pub fn is_end_after(&self, position: Lsn) -> bool {
+        self.endpos().is_none_or(|endpos| endpos > position)
     }
 
     /// Before a mode begins. By the parent.

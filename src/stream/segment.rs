@@ -63,6 +63,23 @@ pub fn last_position(json: &Path) -> Result<Option<Lsn>> {
     Ok(last_line(json)?.and_then(|line| position_of(&line.bytes)))
 }
 
+/// The position that the file before this one ended with; `None` when its first line does not tell, or the file is gone.
+pub fn start_position(json: &Path) -> Result<Option<Lsn>> {
+    let what = || format!("could not read file \"{}\"", json.display());
+    let file = match File::open(json) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.with_context(what)?,
+    };
+    let mut lines = LineReader::new(file);
+    let Next::Line(line) = lines.next(None, &Shutdown::deaf())? else {
+        return Ok(None);
+    };
+    Ok(match LogicalMessage::parse_json(line) {
+        Ok(LogicalMessage::Start { lsn }) => Some(lsn),
+        _ => None,
+    })
+}
+
 /// A file that nothing has followed on yet ends where it begins.
 fn position_of(line: &[u8]) -> Option<Lsn> {
     let has_position = [b'C', b'K', b'S'].iter().any(|action| {
@@ -80,6 +97,32 @@ fn position_of(line: &[u8]) -> Option<Lsn> {
         ) => Some(lsn),
         _ => None,
     }
+}
+
+/// The first transaction in the files that committed after `after` and at or before `upto`.
+pub fn commit_between(dir: &Path, after: Lsn, upto: Lsn) -> Result<Option<Lsn>> {
+    for json in json_files(dir)? {
+        if start_position(&json)?.is_some_and(|start| start >= upto) {
+            break;
+        }
+        if last_position(&json)?.is_some_and(|last| last <= after) {
+            continue;
+        }
+        let what = || format!("could not read file \"{}\"", json.display());
+        let file = match File::open(&json) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            file => file.with_context(what)?,
+        };
+        let mut lines = LineReader::new(file);
+        while let Next::Line(line) = lines.next(None, &Shutdown::deaf())? {
+            let is_commit = line.starts_with(b"{\"action\":\"C\"");
+            let lsn = is_commit.then(|| position_of(line)).flatten();
+            if lsn.is_some_and(|lsn| lsn > after && lsn <= upto) {
+                return Ok(lsn);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Bytes of the files, and of the scripts beside them, that are complete. The newest, which may still be written, does not
@@ -124,9 +167,9 @@ pub fn remove_applied(dir: &Path, applied: Lsn) -> Result<usize> {
 
 /// Where the complete part of a file ends.
 #[derive(Debug, PartialEq, Eq)]
-struct Tail {
-    length: u64,
-    position: Option<Lsn>,
+pub(super) struct Tail {
+    pub length: u64,
+    pub position: Option<Lsn>,
 }
 
 /// A crash of the machine may leave a hole of zeros where the kernel had not written yet, with good lines behind it.
@@ -134,7 +177,8 @@ fn is_line_of_ours(line: &[u8]) -> bool {
     line.starts_with(b"{\"action\":\"") && line.ends_with(b"}") && !line.contains(&0)
 }
 
-fn find_tail(json: &Path) -> Result<Tail> {
+/// Reads all of the file.
+pub(super) fn find_tail(json: &Path) -> Result<Tail> {
     let what = || format!("could not read file \"{}\"", json.display());
     let mut lines = LineReader::new(File::open(json).with_context(what)?);
     let mut tail = Tail {
@@ -238,6 +282,12 @@ impl SegmentWriter {
             };
             writer.recorded = position.map_or(startpos, |position| position.max(startpos));
             writer.go_on(newest, tail.length)?;
+            if tail.length == 0 {
+                // What is added has to tell where it begins.
+                let lsn = writer.recorded;
+                writer.add(&LogicalMessage::Start { lsn })?;
+                writer.write()?;
+            }
         }
         Ok(writer)
     }
@@ -456,7 +506,8 @@ mod tests {
                 length if length == whole => (whole, 0x100_2000),
                 length if length >= first => (first, 0x100_1000),
                 length if length >= header => (header, 0x100_0028),
-                _ => (0, 0x100_0028),
+                // It tells again where it begins.
+                _ => (header, 0x100_0028),
             };
             assert_eq!(writer.recorded(), Lsn(position), "{length}");
             assert_eq!(writer.file().unwrap().1, kept);

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
 use crate::ident::{QualifiedName, quote_ident, quote_literal};
+use crate::pg::session::flush_commits;
 use crate::pg::wire::Connection;
 use crate::sys::durable::{Sync, remove_file, write_atomic};
 use crate::sys::failpoint::failpoint;
@@ -136,7 +137,8 @@ pub fn disable(target: &mut Connection, dir: &Path) -> Result<()> {
             })?;
         failpoint("triggers.after_disable")?;
     }
-    Ok(())
+    // Else a crash of the target would let them fire again, and nobody would look.
+    flush_commits(target)
 }
 
 fn is_there(target: &mut Connection, firing: &Firing) -> Result<bool> {
@@ -188,6 +190,10 @@ pub fn restore(target: &mut Connection, dir: &Path) -> Result<()> {
             "{kind} {} of table {table} is {when} again",
             quote_ident(name)
         );
+    }
+    // Before the note goes: a crash of the target would leave them off for ever.
+    if !all.is_empty() {
+        flush_commits(target)?;
     }
     remove_file(&file_in(dir))
 }

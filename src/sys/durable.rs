@@ -100,6 +100,13 @@ pub fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
+/// Remove a file so that a power cut does not bring it back; one that is missing is no error.
+pub fn remove_file_now(path: &Path) -> Result<()> {
+    remove_file(path)?;
+    let directory = path.parent().unwrap_or(Path::new("."));
+    sync_directory(directory).map_err(|error| refused("sync directory", directory, error))
+}
+
 /// Put everything written below a directory's file system on disk, in one call for a whole group of files.
 pub fn sync_file_system(directory: &Path) -> Result<()> {
     let sync = || -> std::io::Result<()> { Ok(nix::unistd::syncfs(File::open(directory)?)?) };

@@ -195,7 +195,8 @@ pub fn remove_noted(note: &QueueNote) -> Result<bool> {
     }
 }
 
-fn boot_id() -> String {
+/// Which start of this machine this is; empty where that cannot be told.
+pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .unwrap_or_default()
         .trim()

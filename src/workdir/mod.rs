@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::error::{Context, Error, Result};
 use crate::sys::durable::{
-    LockFile, Sync, remove_file, remove_unfinished, sync_file_system, write_atomic,
+    LockFile, Sync, remove_file, remove_file_now, remove_unfinished, sync_file_system, write_atomic,
 };
 use done::{StepDone, now_ms};
 pub use lock::{SETUP_LOCK, Service, holder, take as take_lock};
@@ -209,6 +209,11 @@ impl WorkDir {
             finished_at_ms: now_ms(),
         };
         done::write(&self.paths.step_done(step), &data, Sync::Now)
+    }
+
+    /// What the step has done does not hold any more: not believed after a crash either.
+    pub fn undo_step(&self, step: &str) -> Result<()> {
+        remove_file_now(&self.paths.step_done(step))
     }
 
     /// Make the directory of a comparison.

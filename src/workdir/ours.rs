@@ -366,6 +366,7 @@ mod tests {
             paths.list("pre"),
             paths.run_spec(),
             paths.refused(),
+            paths.refused_post(),
             paths.cut(),
             paths.queues(),
             paths.step_begun("tables"),

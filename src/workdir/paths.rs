@@ -141,6 +141,11 @@ impl Paths {
         self.run().join("restore-pre.refused")
     }
 
+    /// The same of the post-data, at the end of the last run.
+    pub fn refused_post(&self) -> PathBuf {
+        self.run().join("restore-post.refused")
+    }
+
     /// What of another role the restores leave alone on the target.
     pub fn left_alone(&self) -> PathBuf {
         self.run().join("left-alone.json")

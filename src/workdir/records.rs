@@ -93,6 +93,11 @@ impl WorkDir {
         done::write(&self.paths.vacuum_done(data.oid), data, Sync::Later)
     }
 
+    /// The table is copied again, and wants its VACUUM again.
+    pub fn remove_vacuum_done(&self, oid: Oid) -> Result<()> {
+        remove_file(&self.paths.vacuum_done(oid))
+    }
+
     pub fn write_blobs_done(&self, data: &BlobsDone) -> Result<()> {
         done::write(&self.paths.blobs_done(data.batch), data, Sync::Later)
     }

@@ -168,6 +168,8 @@ insert into app.uses_function default values;
 create function app.of_rows(app.uses_function) returns text language sql as 'select $1.id::text';
 create aggregate app.total (int) (sfunc = int4pl, stype = int, initcond = '0');
 create function app.same(text, text) returns bool language sql immutable as 'select lower($1) = lower($2)';
+create function app.half(int) returns int language sql immutable as 'select $1 / 2';
+create operator app.!! (rightarg = int, procedure = app.half);
 create operator app.=== (leftarg = text, rightarg = text, procedure = app.same, commutator = operator(app.===));
 create function app.mood_number(app.mood) returns int language sql immutable as 'select 1';
 create cast (app.mood as int) with function app.mood_number(app.mood) as assignment;

@@ -15,8 +15,9 @@ use crate::sys::signal::Shutdown;
 #[command(after_help = "\
 Each side is read in one snapshot, by --table-jobs processes with a connection to both servers each; large tables in parts. Of \
 a table that differs and has a key, the number of differing rows and the range of their keys is told, and with --rows each \
-key. Of an extension's configuration tables the user's rows count. Not compared: materialized views, which are made from what \
-is compared; foreign tables; on a standby, unlogged tables.
+key. Of an extension's configuration tables the user's rows count. Not compared: generated columns, which each server \
+computes; materialized views, which are made from what is compared; foreign tables; on a standby, unlogged tables. Between 10 \
+or 11 and a later version, floating-point numbers in arrays, in geometric types and in domains are compared to 15 digits.
 
 With --follow, while \"clone --follow\" or \"follow\" runs on the same --dir: applying changes pauses for a moment, at the point \
 of the source's log that the comparison reads the source at, so that the comparison is exact although both sides are written \

@@ -47,7 +47,7 @@ struct Schema<'a> {
     sequences: Vec<SequenceLine>,
     extensions: &'a [crate::catalog::Extension],
     large_objects: crate::catalog::LargeObjects,
-    roles: &'a [Box<str>],
+    roles: Vec<&'a str>,
     tablespaces: &'a [Box<str>],
 }
 
@@ -77,7 +77,7 @@ pub fn run(args: &SchemaArgs) -> Result<()> {
         sequences: sequence_lines(catalog.sequences.iter(), states),
         extensions: &catalog.extensions,
         large_objects: catalog.large_objects,
-        roles: &catalog.roles,
+        roles: catalog.roles.iter().map(|role| &*role.name).collect(),
         tablespaces: &catalog.tablespaces,
     })
 }

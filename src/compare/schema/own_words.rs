@@ -50,16 +50,25 @@ fn definitions(difference: &Difference) -> Option<(&str, &str)> {
     }
 }
 
+/// The definition as the target writes it. In a protocol that takes one statement: what the source says must not bring
+/// others along.
+fn reread(target: &mut Connection, definition: &str) -> Result<Option<Vec<u8>>> {
+    let definition = definition.trim_end().trim_end_matches(';');
+    let create = format!("CREATE TEMPORARY VIEW pgcopydb_reread AS {definition}");
+    target.add_parse("", &create)?;
+    target.add_execute("", [])?;
+    if let Some(error) = target.run_pipeline()?.failure {
+        return Err(error);
+    }
+    let row = target.query_one("SELECT pg_get_viewdef('pg_temp.pgcopydb_reread'::regclass)")?;
+    Ok(row.bytes(0).map(<[u8]>::to_vec))
+}
+
 fn is_same_view(target: &mut Connection, ours: &str, theirs: &str) -> Result<bool> {
-    let definition = ours.trim_end().trim_end_matches(';');
-    // The statements of one query string: one round trip.
-    let reread = target.query(&format!(
-        "SAVEPOINT one; CREATE TEMPORARY VIEW pgcopydb_reread AS {definition}; \
-         SELECT pg_get_viewdef('pg_temp.pgcopydb_reread'::regclass); ROLLBACK TO SAVEPOINT one"
-    ));
-    match reread {
-        Ok(rows) => {
-            let words = rows.first().and_then(|row| row.bytes(0));
+    target.execute("SAVEPOINT one")?;
+    match reread(target, ours) {
+        Ok(words) => {
+            target.execute("ROLLBACK TO SAVEPOINT one")?;
             Ok(words.is_some_and(|words| words == theirs.as_bytes()))
         }
         Err(error) if error.is_interrupted() || error.is_connection_lost() => Err(error),

@@ -91,8 +91,9 @@ fn operators(d: &Dialect) -> Section {
         )
     };
     let select = format!(
-        "SELECT {name} || '(' || format_type(nullif(o.oprleft, 0), NULL) || ', ' \
-                 || format_type(nullif(o.oprright, 0), NULL) || ')' AS name, NULL::text, o.tableoid || ':' || o.oid, {code}, {commutator}, {negator}, \
+        // A prefix operator has no left side; before 14 there are postfix ones.
+        "SELECT {name} || '(' || coalesce(format_type(nullif(o.oprleft, 0), NULL), 'NONE') || ', ' \
+                 || coalesce(format_type(nullif(o.oprright, 0), NULL), 'NONE') || ')' AS name, NULL::text, o.tableoid || ':' || o.oid, {code}, {commutator}, {negator}, \
              {restrict}, {join}, o.oprcanhash, o.oprcanmerge, pg_get_userbyid(o.oprowner), \
              obj_description(o.oid, 'pg_operator') \
          FROM pg_operator o JOIN pg_namespace n ON n.oid = o.oprnamespace WHERE {IS_USERS} AND o.oprcode <> 0 AND {no_member}",

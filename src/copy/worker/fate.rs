@@ -41,8 +41,7 @@ impl Worker<'_> {
                 "the target has started anew, and may have lost the last commits of {}: doing them again",
                 self.process
             );
-            let lost = self.ledger.take();
-            self.lost.extend(lost);
+            self.ledger.lose();
         }
         Ok(())
     }

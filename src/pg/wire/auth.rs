@@ -15,7 +15,8 @@ use crate::pg::conninfo::{AuthMethod, ChannelBinding};
 
 enum State {
     Start,
-    Sasl(Box<ScramSha256>),
+    /// With whether it binds the channel: that counts once the server has proved itself.
+    Sasl(Box<ScramSha256>, bool),
     SaslFinished,
     Finished,
 }
@@ -97,7 +98,7 @@ impl<'a> Authentication<'a> {
                 self.check_channel_binding()?;
             }
             // A server that never proved that it knows the password is not the one we want.
-            State::Sasl(_) => {
+            State::Sasl(..) => {
                 return Err(self.refuse("the server ended SCRAM authentication early"));
             }
             State::SaslFinished | State::Finished => {}
@@ -136,6 +137,7 @@ impl<'a> Authentication<'a> {
                 self.refuse(format!("the server asked for {method} authentication, which \"require_auth\" does not allow"))
             );
         }
+        self.expect_start()?;
         self.check_channel_binding()?;
         self.need_password()?;
         let mut out = BytesMut::new();
@@ -145,7 +147,16 @@ impl<'a> Authentication<'a> {
         Ok(Some(out))
     }
 
+    /// One method a login: a server that asks for another one in the middle wants the password out of us.
+    fn expect_start(&self) -> Result<()> {
+        match self.state {
+            State::Start => Ok(()),
+            _ => Err(self.refuse("the server asks for a second method of authentication")),
+        }
+    }
+
     fn begin_sasl(&mut self, body: &mut Body<'_>) -> Result<BytesMut> {
+        self.expect_start()?;
         let mut offered = Vec::new();
         loop {
             let mechanism = body.string()?;
@@ -166,7 +177,6 @@ impl<'a> Authentication<'a> {
         };
         let (mechanism, sasl_binding) = match binding {
             Some(hash) if has(SCRAM_SHA_256_PLUS) => {
-                self.is_channel_bound = true;
                 (SCRAM_SHA_256_PLUS, SaslBinding::tls_server_end_point(hash))
             }
             // "We could have, but you did not offer": the server can then detect a downgrade.
@@ -179,13 +189,16 @@ impl<'a> Authentication<'a> {
                 )));
             }
         };
-        self.check_channel_binding()?;
+        let binds = mechanism == SCRAM_SHA_256_PLUS;
+        if !binds {
+            self.check_channel_binding()?;
+        }
         let scram = ScramSha256::new(self.need_password()?.as_bytes(), sasl_binding);
         let mut out = BytesMut::new();
         frontend::sasl_initial_response(mechanism, scram.message(), &mut out).map_err(|error| {
             self.refuse(format!("could not start SCRAM authentication: {error}"))
         })?;
-        self.state = State::Sasl(Box::new(scram));
+        self.state = State::Sasl(Box::new(scram), binds);
         Ok(out)
     }
 
@@ -197,7 +210,7 @@ impl<'a> Authentication<'a> {
                 iterations.unwrap_or_default()
             )));
         }
-        let State::Sasl(scram) = &mut self.state else {
+        let State::Sasl(scram, _) = &mut self.state else {
             return Err(self.refuse("the server continued a SCRAM exchange that never began"));
         };
         let mut out = BytesMut::new();
@@ -209,12 +222,13 @@ impl<'a> Authentication<'a> {
     }
 
     fn finish_sasl(&mut self, data: &[u8]) -> Result<()> {
-        let State::Sasl(scram) = &mut self.state else {
+        let State::Sasl(scram, binds) = &mut self.state else {
             return Err(self.refuse("the server finished a SCRAM exchange that never began"));
         };
         scram
             .finish(data)
             .map_err(|error| scram_error(self.side, &error))?;
+        self.is_channel_bound = *binds;
         self.state = State::SaslFinished;
         Ok(())
     }
@@ -243,4 +257,40 @@ fn scram_error(side: Side, error: &std::io::Error) -> Error {
         Side::Target => ErrorKind::Target,
     };
     Error::new(kind, format!("SCRAM authentication failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Authentication;
+    use crate::error::Side;
+    use crate::pg::conninfo::{ChannelBinding, RequireAuth};
+    use crate::pg::wire::login::Login;
+
+    /// A man in the middle who offers channel binding and then asks for the password does not get it.
+    #[test]
+    fn a_second_method_is_refused() {
+        let require_auth = RequireAuth::Any;
+        for channel_binding in [ChannelBinding::Prefer, ChannelBinding::Require] {
+            for second in [&[0, 0, 0, 3][..], &[0, 0, 0, 5, 1, 2, 3, 4]] {
+                let login = Login {
+                    user: "u",
+                    dbname: "d",
+                    password: Some("secret"),
+                    parameters: Vec::new(),
+                    channel_binding,
+                    server_end_point: Some(vec![7; 32]),
+                    require_auth: &require_auth,
+                };
+                let mut authentication = Authentication::new(&login, Side::Source);
+                let offer = b"\0\0\0\x0aSCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+                assert!(authentication.step(offer).unwrap().is_some());
+                let error = authentication.step(second).unwrap_err().to_string();
+                assert!(error.contains("a second method"), "{error}");
+                // Nor at once, where it is required.
+                let mut authentication = Authentication::new(&login, Side::Source);
+                let is_refused = authentication.step(second).is_err();
+                assert_eq!(is_refused, channel_binding == ChannelBinding::Require);
+            }
+        }
+    }
 }

@@ -210,12 +210,16 @@ impl Connection {
     pub(super) fn read_frame(&mut self) -> Result<Frame> {
         loop {
             match self.input.next_frame() {
-                Ok(Some(frame)) => match frame.tag {
-                    b'N' => self.log_notice(frame),
-                    b'S' => self.note_parameter(frame)?,
-                    b'A' => {}
-                    _ => return Ok(frame),
-                },
+                Ok(Some(frame)) => {
+                    match frame.tag {
+                        b'N' => self.log_notice(frame),
+                        b'S' => self.note_parameter(frame)?,
+                        b'A' => {}
+                        _ => return Ok(frame),
+                    }
+                    // A server that chats for ever must not keep us from ending.
+                    self.check_patience()?;
+                }
                 Ok(None) => {
                     self.fill(0)?;
                 }
@@ -224,6 +228,16 @@ impl Connection {
                     return Err(error.with_side(self.side));
                 }
             }
+        }
+    }
+
+    fn check_patience(&mut self) -> Result<()> {
+        self.shutdown.check()?;
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => {
+                Err(self.lost("server did not answer in time"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -296,13 +310,7 @@ impl Connection {
         {
             return Ok(());
         }
-        if self
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
-            return Err(self.lost("server did not answer in time"));
-        }
-        Ok(())
+        self.check_patience()
     }
 
     pub(super) fn log_notice(&mut self, frame: Frame) {
@@ -326,9 +334,15 @@ impl Connection {
         let mut body = Body::new(self.input.body(frame));
         let (name, value) = (body.string()?, body.string()?);
         self.parameters.insert(name, value);
-        Ok(())
+        match self.parameters.len() <= MOST_PARAMETERS {
+            true => Ok(()),
+            false => Err(self.protocol_error("more parameters than any server has")),
+        }
     }
 }
+
+/// A server reports about 15; extensions add a few.
+const MOST_PARAMETERS: usize = 1_000;
 
 /// What happens while results are read.
 pub(super) enum Event<'a> {

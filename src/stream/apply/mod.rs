@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use postgres::error::SqlState;
 
 use super::left_out::{self, LeftOutTables};
+use super::missed;
 use super::pause;
 use super::positions::Positions;
 use super::script::{CommitIs, StatementId};
@@ -210,6 +211,12 @@ impl Applier {
         self.state.pass(self.positions.replayed_flushed());
     }
 
+    /// The same for what an earlier connection of this run has applied, of which the origin, which stands at a commit, may
+    /// not tell.
+    pub fn pass_what_was_applied(&mut self) {
+        self.state.pass(self.positions.replayed());
+    }
+
     /// Apply a finished script file.
     pub fn run_file(&mut self, path: &Path) -> Result<Applied> {
         let what = || format!("could not read file \"{}\"", path.display());
@@ -224,11 +231,11 @@ impl Applier {
                 Next::Nothing => continue,
                 Next::End => break,
             };
-            let is_end = self
+            let end = self
                 .take(line)
                 .with_context(|| format!("file \"{}\"", path.display()))?;
-            if is_end {
-                return self.reached();
+            if let Some(endpos) = end {
+                return self.reached(endpos);
             }
             self.shutdown.check()?;
         }
@@ -262,8 +269,8 @@ impl Applier {
                 }
                 Next::End => break,
             };
-            if self.take(line)? {
-                return self.reached();
+            if let Some(endpos) = self.take(line)? {
+                return self.reached(endpos);
             }
             let is_small = self.chunk.len() < BUSY_CHANGES;
             if is_small && !self.state.is_inside() && !lines.is_ready(&shutdown)? {
@@ -287,26 +294,21 @@ impl Applier {
 
     /// Whether the end position lies behind us, such as one that was set after it had passed.
     pub fn end_if_reached(&mut self) -> Result<Option<Applied>> {
-        match self.is_at_end() {
-            true => self.reached().map(Some),
-            false => Ok(None),
+        let endpos = self.positions.endpos();
+        match endpos.filter(|endpos| self.positions.replayed() >= *endpos) {
+            Some(endpos) => self.reached(endpos).map(Some),
+            None => Ok(None),
         }
     }
 
-    fn is_at_end(&self) -> bool {
-        let endpos = self.positions.endpos();
-        endpos.is_some_and(|endpos| self.positions.replayed() >= endpos)
-    }
-
-    /// Everything up to the end position was taken, in order: make it durable, and only then say so.
-    fn reached(&mut self) -> Result<Applied> {
+    /// Everything up to this end position was taken, in order: make it durable, and only then say so. By now there may be
+    /// another one, of which nothing is known.
+    fn reached(&mut self, endpos: Lsn) -> Result<Applied> {
         self.send_complete()?;
         self.discard()?;
         self.finish()?;
-        if let Some(endpos) = self.positions.endpos() {
-            log::info!("applied everything up to the end position {endpos}");
-            self.positions.set_reached(endpos);
-        }
+        log::info!("applied everything up to the end position {endpos}");
+        self.positions.set_reached(endpos);
         Ok(Applied::EndPos)
     }
 
@@ -423,6 +425,11 @@ impl Applier {
         let Some(last) = self.last.take() else {
             return Ok(());
         };
+        // Once it is committed nobody looks at these changes again.
+        if self.missed.count > 0 {
+            let progress = self.state.progress();
+            missed::note(&self.dir, self.missed.count, last.commit_lsn, progress)?;
+        }
         // A transaction whose changes all concern nobody moves the position too.
         self.session.commit(&last, !self.is_open)?;
         self.is_open = false;
@@ -471,14 +478,19 @@ impl Applier {
 
     /// Now and then, and outside of a transaction: let the target flush, so that files can go.
     fn flush_if_due(&mut self) -> Result<()> {
-        if self.is_flushed || self.is_open || self.last_flush.elapsed() < FLUSH_INTERVAL {
+        if self.is_open || self.last_flush.elapsed() < FLUSH_INTERVAL {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    /// Let the target flush what it has committed, if it has not yet. Only outside of a transaction.
+    fn flush(&mut self) -> Result<()> {
+        if self.is_flushed {
             return Ok(());
         }
         self.last_flush = Instant::now();
-        let flushed = self.session.flush()?;
-        failpoint("apply.after_flush")?;
-        self.note_flushed(flushed);
-        Ok(())
+        self.finish()
     }
 
     /// Positions that no transaction has are durable when all before them are.

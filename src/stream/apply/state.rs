@@ -90,6 +90,17 @@ impl ApplyState {
         self.inside != Inside::No
     }
 
+    /// Where we stand, if the first script begins after that: the target has what was before it, unless somebody has left
+    /// files out.
+    pub fn begins_later(&self, line: &ScriptLine<'_>) -> Option<(Lsn, Lsn)> {
+        match line {
+            ScriptLine::After { lsn } if !self.has_read && *lsn > self.seen() => {
+                Some((self.seen(), *lsn))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether changes are to be applied now, and of which transaction.
     pub fn takes_changes(&self) -> Option<u32> {
         match self.inside {
@@ -150,13 +161,7 @@ impl ApplyState {
                 if self.is_inside() {
                     return Err(out_of_order("KEEPALIVE inside a transaction"));
                 }
-                self.seen = self.seen.max(*lsn);
-                self.read = self.read.max(*lsn);
-                // At the end position is enough: a commit there comes before the keepalive.
-                Ok(match endpos.is_some_and(|endpos| *lsn >= endpos) {
-                    true => Action::PassedPositionAndEnd(*lsn),
-                    false => Action::PassedPosition(*lsn),
-                })
+                Ok(self.pass_position(*lsn, endpos))
             }
             ScriptLine::After { lsn } => {
                 // Less is possible: a file that has grown is read again from its beginning.
@@ -166,10 +171,11 @@ impl ApplyState {
                         self.seen()
                     )));
                 }
+                if self.is_inside() {
+                    return Err(out_of_order("AFTER inside a transaction"));
+                }
                 self.has_read = true;
-                self.seen = self.seen.max(*lsn);
-                self.read = self.read.max(*lsn);
-                Ok(Action::None)
+                Ok(self.pass_position(*lsn, endpos))
             }
             ScriptLine::Switch { lsn, .. } => {
                 self.seen = self.seen.max(*lsn);
@@ -178,6 +184,18 @@ impl ApplyState {
             ScriptLine::Prepare { .. }
             | ScriptLine::Execute { .. }
             | ScriptLine::Truncate { .. } => Ok(Action::None),
+        }
+    }
+
+    /// Everything that was committed at or before this position has come, here or in an earlier script: the beginning of a
+    /// file says so as well as a keepalive, whose own file may be gone.
+    fn pass_position(&mut self, lsn: Lsn, endpos: Option<Lsn>) -> Action {
+        self.seen = self.seen.max(lsn);
+        self.read = self.read.max(lsn);
+        // At the end position is enough: a commit there comes before the keepalive.
+        match endpos.is_some_and(|endpos| lsn >= endpos) {
+            true => Action::PassedPositionAndEnd(lsn),
+            false => Action::PassedPosition(lsn),
         }
     }
 
@@ -295,6 +313,20 @@ mod tests {
         state
             .step(&ScriptLine::After { lsn: Lsn(10) }, None)
             .unwrap();
+    }
+
+    #[test]
+    fn the_beginning_of_a_file_passes_its_position() {
+        let after = ScriptLine::After { lsn: Lsn(9) };
+        for (endpos, expected) in [
+            (None, Action::PassedPosition(Lsn(9))),
+            (Some(Lsn(10)), Action::PassedPosition(Lsn(9))),
+            (Some(Lsn(9)), Action::PassedPositionAndEnd(Lsn(9))),
+        ] {
+            let mut state = ApplyState::new(Lsn(5));
+            assert_eq!(state.step(&after, endpos).unwrap(), expected);
+            assert_eq!((state.progress(), state.seen()), (Lsn(5), Lsn(9)));
+        }
     }
 
     #[test]

@@ -6,31 +6,32 @@ use super::in_copy::InCopy;
 use super::kept::{self, Kept};
 use super::state::Action;
 use super::{Applier, CHUNK_BYTES, CHUNK_CHANGES};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::ident::QualifiedName;
 use crate::lsn::Lsn;
 use crate::stream::script::{CommitIs, ScriptLine, statement_of};
+use crate::stream::segment;
 use crate::sys::pipe::{LineReader, Next};
 
 impl Applier {
-    /// Take one line; whether the end position is reached.
-    pub(super) fn take(&mut self, line: &[u8]) -> Result<bool> {
+    /// Take one line; the end position, if it is reached.
+    pub(super) fn take(&mut self, line: &[u8]) -> Result<Option<Lsn>> {
         self.line += 1;
         if line.starts_with(b"EXECUTE ") {
-            return self.take_change(line).map(|()| false);
+            return self.take_change(line).map(|()| None);
         }
         let number = self.line;
         let parsed = ScriptLine::parse(line).with_context(|| format!("line {number}"))?;
         if let Some(kept) = &mut self.kept {
             if let ScriptLine::Truncate { .. } = parsed {
-                return kept.add(line).map(|()| false);
+                return kept.add(line).map(|()| None);
             }
             match kept.next(&parsed)? {
                 kept::Next::Beside => {}
                 kept::Next::Complete(commit) => return self.take_kept(commit),
                 kept::Next::Aborted => {
                     self.kept = None;
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
         }
@@ -80,9 +81,9 @@ impl Applier {
     }
 
     /// Take a whole transaction, now that its end is known.
-    fn take_kept(&mut self, commit: CommitIs<'static>) -> Result<bool> {
+    fn take_kept(&mut self, commit: CommitIs<'static>) -> Result<Option<Lsn>> {
         let Some(kept) = self.kept.take() else {
-            return Ok(false);
+            return Ok(None);
         };
         let end = self.line;
         self.line = kept.line;
@@ -90,8 +91,8 @@ impl Applier {
             xid: kept.xid,
             commit: Some(commit.clone()),
         };
-        if self.take_line(&begin)? {
-            return Ok(true);
+        if let Some(endpos) = self.take_line(&begin)? {
+            return Ok(Some(endpos));
         }
         // One that is on the target already is not read again.
         if self.state.takes_changes().is_some() {
@@ -107,7 +108,7 @@ impl Applier {
     }
 
     /// Take a line that is no change.
-    fn take_line(&mut self, line: &ScriptLine<'_>) -> Result<bool> {
+    fn take_line(&mut self, line: &ScriptLine<'_>) -> Result<Option<Lsn>> {
         match line {
             ScriptLine::Prepare { statement, sql, is } => {
                 match self.is_left_out(&is.schema, &is.table) {
@@ -118,29 +119,48 @@ impl Applier {
                 if let Some(in_copy) = &mut self.in_copy {
                     in_copy.prepare(*statement, is);
                 }
-                return Ok(false);
+                return Ok(None);
             }
             ScriptLine::Truncate {
                 tables,
                 restart_identity,
             } => {
                 self.take_truncate(tables, *restart_identity);
-                return Ok(false);
+                return Ok(None);
             }
             ScriptLine::Begin { xid, commit: None } if self.must_keep() => {
                 self.kept = Some(Kept::begin(&self.dir, *xid, self.line)?);
-                return Ok(false);
+                return Ok(None);
             }
             ScriptLine::Begin { commit, .. } => {
                 self.commit_lsn = commit.as_ref().map(|commit| commit.commit_lsn);
             }
             _ => {}
         }
+        if let Some((from, to)) = self.state.begins_later(line) {
+            self.check_nothing_between(from, to)?;
+        }
         if let Some(end) = self.state.adds(line) {
             self.pause_before(end)?;
         }
-        let action = self.state.step(line, self.positions.endpos())?;
-        self.act(action)
+        // Read once: what is said to be reached has to be what the line was compared with.
+        let endpos = self.positions.endpos();
+        let action = self.state.step(line, endpos)?;
+        let is_end = self.act(action)?;
+        Ok(endpos.filter(|_| is_end))
+    }
+
+    /// Between the two nothing was committed, or the files that had it were removed, as the target has it. What is still
+    /// there was not applied: files that were given in another order, or a pipe that begins behind them.
+    fn check_nothing_between(&self, from: Lsn, to: Lsn) -> Result<()> {
+        match segment::commit_between(&self.dir, from, to)? {
+            None => Ok(()),
+            Some(lsn) => Err(Error::state(format!(
+                "cannot apply changes after {to}: those between {from} and {to} are in files and are not applied yet, \
+                 the first up to {lsn}"
+            ))
+            .with_hint("Apply them first, such as with \"pgcopydb stream catchup\".")),
+        }
     }
 
     /// What a line calls for; whether the end position is reached.
@@ -155,8 +175,12 @@ impl Applier {
                 }
                 self.passed_over.clear();
             }
-            // Nobody knows yet whether it will stay: what is complete must not share its fate.
-            Action::BeginAlone => self.send_complete()?,
+            // Nobody knows yet whether it will stay: what is complete must not share its fate. Nor must its flush: apply may
+            // be told to stand still before the end of this one, until somebody who waits for that flush lets it go on.
+            Action::BeginAlone => {
+                self.send_complete()?;
+                self.flush()?;
+            }
             Action::Complete(commit) => {
                 self.last = Some(commit);
                 self.transactions += 1;
