@@ -124,3 +124,40 @@ fn skipped_extensions_keep_their_rows_to_themselves() {
     let tables = "select count(*) from pg_class where relkind in ('r', 'S') and oid >= 16384";
     assert_eq!(migration.on_target(tables), "1");
 }
+
+/// The extension makes its tables whatever the filters say; the rows of the user stay away.
+#[test]
+fn rows_of_configuration_tables_can_be_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    write_extensions(dir.path());
+    let cluster = cluster(dir.path());
+    let migration = Migration::new(
+        &cluster,
+        &cluster,
+        "create schema shop; create extension shop_base; create extension own_schema;
+         insert into shop.z_parent values (10, 'mine'); insert into shop.a_child values (10, 10);
+         insert into shop.all_rows values (1, 'row'); select setval('shop.numbers', 77);
+         insert into made_by_extension.jobs (command) values ('vacuum');
+         create table of_the_user (id int primary key, job int references made_by_extension.jobs);
+         insert into of_the_user values (1, 1)",
+    );
+    let path = migration.scene.path("filters.ini");
+    fs::write(
+        &path,
+        "[exclude-table]\nmade_by_extension.jobs\n[exclude-table-data]\n~/^shop$/.~/^all_/\n",
+    )
+    .unwrap();
+    let filters = ["--filters", path.to_str().unwrap()];
+    migration.clone_with(&filters, &[]);
+    let left_out = "select (select count(*) from shop.all_rows), (select count(*) from made_by_extension.jobs)";
+    let rows = cluster.rows(&migration.copy, left_out);
+    assert_eq!(rows, cluster.rows("postgres", "select 0, 0"));
+    let kept = "select (select count(*) from shop.z_parent) || ' ' || (select count(*) from of_the_user) || ' '
+        || (select count(*) from pg_constraint where conrelid = 'of_the_user'::regclass and contype = 'f')";
+    assert_eq!(migration.on_target(kept), "2 1 0");
+}

@@ -233,6 +233,63 @@ fn what_is_filtered_is_not_compared() {
     assert_eq!(found, expected);
 }
 
+/// The index of a primary key is no object of its own in a dump, and what may not be read is not in it at all.
+#[test]
+fn what_is_filtered_is_not_compared_by_whoever_may_not_read_it() {
+    let migration = Migration::shared(
+        "create schema app; create schema secret; create table secret.t (id serial primary key, v text);
+         create view secret.shown as select id from secret.t;
+         create table app.hidden (id serial primary key, v text); create table app.kept (id serial primary key, v text unique);
+         create table app.points (id int primary key, hidden int references app.hidden);
+         create sequence secret.alone; insert into app.kept (v) values ('a')",
+    );
+    let role = format!("filtered_{}", std::process::id());
+    migration.source.psql(
+        &migration.db,
+        &format!(
+            "create role {role} login; grant usage on schema app to {role};
+             grant select on app.kept, app.points, app.kept_id_seq to {role}"
+        ),
+    );
+    let file = migration.scene.path("filters.ini");
+    std::fs::write(
+        &file,
+        "[exclude-schema]\nsecret\n[exclude-table]\napp.hidden\n[exclude-index]\napp.kept_pkey\napp.kept_v_key\n",
+    )
+    .unwrap();
+    let from = migration.source.uri(&migration.db);
+    let from = from.replace("user=postgres", &format!("user={role}"));
+    let to = migration.target.uri(&migration.copy);
+    let filters = [
+        "--filters",
+        file.to_str().unwrap(),
+        "--no-owner",
+        "--no-acl",
+    ];
+    let clone = migration.scene.clone_db(&from, &to, &filters).run();
+    clone.assert_success(&[]);
+    let compare = || {
+        let args = [
+            "compare", "schema", "--json", "--source", &from, "--target", &to,
+        ];
+        migration.scene.command(args.iter().chain(&filters)).run()
+    };
+    compare().assert_success(&[]);
+    migration.target.psql(
+        &migration.copy,
+        "drop table app.points; select setval('app.kept_id_seq', 9)",
+    );
+    let expected = [
+        r#"table "app"."points": missing"#,
+        r#"sequence value "app"."kept_id_seq": last value 1 / 9"#,
+    ];
+    assert_eq!(differences(&compare()), expected);
+    migration.source.psql(
+        &migration.db,
+        &format!("drop owned by {role}; drop role {role}"),
+    );
+}
+
 /// "table: status" of all that are not equal, and the rows that are named.
 fn tables(outcome: &Outcome) -> Vec<String> {
     let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
@@ -254,6 +311,47 @@ fn tables(outcome: &Outcome) -> Vec<String> {
         }
     }
     found
+}
+
+/// The README's own recipe: tables that become partitioned on the way, or plain. Their partitions are none of their own.
+#[test]
+fn a_partitioned_table_is_compared_with_a_plain_one() {
+    let migration = Migration::shared(
+        "create table plain (id int primary key, v text); insert into plain select i, 'v' || i from generate_series(0, 19) i;
+         create table split (id int primary key, v text) partition by range (id);
+         create table split_low partition of split for values from (0) to (10) partition by range (id);
+         create table split_0 partition of split_low for values from (0) to (10);
+         create table split_10 partition of split for values from (10) to (20);
+         insert into split select i, 'v' || i from generate_series(0, 19) i; create table other (id int primary key)",
+    );
+    migration.clone_with(&[], &[]);
+    migration.target.psql(
+        &migration.copy,
+        "create table whole as select * from split; drop table split; alter table whole rename to split;
+         alter table plain rename to old; create table plain (id int primary key, v text) partition by range (id);
+         create table plain_0 partition of plain for values from (0) to (10);
+         create table plain_10 partition of plain for values from (10) to (20);
+         insert into plain select * from old; drop table old",
+    );
+    let outcome = compare(&migration, "data", &["--json"]);
+    outcome.assert_success(&[]);
+    let file = migration.scene.path("filters.ini");
+    std::fs::write(&file, "[exclude-table-data]\npublic.plain\n").unwrap();
+    let filters = ["--filters", file.to_str().unwrap()];
+    compare(&migration, "data", &filters).assert_success(&[]);
+    migration.target.psql(
+        &migration.copy,
+        "delete from split where id = 3; update plain set v = 'w' where id = 12; create table more (id int)",
+    );
+    let outcome = compare(&migration, "data", &["--json", "--rows"]);
+    let expected = [
+        "more: only-on-target",
+        "plain: differs",
+        r#"1 from ["12"] to ["12"]"#,
+        r#"different ["12"]"#,
+        "split: differs",
+    ];
+    assert_eq!(tables(&outcome)[..5], expected);
 }
 
 #[test]

@@ -296,6 +296,54 @@ fn what_needs_something_unreadable_falls_too() {
     );
 }
 
+/// The source has a constraint for each partition that is referred to, the dump has only the one of the table above: it
+/// cannot stay where the rows of a partition are missing, and neither where our role may not even read the partition.
+#[test]
+fn a_key_to_a_partition_without_rows_cannot_stay() {
+    let migration = Migration::shared(
+        "create table orders (id int primary key) partition by range (id);
+         create table orders_old partition of orders for values from (0) to (10) partition by range (id);
+         create table orders_0 partition of orders_old for values from (0) to (5);
+         create table orders_5 partition of orders_old for values from (5) to (10);
+         create table orders_new partition of orders for values from (10) to (20);
+         create table items (id int primary key, order_id int references orders);
+         create table parts (id int primary key, new_id int references orders_new) partition by range (id);
+         create table parts_1 partition of parts for values from (0) to (10);
+         alter table parts add constraint to_orders foreign key (id) references orders;
+         insert into orders select generate_series(0, 19); insert into items select i, i from generate_series(0, 19) i;
+         insert into parts values (1, 11)",
+    );
+    let role = format!("partitions_{}", migration.db);
+    migration.source.psql(
+        &migration.db,
+        &format!(
+            "create role {role} login; grant select on all tables in schema public to {role}; revoke all on orders_5 from {role}"
+        ),
+    );
+    let from = migration.source.uri(&migration.db);
+    let from = from.replace("user=postgres", &format!("user={role}"));
+    let path = migration.scene.path("filters.ini");
+    let path = path.to_str().unwrap();
+    for (file, rows) in [
+        (
+            "[exclude-table]\npublic.orders_5\n[exclude-table-data]\npublic.orders_0\n",
+            "10",
+        ),
+        ("[exclude-table]\npublic.orders_5\n", "15"),
+    ] {
+        std::fs::write(path, file).unwrap();
+        let again = migration.again();
+        let to = again.target.uri(&again.copy);
+        let more = ["--filters", path, "--no-owner", "--no-acl"];
+        let outcome = again.scene.clone_db(&from, &to, &more).run();
+        outcome.assert_success(&[]);
+        assert_eq!(again.on_target("select count(*) from orders"), rows);
+        assert_eq!(again.on_target("select count(*) from items"), "20");
+        let keys = "select string_agg(conname, ' ') from pg_constraint where contype = 'f' and conparentid = 0";
+        assert_eq!(again.on_target(keys), "parts_new_id_fkey");
+    }
+}
+
 /// Each plugin leaves out what the copy left out, in its own way; a table without replica identity that is left out is no
 /// obstacle.
 #[test]

@@ -178,7 +178,9 @@ pub struct Table {
     /// Whether CTID ranges mean something.
     pub is_heap: bool,
     pub has_row_security: bool,
-    pub is_partition: bool,
+    /// The table that it is a partition of.
+    #[serde(default)]
+    pub partition_of: Option<Oid>,
     pub owner: Box<str>,
     /// `None` is the database's default.
     pub tablespace: Option<Box<str>>,
@@ -346,7 +348,7 @@ pub(crate) mod tests {
             split_key: None,
             is_heap: true,
             has_row_security: false,
-            is_partition: false,
+            partition_of: None,
             owner: "postgres".into(),
             tablespace: None,
             extension_config: None,

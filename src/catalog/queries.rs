@@ -42,6 +42,12 @@ pub(super) fn tables(version: u32, options: &FetchOptions) -> String {
             "coalesce(pg_relation_size(c.oid, 'main'), 0) / current_setting('block_size')::int8",
         )
     };
+    // The rows of one that is being detached are not among those of its parent any more.
+    let is_attached = if version >= 14_00_00 {
+        " AND NOT i.inhdetachpending"
+    } else {
+        ""
+    };
     // Before 12 there is only heap, and relam is 0.
     let is_heap = if version >= 12_00_00 {
         "c.relam = (SELECT am.oid FROM pg_am am WHERE am.amname = 'heap')"
@@ -52,7 +58,8 @@ pub(super) fn tables(version: u32, options: &FetchOptions) -> String {
         "SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence, c.relfilenode,
     {bytes}, {pages},
     CASE WHEN c.reltuples > 0 OR (c.reltuples = 0 AND c.relpages > 0) THEN c.reltuples::int8 END,
-    coalesce({is_heap}, false), c.relrowsecurity, c.relispartition,
+    coalesce({is_heap}, false), c.relrowsecurity,
+    CASE WHEN c.relispartition THEN (SELECT i.inhparent FROM pg_inherits i WHERE i.inhrelid = c.oid{is_attached}) END,
     pg_get_userbyid(c.relowner), ts.spcname, config.oid IS NOT NULL, config.condition
 FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace

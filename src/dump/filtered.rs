@@ -22,6 +22,9 @@ pub struct Filtered {
     /// What is left out, and the tables whose rows are.
     pub skipped: Catalog,
     pub omitted: Vec<Omitted>,
+    /// All rows of the source's catalogs that are left out: also those that are no entry of a dump, as the index of a primary
+    /// key, and those that the dump was not shown.
+    pub left_out: HashSet<CatalogId>,
 }
 
 /// Read the source as the filters want it. `source` is in a transaction that sees one moment, and stays in it.
@@ -61,9 +64,11 @@ pub fn fetch(
     let all = catalog.clone();
     let omitted = apply(&mut catalog, &Archive::read(&bytes)?, &selection, filters)?;
     let skipped = all.without(&catalog);
+    let left_out = ids(&omitted, &selection);
     Ok(Filtered {
         catalog,
         skipped,
+        left_out,
         omitted,
     })
 }

@@ -134,6 +134,7 @@ pub fn resolve(source: &mut Connection, filters: &Filters) -> Result<Selection> 
     let mut gather = || -> Result<()> {
         schemas(source, filters, &mut selection)?;
         relations(source, filters, &mut selection)?;
+        extension_rows(source, filters, &mut selection)?;
         sequences(source, filters, &mut selection)?;
         indexes(source, filters, &mut selection)?;
         extensions(source, filters, &mut selection)?;
@@ -221,6 +222,23 @@ WHERE left_out OR rows_out ORDER BY c.oid",
             is_by_rule: true,
             holder: None,
         });
+    }
+    Ok(())
+}
+
+/// The user's rows in tables that extensions make.
+fn extension_rows(
+    source: &mut Connection,
+    filters: &Filters,
+    selection: &mut Selection,
+) -> Result<()> {
+    let rows = source.query(&format!(
+        "SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid IN (SELECT unnest(x.extconfig) FROM pg_extension x) AND c.relkind IN ('r', 'p') AND {IN_USER_SCHEMA} AND {}",
+        filters.extension_rows_left_out()
+    ))?;
+    for row in &rows {
+        selection.without_rows.insert(row.parse(0)?);
     }
     Ok(())
 }
@@ -360,26 +378,41 @@ FROM pg_extension x, unnest(x.extconfig) AS u(oid) WHERE {left_out}",
     Ok(())
 }
 
-/// Rows that point to rows which are not copied: the constraint would be refused.
+/// Rows that point to rows which are not copied: the constraint would be refused. One that points to a partitioned table
+/// is there again for each of its partitions; only the first one, which the others come from, is an object of the dump.
+/// What points to a table that is left out as a whole falls with that.
 fn foreign_keys(source: &mut Connection, selection: &mut Selection) -> Result<()> {
-    if selection.without_rows.is_empty() {
+    let tables = selection
+        .left_out
+        .iter()
+        .filter(|left| left.kind == "TABLE");
+    let without_rows = oids(selection.without_rows.iter().copied());
+    let left_out = oids(tables.map(|left| left.oid));
+    if without_rows.is_empty() && left_out.is_empty() {
         return Ok(());
     }
-    let oids: Vec<String> = selection
-        .without_rows
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let parent = match source.server_version() {
+        11_00_00.. => "k.conparentid",
+        _ => "0::oid",
+    };
     let rows = source.query(&format!(
-        "SELECT 'pg_constraint'::regclass::oid, k.oid, k.conrelid, n.nspname, c.relname, k.conname, fn.nspname, f.relname
-FROM pg_constraint k
-    JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+        "WITH RECURSIVE above (oid, root, parent) AS (
+    SELECT k.oid, k.oid, {parent} FROM pg_constraint k WHERE k.contype = 'f'
+        AND (k.confrelid IN (SELECT unnest('{{{without_rows}}}'::oid[]))
+            OR {parent} <> 0 AND k.confrelid IN (SELECT unnest('{{{left_out}}}'::oid[])))
+    UNION ALL SELECT above.oid, k.oid, {parent} FROM above JOIN pg_constraint k ON k.oid = above.parent)
+SELECT 'pg_constraint'::regclass::oid, above.root, k.conrelid, n.nspname, c.relname, r.conname, fn.nspname, f.relname
+FROM above
+    JOIN pg_constraint k ON k.oid = above.oid
+    JOIN pg_constraint r ON r.oid = above.root
+    JOIN pg_class c ON c.oid = r.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_class f ON f.oid = k.confrelid JOIN pg_namespace fn ON fn.oid = f.relnamespace
-WHERE k.contype = 'f' AND k.confrelid IN ({}) ORDER BY k.oid",
-        oids.join(", ")
+WHERE above.parent = 0 AND r.confrelid NOT IN (SELECT unnest('{{{left_out}}}'::oid[]))
+ORDER BY above.root, k.oid"
     ))?;
+    let mut known: HashSet<Oid> = HashSet::new();
     for row in &rows {
-        if selection.without_rows.contains(&row.parse(2)?) {
+        if selection.without_rows.contains(&row.parse(2)?) || !known.insert(row.parse(1)?) {
             continue;
         }
         let table = QualifiedName::new(row.text(3)?, row.text(4)?);
@@ -398,4 +431,9 @@ WHERE k.contype = 'f' AND k.confrelid IN ({}) ORDER BY k.oid",
         });
     }
     Ok(())
+}
+
+fn oids(oids: impl Iterator<Item = Oid>) -> String {
+    let oids: Vec<String> = oids.map(|oid| oid.to_string()).collect();
+    oids.join(",")
 }

@@ -60,6 +60,15 @@ impl Filters {
         }
     }
 
+    /// The configuration table `c` of an extension, which makes it in any case: of these a rule leaves out the rows.
+    pub fn extension_rows_left_out(&self) -> String {
+        let mut conditions = vec![self.rows_left_out()];
+        if self.has(Section::ExcludeTable) {
+            conditions.push(self.table_matches(Section::ExcludeTable));
+        }
+        any(conditions)
+    }
+
     /// The table `c`, whose changes are not followed.
     pub fn changes_left_out(&self) -> String {
         any(vec![self.relation_left_out(), self.rows_left_out()])

@@ -34,7 +34,8 @@ pub enum Output {
 }
 
 /// Start `command` and wait for its end. `on_line` gets each line without its newline. When `shutdown` asks to stop or
-/// `deadline` passes, the program is ended first (SIGTERM, SIGKILL after 5 seconds), and the answer is an error.
+/// `deadline` passes, the program is ended first (SIGTERM, SIGKILL after 5 seconds), and the answer is an error. One of
+/// kind `Config` says that the arguments are more than the system takes.
 pub fn run(
     mut command: Command,
     output: Output,
@@ -44,8 +45,13 @@ pub fn run(
 ) -> Result<ExitReason> {
     shutdown.check()?;
     let name = command.get_program().to_string_lossy().into_owned();
-    let mut running = Running::start(&mut command, output)
-        .with_context(|| format!("could not run program \"{name}\""))?;
+    let mut running = Running::start(&mut command, output).map_err(|cause| {
+        let kind = match cause.kind() {
+            io::ErrorKind::ArgumentListTooLong => ErrorKind::Config,
+            _ => ErrorKind::Io,
+        };
+        Error::io(format!("could not run program \"{name}\""), cause).with_kind(kind)
+    })?;
     let waited = running.wait(shutdown, deadline, on_line);
     match waited {
         Ok(Some(reason)) => Ok(reason),

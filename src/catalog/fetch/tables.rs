@@ -58,7 +58,7 @@ fn read_table(row: &Row) -> Result<Table> {
         split_key: None,
         is_heap: row.bool(9)?,
         has_row_security: row.bool(10)?,
-        is_partition: row.bool(11)?,
+        partition_of: row.opt_parse(11)?,
         owner: boxed(row, 12)?,
         tablespace: opt_boxed(row, 13)?,
         extension_config,

@@ -63,32 +63,38 @@ pub struct Pair {
 const CTID_RANGES_SINCE: u32 = 140_000;
 
 /// Every table of the source with its counterpart, and what only the target has. What the filters leave out may be there or
-/// not.
+/// not. Partitions of a table that is plain on the other side are compared with it, as its rows.
 pub fn pair(
     source: &Catalog,
     target: &Catalog,
     filtered_out: &HashSet<QualifiedName>,
 ) -> Vec<Pair> {
-    let mut theirs: HashMap<(&str, &str), &Table> = target
-        .tables
-        .iter()
-        .map(|table| ((&*table.schema, &*table.name), table))
-        .collect();
+    let (ours, theirs) = (by_name(source), by_name(target));
+    let find = |tables: &TablesByName<'_>, table: &Table| -> Option<TableKind> {
+        let found = tables.get(&(&*table.schema, &*table.name));
+        found.map(|found| found.kind)
+    };
     let mut pairs = Vec::new();
-    for ours in &source.tables {
-        let other = theirs.remove(&(&*ours.schema, &*ours.name));
+    for table in &source.tables {
+        let other = theirs.get(&(&*table.schema, &*table.name)).copied();
+        let is_plain_there = |above: &Table| find(&theirs, above) == Some(TableKind::Ordinary);
         match other {
             // Its partitions are compared, or their rows with those of a plain table.
-            _ if ours.kind == TableKind::Partitioned
+            _ if table.kind == TableKind::Partitioned
                 && other.is_none_or(|other| other.kind == TableKind::Partitioned) => {}
-            _ if !is_readable(ours, source) => {}
+            None if is_part_of(table, source, &is_plain_there) => {}
+            _ if !is_readable(table, source) => {}
             Some(other) if !is_readable(other, target) => {}
-            other => pairs.push(pair_of((ours, source), other.map(|other| (other, target)))),
+            other => pairs.push(pair_of((table, source), other.map(|other| (other, target)))),
         }
     }
-    for table in theirs.into_values() {
+    for table in &target.tables {
         let is_comparable = table.kind == TableKind::Ordinary && table.extension_config.is_none();
-        if is_comparable && !filtered_out.contains(&table.qualified_name()) {
+        let is_left_out = |table: &Table| filtered_out.contains(&table.qualified_name());
+        let is_known = find(&ours, table).is_some() || is_left_out(table);
+        let is_plain_here =
+            |above: &Table| find(&ours, above) == Some(TableKind::Ordinary) || is_left_out(above);
+        if is_comparable && !is_known && !is_part_of(table, target, &is_plain_here) {
             pairs.push(Pair {
                 obstacle: Some(Obstacle::OnlyOnTarget),
                 ..pair_of((table, target), None)
@@ -97,6 +103,27 @@ pub fn pair(
     }
     pairs.sort_by(|a, b| a.name.cmp(&b.name));
     pairs
+}
+
+type TablesByName<'c> = HashMap<(&'c str, &'c str), &'c Table>;
+
+fn by_name(catalog: &Catalog) -> TablesByName<'_> {
+    let tables = catalog.tables.iter();
+    tables
+        .map(|table| ((&*table.schema, &*table.name), table))
+        .collect()
+}
+
+/// Whether this is so of a table that it is a partition of, on whatever level.
+fn is_part_of(table: &Table, catalog: &Catalog, is_so: &dyn Fn(&Table) -> bool) -> bool {
+    let mut above = table.partition_of;
+    while let Some(parent) = above.and_then(|oid| catalog.table(oid)) {
+        if is_so(parent) {
+            return true;
+        }
+        above = parent.partition_of;
+    }
+    false
 }
 
 /// On a standby there are no rows of unlogged tables.
@@ -207,4 +234,78 @@ pub fn large_objects(source: &Catalog, target: &Catalog) -> Option<Pair> {
         split_column: None,
         obstacle: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::{Obstacle, pair};
+    use crate::catalog::objects::tests::{catalog, table};
+    use crate::catalog::{Catalog, Table, TableKind};
+    use crate::ident::QualifiedName;
+
+    /// Partitioned by two levels: t, t_low below it, t_0 below that, and t_10.
+    fn partitioned() -> Catalog {
+        let of = |oid, name: &str, partition_of, kind| Table {
+            oid,
+            kind,
+            partition_of,
+            ..table("s", name, &["a"])
+        };
+        let tables = vec![
+            of(1, "t", None, TableKind::Partitioned),
+            of(2, "t_low", Some(1), TableKind::Partitioned),
+            of(3, "t_0", Some(2), TableKind::Ordinary),
+            of(4, "t_10", Some(1), TableKind::Ordinary),
+        ];
+        catalog(tables, Vec::new())
+    }
+
+    fn plain(names: &[&str]) -> Catalog {
+        let tables = names.iter().enumerate().map(|(at, name)| Table {
+            oid: at as u32 + 1,
+            ..table("s", name, &["a"])
+        });
+        catalog(tables.collect(), Vec::new())
+    }
+
+    fn pairs(
+        source: &Catalog,
+        target: &Catalog,
+        left_out: &[&str],
+    ) -> Vec<(String, Option<Obstacle>)> {
+        let left_out: HashSet<QualifiedName> = left_out
+            .iter()
+            .map(|name| QualifiedName::new("s", *name))
+            .collect();
+        pair(source, target, &left_out)
+            .into_iter()
+            .map(|pair| (pair.name.name.to_string(), pair.obstacle))
+            .collect()
+    }
+
+    #[test]
+    fn partitions_of_what_is_plain_on_the_other_side_are_its_rows() {
+        let t = ("t".to_owned(), None);
+        let only = |name: &str| (name.to_owned(), Some(Obstacle::OnlyOnTarget));
+        let missing = |name: &str| (name.to_owned(), Some(Obstacle::MissingOnTarget));
+        let found = pairs(&partitioned(), &plain(&["t", "u"]), &[]);
+        assert_eq!(found, [t.clone(), only("u")]);
+        let found = pairs(&plain(&["t", "u"]), &partitioned(), &[]);
+        assert_eq!(found, [t, missing("u")]);
+        // One level alone.
+        let found = pairs(&partitioned(), &plain(&["t_low"]), &[]);
+        assert_eq!(found, [missing("t_10"), ("t_low".to_owned(), None)]);
+        // Nobody has them, or the filters leave them out.
+        let found = pairs(&plain(&[]), &partitioned(), &[]);
+        assert_eq!(found, [only("t_0"), only("t_10")]);
+        assert_eq!(pairs(&plain(&[]), &partitioned(), &["t"]), []);
+    }
+
+    #[test]
+    fn partitions_are_compared_one_by_one_where_both_have_them() {
+        let found = pairs(&partitioned(), &partitioned(), &[]);
+        assert_eq!(found, [("t_0".to_owned(), None), ("t_10".to_owned(), None)]);
+    }
 }

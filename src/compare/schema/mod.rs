@@ -145,7 +145,7 @@ fn left_out(
     filter::check(&mut open_source(info, NAME, shutdown)?, filters)?;
     let options = FetchOptions::default();
     let filtered = filtered::fetch(source, info, filters, &options, shutdown)?;
-    let ids = filtered.omitted.iter().map(|omitted| omitted.catalog_id);
+    let ids = filtered.left_out.iter();
     Ok(ids
         .map(|id| format!("{}:{}", id.tableoid, id.oid))
         .collect())

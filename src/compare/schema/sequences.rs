@@ -1,5 +1,7 @@
 //! Where the sequences stand. No snapshot covers them: what is compared is their state now. Runs in the parent.
 
+use std::collections::HashSet;
+
 use crate::catalog::{FetchOptions, Persistence, Sequence, fetch_sequences};
 use crate::error::{Context, Error, Result};
 use crate::pg::wire::Connection;
@@ -30,11 +32,13 @@ pub fn compare(
     target: &mut Connection,
     comparison: &mut Comparison<'_>,
 ) -> Result<()> {
-    let (mut ours, mut theirs) = (read(source)?, read(target)?);
+    let left_out = &*comparison.left_out_relations;
+    let (mut ours, mut theirs) = (read(source, left_out)?, read(target, left_out)?);
     merge(&mut ours, &mut theirs, comparison)
 }
 
-fn read(connection: &mut Connection) -> Result<Values> {
+/// Without those that the filters leave out: our role need not be allowed to read them.
+fn read(connection: &mut Connection, left_out: &HashSet<String>) -> Result<Values> {
     let side = connection.side();
     let is_standby = connection
         .query_one("SELECT pg_is_in_recovery()")?
@@ -46,6 +50,7 @@ fn read(connection: &mut Connection) -> Result<Values> {
     let mut sequences = fetch_sequences(connection, &options)?;
     // An unlogged one cannot be read there.
     sequences.retain(|sequence| !(is_standby && sequence.persistence == Persistence::Unlogged));
+    sequences.retain(|sequence| !left_out.contains(&sequence.qualified_name().to_string()));
     sequences.sort_by_cached_key(|sequence| sequence.qualified_name().to_string());
     let mut facts = Vec::with_capacity(sequences.len());
     for batch in sequences.chunks(BATCH) {
