@@ -131,7 +131,7 @@ fn a_process_that_is_stopped_is_told() {
     );
     let mut run = following.clone_and_apply(&["--stall-timeout", "1"]);
     following.wait_for_mark(&mut run);
-    let pid = following.process(&run, "transform").expect("it runs");
+    let pid = following.wait_for_process(&mut run, "transform");
     kill(pid, Signal::SIGSTOP).unwrap();
     let told = format!("transform (pid {pid}) was stopped by a signal");
     wait_until(SECONDS, "a word about transform", || {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::support::cluster::{Cluster, rows, shared_source, shared_target};
-use crate::support::cmd::Scene;
+use crate::support::cmd::{RUN_DEADLINE, Scene};
 use crate::support::compare::assert_same;
 use crate::support::fixtures;
 use crate::support::reference::assert_same_across_versions;
@@ -254,8 +254,18 @@ fn a_privilege_that_the_target_refuses_is_named_and_granted_by_a_resume() {
         "create role \"only here\"; grant select on large object 1002 to \"only here\"",
     );
     let (from, to) = (source.uri(&db), target.uri(&copy));
-    // The roles are looked at before anything is done, unless the user does without owners.
+    // The roles are looked at before anything is done: this one is dropped after that.
     let outcome = scene.clone_db(&from, &to, &["--no-owner"]).run();
+    outcome.assert_last_error(7, &["do not exist on the target: only here"]);
+    target.psql("postgres", "create role \"only here\"");
+    let run = scene
+        .clone_db(&from, &to, &["--no-owner"])
+        .env("PGCOPYDB_FAILPOINT", "clone.after_dump=sleep:5000")
+        .spawn();
+    let dumped = scene.work_dir().join("run/dump-pre.done");
+    wait_until(RUN_DEADLINE, "the dump", || dumped.exists());
+    target.psql("postgres", "drop role \"only here\"");
+    let outcome = run.wait_deadline(RUN_DEADLINE);
     let texts = [
         "large object 1002",
         "\"only here\" does not exist",

@@ -277,13 +277,19 @@ impl<'a> Following<'a> {
             run.kill9();
             return;
         }
+        kill(self.wait_for_process(run, role), Signal::SIGKILL).unwrap();
+    }
+
+    /// The process with this role, once it is there: between two modes there is none for a moment.
+    #[track_caller]
+    pub fn wait_for_process(&self, run: &mut Running, role: &str) -> Pid {
         let mut pid = None;
         wait_until(SOON, &format!("a process {role}"), || {
             assert!(run.is_running(), "it ended:\n{}", run.stderr());
             pid = self.process(run, role);
             pid.is_some()
         });
-        kill(pid.expect("waited for"), Signal::SIGKILL).unwrap();
+        pid.expect("waited for")
     }
 
     /// End the sessions that apply changes on the target; says how many there were.
