@@ -220,7 +220,7 @@ fn after_data(
     if phases.has(Phase::PostData) && lacks_tables(clone)? {
         log::warn!(
             "post-data waits until all tables are copied: triggers must not see their rows, foreign keys and materialized \
-             views need them"
+             views need them. \"pgcopydb restore post-data --resume --despite-failures\" makes it without the others"
         );
         return finish::finish(clone, catalog, clock);
     }

@@ -51,7 +51,7 @@ pub enum Received<M> {
 pub struct QueueNote {
     pub key: i32,
     pub uid: u32,
-    /// The queue is not older; seconds since 1970.
+    /// The queue is not older, as far as clocks can tell; seconds since 1970.
     pub noted_at: i64,
     pub boot_id: String,
 }
@@ -68,6 +68,13 @@ impl QueueNote {
             noted_at: since_1970.as_secs() as i64,
             boot_id: boot_id(),
         }
+    }
+
+    /// The kernel stamps a queue with the time of its last tick, which may be of the second before; and a clock may be set back
+    /// meanwhile.
+    fn fits(&self, created_at: i64) -> bool {
+        const CLOCKS_DIFFER: i64 = 60;
+        created_at >= self.noted_at.saturating_sub(CLOCKS_DIFFER)
     }
 }
 
@@ -187,7 +194,7 @@ pub fn remove_noted(note: &QueueNote) -> Result<bool> {
         return Ok(false);
     };
     match sys_stat(id) {
-        Ok((uid, created_at)) if uid == note.uid && created_at >= note.noted_at => {
+        Ok((uid, created_at)) if uid == note.uid && note.fits(created_at) => {
             sys_remove(id).map_err(|error| Error::io("could not remove a message queue", error))?;
             Ok(true)
         }
@@ -344,7 +351,7 @@ mod tests {
             ..note.clone()
         };
         let older = QueueNote {
-            noted_at: note.noted_at + 60,
+            noted_at: note.noted_at + 120,
             ..note.clone()
         };
         let other_user = QueueNote {
@@ -356,6 +363,19 @@ mod tests {
             assert_eq!(sys_find(note.key).unwrap(), id);
         }
         assert!(remove_noted(&note).unwrap());
+        sys_remove(id).unwrap_err();
+    }
+
+    /// Made right after the note, stamped with the second before.
+    #[test]
+    fn a_queue_that_seems_a_little_older_than_its_note_is_removed() {
+        let note = QueueNote::of_new();
+        let id = sys_create(note.key).unwrap();
+        let later = QueueNote {
+            noted_at: note.noted_at + 2,
+            ..note
+        };
+        assert!(remove_noted(&later).unwrap());
         sys_remove(id).unwrap_err();
     }
 }
