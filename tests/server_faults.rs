@@ -299,12 +299,20 @@ fn a_program_whose_session_is_terminated_is_run_again() {
     let (from, to) = (source.uri(&db), target.uri(&copy));
     let end = |cluster: &Cluster, db: &str, program: &str, run: &mut Running| {
         let sql = format!(
-            "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = '{db}'
+            "select coalesce(max(pid), 0) from pg_stat_activity where datname = '{db}'
                and wait_event_type in ('Lock', 'Timeout') and application_name like '%{program}'"
         );
+        let mut pid = String::new();
         wait_until(SECONDS, "the program to wait", || {
             assert!(run.is_running(), "{}", run.stderr());
-            cluster.value("postgres", &sql) == "1"
+            pid = cluster.value("postgres", &sql);
+            pid != "0"
+        });
+        cluster.value("postgres", &format!("select pg_terminate_backend({pid})"));
+        // One that is about to end would be taken for the next.
+        let gone = format!("select count(*) from pg_stat_activity where pid = {pid}");
+        wait_until(SECONDS, "the session to be gone", || {
+            cluster.value("postgres", &gone) == "0"
         });
     };
     target.psql(
